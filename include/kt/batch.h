@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file batch.h
+ * The sequences of one optimizer step (batch size x gradient accumulation), packed without padding:
+ * token ids one after another, and cu_seqlens with num_sequences + 1 offsets into them. A token
+ * attends to its own sequence only; positions start at 0 in each. */
+#ifndef KT_BATCH_H
+#define KT_BATCH_H
+
+#include <kt/types.h>
+
+KT_BEGIN_DECLS
+
+KT_API kt_status kt_batch_create(kt_context *ctx, kt_batch **out);
+KT_API void kt_batch_free(kt_batch *batch);
+/** Removes all sequences; memory is kept for reuse. */
+KT_API void kt_batch_clear(kt_batch *batch);
+/** Appends a sequence of `length` >= 1 tokens. labels[i] is input_ids[i] or KT_IGNORE_LABEL, not
+ * shifted, as in Hugging Face datasets; NULL = every token is ignored. Both arrays are copied. */
+KT_API kt_status kt_batch_add(kt_batch *batch, const int32_t *input_ids, const int32_t *labels,
+                              size_t length);
+KT_API size_t kt_batch_num_sequences(const kt_batch *batch);
+KT_API size_t kt_batch_num_tokens(const kt_batch *batch);
+/** Labels that are not ignored, counted before the shift: the divisor of the loss, as
+ * `num_items_in_batch` of transformers 4.57. */
+KT_API size_t kt_batch_num_targets(const kt_batch *batch);
+/** Borrowed, valid until the batch changes. */
+KT_API const int32_t *kt_batch_input_ids(const kt_batch *batch);
+KT_API const int32_t *kt_batch_labels(const kt_batch *batch);
+KT_API const int32_t *kt_batch_cu_seqlens(const kt_batch *batch);
+
+KT_END_DECLS
+#endif

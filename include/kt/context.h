@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file context.h
+ * The context owns the thread pool, the callbacks and the last error. Every other handle is made
+ * from one and must be freed before it.
+ *
+ * Thread safety: a context and all handles made from it may be used by one thread at a time. Two
+ * contexts share no mutable state, so two threads with a context each need no lock. */
+#ifndef KT_CONTEXT_H
+#define KT_CONTEXT_H
+
+#include <kt/types.h>
+
+KT_BEGIN_DECLS
+
+typedef enum kt_log_level {
+    KT_LOG_ERROR = 0,
+    KT_LOG_WARNING = 1,
+    KT_LOG_INFO = 2,
+    KT_LOG_DEBUG = 3
+} kt_log_level;
+
+/** Instruction sets that kt_context_options.isa_mask can switch off (for tests and bug reports). */
+enum {
+    KT_ISA_AVX2 = 1u << 0, /**< AVX2 + FMA + F16C */
+    KT_ISA_AVX512 = 1u << 1,
+    KT_ISA_AVX512_BF16 = 1u << 2,
+    KT_ISA_AVX512_VNNI = 1u << 3,
+    KT_ISA_AMX_BF16 = 1u << 4,
+    KT_ISA_AMX_INT8 = 1u << 5
+};
+
+/** Receives one line of log text, UTF-8, no newline. Called on the thread that called libkt. */
+typedef void (*kt_log_callback)(void *user, kt_log_level level, const char *message);
+
+/** Receives progress of long work: `done` of `total` units of `what` ("loading", "layers" ...). */
+typedef void (*kt_progress_callback)(void *user, const char *what, uint64_t done, uint64_t total);
+
+/** Asked between layers and files; a non-zero answer makes the running call return
+ * KT_ERROR_CANCELLED and leave the handle as it was before the call. */
+typedef int (*kt_cancel_callback)(void *user);
+
+typedef struct kt_context_options {
+    size_t size;          /**< sizeof(kt_context_options), set by the init function */
+    int32_t num_threads;  /**< worker threads; 0 = one for each physical core this process may use */
+    uint32_t isa_mask;    /**< KT_ISA_* bits that must not be used; 0 = use what the CPU has */
+    kt_log_callback log;  /**< NULL = no log */
+    kt_progress_callback progress; /**< NULL = none */
+    kt_cancel_callback cancel;     /**< NULL = never cancel */
+    void *user;           /**< passed to the callbacks */
+    uint64_t memory_limit; /**< bytes of host memory that libkt may allocate; 0 = no limit of its own */
+    uint64_t reserved[8];
+} kt_context_options;
+
+/** Fills `options` with the defaults above. `size` is sizeof(kt_context_options) of the caller. */
+KT_API void kt_context_options_init(kt_context_options *options, size_t size);
+
+/** Creates a context and starts its threads. `options` NULL = defaults.
+ * Errors: INVALID_ARGUMENT (negative threads), OUT_OF_MEMORY. */
+KT_API kt_status kt_context_create(const kt_context_options *options, kt_context **out);
+
+/** Stops the threads and frees the context. NULL is allowed. */
+KT_API void kt_context_free(kt_context *ctx);
+
+/** The sentence that explains the latest failed call on this context: what, where (file, key,
+ * tensor) and what to do. "" if none failed. Valid until the next call on the context. */
+KT_API const char *kt_last_error(const kt_context *ctx);
+
+/** Number of worker threads in use (>= 1). */
+KT_API int32_t kt_context_num_threads(const kt_context *ctx);
+
+/** One line that describes the CPU: cores, NUMA nodes, instruction sets in use. Owned by ctx. */
+KT_API const char *kt_context_cpu_description(const kt_context *ctx);
+
+/** Bytes of host memory allocated through this context now, and the most there ever were. Mapped
+ * checkpoint files do not count. */
+KT_API uint64_t kt_context_memory_used(const kt_context *ctx);
+KT_API uint64_t kt_context_memory_peak(const kt_context *ctx);
+
+/** Frees an array that a libkt call returned to the caller ("free with kt_free"). NULL allowed. */
+KT_API void kt_free(void *pointer);
+
+KT_END_DECLS
+#endif

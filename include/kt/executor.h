@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file executor.h
+ * Runs a model, with an adapter or without, over packed batches, layer by layer: all sequences of a
+ * step pass a layer before any passes the next, so that a weight is read once forward and once
+ * backward. Forward keeps each layer's input; backward recomputes the layer from it.
+ *
+ * Gradients are exact: those of Hugging Face autograd to rounding, through the router weights too.
+ * They are the same bits for any number of repetitions with the same number of threads. */
+#ifndef KT_EXECUTOR_H
+#define KT_EXECUTOR_H
+
+#include <kt/types.h>
+
+KT_BEGIN_DECLS
+
+typedef struct kt_executor_options {
+    size_t size;
+    kt_compute compute;   /**< KT_COMPUTE_BF16 */
+    const kt_rule *rule;  /**< NULL = everything on the CPU; borrowed during create only */
+    const char *experts_backend; /**< overrides the rule: "auto", "reference" ...; NULL = the rule */
+    int32_t logits_chunk; /**< tokens whose logits exist at one time; 0 = chosen by size */
+    uint64_t reserved[8];
+} kt_executor_options;
+
+KT_API void kt_executor_options_init(kt_executor_options *options, size_t size);
+
+/** `lora` may be NULL. Both must outlive the executor. */
+KT_API kt_status kt_executor_create(kt_model *model, kt_lora *lora,
+                                    const kt_executor_options *options, kt_executor **out);
+KT_API void kt_executor_free(kt_executor *executor);
+
+typedef enum kt_forward_mode {
+    KT_FORWARD_EVAL = 0,   /**< loss and log-probabilities only; dropout off */
+    KT_FORWARD_TRAIN = 1,  /**< keeps what backward needs; the loss is the token mean */
+    KT_FORWARD_CUSTOM = 2  /**< keeps what backward needs for a loss of the host's own */
+} kt_forward_mode;
+
+typedef struct kt_loss {
+    size_t size;
+    double loss;          /**< sum of -log p(target) / kt_batch_num_targets: token mean of the batch */
+    double loss_sum;      /**< the sum itself */
+    uint64_t num_targets; /**< kt_batch_num_targets */
+    uint64_t reserved[4];
+} kt_loss;
+
+/** Forward over the whole batch. The batch must stay unchanged until kt_executor_backward returns.
+ * Errors: INVALID_ARGUMENT (an id outside the vocabulary, no target in TRAIN), OUT_OF_MEMORY (the
+ * sentence has the bytes needed), NUMERIC (the loss is not finite), CANCELLED. */
+KT_API kt_status kt_executor_forward(kt_executor *executor, const kt_batch *batch,
+                                     kt_forward_mode mode, kt_loss *loss);
+
+/** log p of each token's label under the model, [num_tokens] float32, in batch order: entry i is for
+ * labels[i] predicted from the tokens before it; 0 where labels[i] is ignored or starts a sequence.
+ * Valid after a forward, until the next one. */
+KT_API const float *kt_executor_logprobs(const kt_executor *executor);
+
+/** Backward of the latest forward; adds to the adapter's gradients. `dlogprobs` NULL after
+ * KT_FORWARD_TRAIN: the token mean. After KT_FORWARD_CUSTOM: d(loss)/d(logprobs[i]), [num_tokens].
+ * Errors: STATE without a matching forward or without an adapter, CANCELLED, OUT_OF_MEMORY. */
+KT_API kt_status kt_executor_backward(kt_executor *executor, const float *dlogprobs);
+
+/** Logits of every token of the batch, [num_tokens, vocab_size] float32, into the caller's memory.
+ * For tests and small batches: training never materialises them. */
+KT_API kt_status kt_executor_logits(kt_executor *executor, const kt_batch *batch, float *logits);
+
+/** Host bytes that a step over `num_tokens` tokens, `max_sequence` the longest sequence, will need. */
+typedef struct kt_memory_plan {
+    size_t size;
+    uint64_t weights_mapped;  /**< checkpoint bytes mapped (page cache, shared) */
+    uint64_t adapter;         /**< LoRA weights, gradients and two AdamW moments */
+    uint64_t layer_inputs;    /**< kept between forward and backward */
+    uint64_t workspace;       /**< one layer's activations and kernel scratch */
+    uint64_t total_allocated; /**< adapter + layer_inputs + workspace */
+    uint64_t reserved[8];
+} kt_memory_plan;
+
+KT_API kt_status kt_executor_plan_memory(const kt_executor *executor, size_t num_tokens,
+                                         size_t max_sequence, kt_memory_plan *plan);
+
+/** Sets the number that keys dropout, so that a resumed run draws the same masks. */
+KT_API void kt_executor_set_step(kt_executor *executor, uint64_t step);
+
+KT_END_DECLS
+#endif

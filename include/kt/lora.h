@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file lora.h
+ * A LoRA adapter (arXiv 2106.09685; rsLoRA 2312.03732): y = W x + scale * B (A dropout(x)), with
+ * scale = alpha / rank or alpha / sqrt(rank). A [rank, in_features] is Kaiming-uniform (a = sqrt 5),
+ * B [out_features, rank] zero. Master weights and gradients are float32.
+ *
+ * Thread safety: as the context. A lora must be freed before its model. */
+#ifndef KT_LORA_H
+#define KT_LORA_H
+
+#include <kt/types.h>
+
+KT_BEGIN_DECLS
+
+typedef struct kt_lora_options {
+    size_t size;
+    int32_t rank;        /**< 8 */
+    float alpha;         /**< 0 = 2 x rank */
+    float dropout;       /**< probability in [0, 1); 0 */
+    int32_t use_rslora;  /**< 0 */
+    const char *target;  /**< "all" (default), or a comma-separated list of last path components
+                              ("q_a_proj,kv_b_proj") or whole module paths. "all" = every attention,
+                              dense-MLP and shared-expert linear */
+    int32_t target_experts; /**< 1 = "all" includes the routed experts too */
+    uint64_t seed;       /**< of A's initial values and of dropout; 42 */
+    uint64_t reserved[8];
+} kt_lora_options;
+
+KT_API void kt_lora_options_init(kt_lora_options *options, size_t size);
+
+/** A new adapter. Errors: NOT_FOUND when `target` matches nothing (the sentence lists what exists). */
+KT_API kt_status kt_lora_create(kt_model *model, const kt_lora_options *options, kt_lora **out);
+
+/** Reads a PEFT folder (adapter_config.json, adapter_model.safetensors). Exactly its tensors are
+ * attached. Errors: MISMATCH when it belongs to another model (names the tensor and both shapes),
+ * UNSUPPORTED for a PEFT feature that changes the mathematics (DoRA, biases, modules_to_save ...). */
+KT_API kt_status kt_lora_load(kt_model *model, const char *path, kt_lora **out);
+
+/** Writes adapter_config.json and adapter_model.safetensors into the existing or new folder `path`,
+ * each beside its target and then renamed. PEFT 0.17 loads the result. */
+KT_API kt_status kt_lora_save(const kt_lora *lora, const char *path);
+KT_API void kt_lora_free(kt_lora *lora);
+
+/** One LoRA matrix. */
+typedef struct kt_lora_tensor {
+    size_t size;
+    const char *name;    /**< as in PEFT's file: "base_model.model.model.layers.0...lora_A.weight" */
+    int64_t rows, cols;  /**< A: [rank, in_features], B: [out_features, rank] */
+    float *data;         /**< rows x cols, row-major; may be read and written between calls */
+    float *grad;         /**< same shape; accumulated by kt_executor_backward */
+    int32_t has_grad;    /**< 0 = no token reached it since the gradients were last cleared */
+    uint64_t reserved[4];
+} kt_lora_tensor;
+
+KT_API size_t kt_lora_num_tensors(const kt_lora *lora);
+KT_API kt_status kt_lora_get_tensor(const kt_lora *lora, size_t index, kt_lora_tensor *out);
+KT_API uint64_t kt_lora_num_parameters(const kt_lora *lora);
+/** Clears all gradients and has_grad marks. */
+KT_API void kt_lora_zero_grad(kt_lora *lora);
+
+KT_END_DECLS
+#endif

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file model.h
+ * A checkpoint folder in the Hugging Face layout (config.json, *.safetensors), mapped read-only.
+ * Loading reads headers alone: weights are paged in as they are used and never copied.
+ *
+ * Supported architectures: DeepseekV2ForCausalLM (arXiv 2405.04434), DeepseekV3ForCausalLM (arXiv
+ * 2412.19437). Weight dtypes: BF16, F16, F32. A multi-token-prediction layer is skipped.
+ *
+ * Thread safety: immutable after loading; see context.h. */
+#ifndef KT_MODEL_H
+#define KT_MODEL_H
+
+#include <kt/types.h>
+
+KT_BEGIN_DECLS
+
+typedef struct kt_model_options {
+    size_t size;         /**< sizeof(kt_model_options) */
+    int32_t check_finite; /**< 1 (default) = look for NaN/Inf in small tensors (norms, biases, router)
+                               at load; 2 = in every weight (reads the whole checkpoint); 0 = nowhere */
+    uint64_t reserved[8];
+} kt_model_options;
+
+KT_API void kt_model_options_init(kt_model_options *options, size_t size);
+
+/** Opens the checkpoint in the folder `path`. Missing or truncated shards, wrong shapes and
+ * unsupported dtypes are found here, before anything is computed.
+ * Errors: NOT_FOUND, IO, FORMAT, MISMATCH (shape against config.json), UNSUPPORTED, NUMERIC. */
+KT_API kt_status kt_model_load(kt_context *ctx, const char *path, const kt_model_options *options,
+                               kt_model **out);
+KT_API void kt_model_free(kt_model *model);
+
+typedef struct kt_model_info {
+    size_t size; /**< sizeof(kt_model_info), set by the caller */
+    const char *architecture; /**< e.g. "DeepseekV3ForCausalLM"; owned by the model */
+    const char *path;         /**< as given to kt_model_load */
+    int32_t num_hidden_layers, num_dense_layers;
+    int32_t hidden_size, vocab_size, num_attention_heads;
+    int32_t n_routed_experts, num_experts_per_tok, n_shared_experts; /**< 0 in dense models */
+    int32_t max_position_embeddings;
+    int32_t bos_token_id, eos_token_id; /**< -1 = not given in config.json */
+    uint64_t num_parameters;        /**< all that are used (an MTP layer is not) */
+    uint64_t num_active_parameters; /**< that one token passes through (num_experts_per_tok experts) */
+    uint64_t num_bytes;             /**< of their tensors in the checkpoint */
+    uint64_t num_skipped_bytes;     /**< of tensors that are knowingly not used (MTP layer) */
+    uint64_t reserved[8];
+} kt_model_info;
+
+KT_API kt_status kt_model_get_info(const kt_model *model, kt_model_info *info);
+
+/** Tensors of the checkpoint, in the order of their names. Strings are owned by the model. */
+typedef struct kt_tensor_info {
+    size_t size;
+    const char *name, *file;
+    kt_dtype dtype;
+    int32_t ndim;
+    int64_t shape[8];
+    uint64_t num_bytes;
+    int32_t used; /**< 0 = skipped knowingly */
+    uint64_t reserved[4];
+} kt_tensor_info;
+
+KT_API size_t kt_model_num_tensors(const kt_model *model);
+KT_API kt_status kt_model_get_tensor(const kt_model *model, size_t index, kt_tensor_info *info);
+
+/** Linear layers that LoRA can be attached to. Names are module paths as in PEFT, such as
+ * "model.layers.3.self_attn.kv_b_proj". */
+KT_API size_t kt_model_num_linears(const kt_model *model);
+KT_API const char *kt_model_linear_name(const kt_model *model, size_t index);
+
+KT_END_DECLS
+#endif

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file optimizer.h
+ * AdamW (arXiv 1711.05101) as torch.optim.AdamW computes it: decoupled decay, a step counter for
+ * each tensor; a tensor without a gradient in a step is skipped whole. And the learning-rate
+ * schedules of Hugging Face. */
+#ifndef KT_OPTIMIZER_H
+#define KT_OPTIMIZER_H
+
+#include <kt/types.h>
+
+KT_BEGIN_DECLS
+
+typedef struct kt_optimizer_options {
+    size_t size;
+    float beta1, beta2, epsilon; /**< 0.9, 0.999, 1e-8 */
+    float weight_decay;          /**< 0 */
+    float max_grad_norm;         /**< 1.0: global L2 norm to clip to; 0 = no clipping */
+    uint64_t reserved[8];
+} kt_optimizer_options;
+
+KT_API void kt_optimizer_options_init(kt_optimizer_options *options, size_t size);
+
+/** The lora must outlive the optimizer. */
+KT_API kt_status kt_optimizer_create(kt_lora *lora, const kt_optimizer_options *options,
+                                     kt_optimizer **out);
+KT_API void kt_optimizer_free(kt_optimizer *optimizer);
+
+/** Clips, updates, clears the gradients. `grad_norm` (may be NULL): the norm before clipping.
+ * Errors: NUMERIC when the norm is not finite; nothing is updated then. */
+KT_API kt_status kt_optimizer_step(kt_optimizer *optimizer, double learning_rate,
+                                   double *grad_norm);
+
+/** Writes / reads moments and counters (zstd). A state of another adapter is refused (MISMATCH). */
+KT_API kt_status kt_optimizer_save(const kt_optimizer *optimizer, const char *file);
+KT_API kt_status kt_optimizer_load(kt_optimizer *optimizer, const char *file);
+
+typedef struct kt_schedule {
+    size_t size;
+    const char *type;      /**< linear, cosine, constant, constant_with_warmup, cosine_with_restarts,
+                                polynomial; "linear" */
+    double learning_rate;  /**< peak, 5e-5 */
+    uint64_t warmup_steps; /**< 0 */
+    uint64_t total_steps;
+    double num_cycles;     /**< 0 = the type's default: cosine 0.5, cosine_with_restarts 1 */
+    double power;          /**< polynomial: 1.0 */
+    double lr_end;         /**< polynomial: 1e-7 */
+    uint64_t reserved[8];
+} kt_schedule;
+
+KT_API void kt_schedule_init(kt_schedule *schedule, size_t size);
+/** Learning rate of optimizer step `step` (0-based). Errors: UNSUPPORTED for an unknown type (the
+ * sentence lists the known ones). */
+KT_API kt_status kt_schedule_rate(kt_context *ctx, const kt_schedule *schedule, uint64_t step,
+                                  double *learning_rate);
+
+/** The order in which an epoch visits n examples: torch.randperm(n) of a CPU generator seeded with
+ * `seed` (MT19937), which is what Hugging Face's seedable sampler draws with seed + epoch. */
+KT_API kt_status kt_random_permutation(kt_context *ctx, uint64_t seed, size_t n, int64_t *order);
+
+KT_END_DECLS
+#endif

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file rule.h
+ * A rule says where modules run. It is an ordered list: the first entry whose regular expression
+ * (PCRE2, searched in the module path) matches decides. Files are YAML lists in the form that
+ * KTransformers users have:
+ *
+ *     - match:
+ *         name: "^model\\.layers\\..*\\.mlp\\.experts$"
+ *       replace:
+ *         kwargs:
+ *           generate_device: "cpu"      # or prefill_device; "cuda:0" ...
+ *           backend: "AMXBF16"          # experts backend: amx, llamafile, reference, auto
+ *
+ * Keys that only choose classes in the other program are accepted and ignored. A device that this
+ * build or machine lacks falls back to the CPU with a warning in the log. */
+#ifndef KT_RULE_H
+#define KT_RULE_H
+
+#include <kt/types.h>
+
+KT_BEGIN_DECLS
+
+/** An empty rule: everything on "cpu", experts backend "auto". */
+KT_API kt_status kt_rule_create(kt_context *ctx, kt_rule **out);
+/** Errors: NOT_FOUND, IO, FORMAT with file, line and key. */
+KT_API kt_status kt_rule_load(kt_context *ctx, const char *path, kt_rule **out);
+/** Appends an entry. `device` ("cpu", "cpu:0", "cuda:0") and `experts_backend` may be NULL = default. */
+KT_API kt_status kt_rule_add(kt_rule *rule, const char *name_regex, const char *device,
+                             const char *experts_backend);
+/** The decision for a module path. The strings are owned by the rule. Never NULL. */
+KT_API const char *kt_rule_device(const kt_rule *rule, const char *module);
+KT_API const char *kt_rule_experts_backend(const kt_rule *rule, const char *module);
+KT_API void kt_rule_free(kt_rule *rule);
+
+KT_END_DECLS
+#endif

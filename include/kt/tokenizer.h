@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file tokenizer.h
+ * A byte-level BPE tokenizer read from tokenizer.json (Hugging Face tokenizers), with the same ids,
+ * and chat templates that turn messages into ids as LLaMA-Factory 0.9.4 does.
+ *
+ * Text is UTF-8 with explicit lengths; malformed bytes are treated as U+FFFD as Python's
+ * `errors="replace"` does. Thread safety: immutable after loading; see context.h. */
+#ifndef KT_TOKENIZER_H
+#define KT_TOKENIZER_H
+
+#include <kt/types.h>
+
+KT_BEGIN_DECLS
+
+/** `path` is a model folder or a tokenizer.json. tokenizer_config.json beside it gives bos, eos, pad
+ * and add_bos_token. Errors: NOT_FOUND, FORMAT, UNSUPPORTED (a tokenizer kind or regex we lack). */
+KT_API kt_status kt_tokenizer_load(kt_context *ctx, const char *path, kt_tokenizer **out);
+KT_API void kt_tokenizer_free(kt_tokenizer *tokenizer);
+
+KT_API int32_t kt_tokenizer_vocab_size(const kt_tokenizer *tokenizer); /**< largest id + 1 */
+KT_API int32_t kt_tokenizer_bos_id(const kt_tokenizer *tokenizer);     /**< -1 = none */
+KT_API int32_t kt_tokenizer_eos_id(const kt_tokenizer *tokenizer);
+KT_API int32_t kt_tokenizer_pad_id(const kt_tokenizer *tokenizer);
+/** -1 when the token does not exist. `token` is as in the vocabulary (byte-level alphabet). */
+KT_API int32_t kt_tokenizer_token_id(const kt_tokenizer *tokenizer, const char *token);
+
+/** Ids of `text`. add_special = 1 runs the post-processor (a bos token, for DeepSeek). The array is
+ * the caller's: free with kt_free. An empty text gives 0 ids and *ids NULL or an empty array. */
+KT_API kt_status kt_tokenizer_encode(const kt_tokenizer *tokenizer, const char *text, size_t length,
+                                     int add_special, int32_t **ids, size_t *num_ids);
+
+/** Text of ids, zero-terminated beyond *length; free with kt_free. skip_special = 1 leaves special
+ * tokens out. */
+KT_API kt_status kt_tokenizer_decode(const kt_tokenizer *tokenizer, const int32_t *ids,
+                                     size_t num_ids, int skip_special, char **text, size_t *length);
+
+/** Streaming: bytes of one more token that are safe to print, that is without a UTF-8 sequence cut
+ * in two; the rest stays in `state` (zero it first) for the next call. id -1 flushes the rest as
+ * U+FFFD. `out` holds at least `capacity` bytes; *length gets those written. Special tokens give 0
+ * bytes. Errors: INVALID_ARGUMENT with a capacity below the token's length + 4 (nothing is taken). */
+typedef struct kt_decode_state {
+    unsigned char pending[4];
+    int32_t num_pending;
+} kt_decode_state;
+KT_API kt_status kt_tokenizer_decode_next(const kt_tokenizer *tokenizer, kt_decode_state *state,
+                                          int32_t id, char *out, size_t capacity, size_t *length);
+
+/** One message of a conversation. `role`: "system" (first only), "user", "assistant"; also the
+ * sharegpt pair "observation" / "function" where the template has them. */
+typedef struct kt_message {
+    const char *role;
+    const char *content;
+} kt_message;
+
+/** Names of the known templates, separated by ", ". */
+KT_API const char *kt_template_names(void);
+
+/** Ids of the conversation with the template, ending where the assistant is to speak (the last
+ * message is the user's). Free with kt_free. */
+KT_API kt_status kt_tokenizer_apply_template(const kt_tokenizer *tokenizer, const char *template_name,
+                                             const kt_message *messages, size_t num_messages,
+                                             int32_t **ids, size_t *num_ids);
+/** Ids that end the assistant's turn with this template (eos and stop words), *num <= capacity. */
+KT_API kt_status kt_tokenizer_stop_ids(const kt_tokenizer *tokenizer, const char *template_name,
+                                       int32_t *ids, size_t capacity, size_t *num);
+
+KT_END_DECLS
+#endif

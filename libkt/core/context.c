@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/context.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+uint32_t kt_version(void)
+{
+    return 0x000100;
+}
+
+const char *kt_status_string(kt_status status)
+{
+    switch (status) {
+    case KT_OK:
+        return "ok";
+    case KT_ERROR_INVALID_ARGUMENT:
+        return "invalid argument";
+    case KT_ERROR_OUT_OF_MEMORY:
+        return "out of memory";
+    case KT_ERROR_IO:
+        return "input/output error";
+    case KT_ERROR_FORMAT:
+        return "malformed file";
+    case KT_ERROR_UNSUPPORTED:
+        return "not supported";
+    case KT_ERROR_NOT_FOUND:
+        return "not found";
+    case KT_ERROR_MISMATCH:
+        return "mismatch";
+    case KT_ERROR_CANCELLED:
+        return "cancelled";
+    case KT_ERROR_STATE:
+        return "call out of order";
+    case KT_ERROR_NUMERIC:
+        return "not a finite number";
+    case KT_ERROR_INTERNAL:
+        return "internal error";
+    default:
+        return "unknown status";
+    }
+}
+
+kt_status kt_fail(kt_context *ctx, kt_status status, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(ctx->error, sizeof ctx->error, format, args);
+    va_end(args);
+    return status;
+}
+
+kt_status kt_fail_memory(kt_context *ctx, uint64_t bytes, const char *what)
+{
+    return kt_fail(ctx, KT_ERROR_OUT_OF_MEMORY,
+                   "cannot allocate %.1f MiB for %s; use shorter or fewer sequences in a step, or "
+                   "a machine with more memory",
+                   (double)bytes / (1 << 20), what);
+}
+
+void kt_log(kt_context *ctx, kt_log_level level, const char *format, ...)
+{
+    if (!ctx->options.log)
+        return;
+    char line[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    ctx->options.log(ctx->options.user, level, line);
+}
+
+void kt_progress(kt_context *ctx, const char *what, uint64_t done, uint64_t total)
+{
+    if (ctx->options.progress)
+        ctx->options.progress(ctx->options.user, what, done, total);
+}
+
+kt_status kt_check_cancel(kt_context *ctx)
+{
+    if (ctx->options.cancel && ctx->options.cancel(ctx->options.user))
+        return kt_fail(ctx, KT_ERROR_CANCELLED, "cancelled by the host application");
+    return KT_OK;
+}
+
+kt_status kt_options_copy(kt_context *ctx, void *known, size_t known_size, const void *given,
+                          const char *what)
+{
+    size_t size;
+    if (!given)
+        return KT_OK;
+    memcpy(&size, given, sizeof size);
+    if (size < sizeof size || size > (1u << 16))
+        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "%s: size field is %zu; fill the struct with its _init function first", what,
+                       size);
+    memcpy(known, given, size < known_size ? size : known_size);
+    return KT_OK;
+}
+
+void kt_context_options_init(kt_context_options *options, size_t size)
+{
+    kt_context_options defaults = {.size = size};
+    memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
+}
+
+kt_status kt_context_create(const kt_context_options *options, kt_context **out)
+{
+    *out = NULL;
+    kt_context *ctx = calloc(1, sizeof *ctx);
+    if (!ctx)
+        return KT_ERROR_OUT_OF_MEMORY;
+    kt_status status =
+        kt_options_copy(ctx, &ctx->options, sizeof ctx->options, options, "kt_context_options");
+    if (status == KT_OK && ctx->options.num_threads < 0)
+        status = KT_ERROR_INVALID_ARGUMENT;
+    if (status == KT_OK) {
+        kt_cpu_detect(&ctx->cpu, ctx->options.isa_mask);
+        int32_t n = ctx->options.num_threads ? ctx->options.num_threads : ctx->cpu.num_cores;
+        status = kt_pool_create(n, &ctx->pool);
+    }
+    if (status != KT_OK) {
+        free(ctx);
+        return status;
+    }
+    kt_cpu_describe(&ctx->cpu, kt_pool_num_threads(ctx->pool), ctx->cpu_description,
+                    sizeof ctx->cpu_description);
+    *out = ctx;
+    return KT_OK;
+}
+
+void kt_context_free(kt_context *ctx)
+{
+    if (!ctx)
+        return;
+    kt_pool_free(ctx->pool);
+    free(ctx);
+}
+
+const char *kt_last_error(const kt_context *ctx)
+{
+    return ctx->error;
+}
+
+int32_t kt_context_num_threads(const kt_context *ctx)
+{
+    return kt_pool_num_threads(ctx->pool);
+}
+
+const char *kt_context_cpu_description(const kt_context *ctx)
+{
+    return ctx->cpu_description;
+}
+
+uint64_t kt_context_memory_used(const kt_context *ctx)
+{
+    return ctx->memory_used;
+}
+
+uint64_t kt_context_memory_peak(const kt_context *ctx)
+{
+    return ctx->memory_peak;
+}
+
+void kt_free(void *pointer)
+{
+    free(pointer);
+}

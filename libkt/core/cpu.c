@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/cpu.h"
+
+#include <hwloc.h>
+#include <kt/context.h>
+#include <stdio.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+static uint32_t detect_isa(void)
+{
+    uint32_t isa = 0;
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c"))
+        isa |= KT_ISA_AVX2;
+    if ((isa & KT_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
+        isa |= KT_ISA_AVX512;
+    if ((isa & KT_ISA_AVX512) && __builtin_cpu_supports("avx512bf16"))
+        isa |= KT_ISA_AVX512_BF16;
+    if ((isa & KT_ISA_AVX512) && __builtin_cpu_supports("avx512vnni"))
+        isa |= KT_ISA_AVX512_VNNI;
+    return isa;
+}
+#else
+static uint32_t detect_isa(void)
+{
+    return 0;
+}
+#endif
+
+/* Masking an instruction set masks those that build on it. */
+static uint32_t apply_mask(uint32_t isa, uint32_t mask)
+{
+    if (mask & KT_ISA_AVX2)
+        mask |= KT_ISA_AVX512;
+    if (mask & KT_ISA_AVX512)
+        mask |= KT_ISA_AVX512_BF16 | KT_ISA_AVX512_VNNI | KT_ISA_AMX_BF16 | KT_ISA_AMX_INT8;
+    return isa & ~mask;
+}
+
+static int32_t at_least_one(int n)
+{
+    return n < 1 ? 1 : n;
+}
+
+void kt_cpu_detect(struct kt_cpu *cpu, uint32_t isa_mask)
+{
+    hwloc_topology_t topology;
+    memset(cpu, 0, sizeof *cpu);
+    cpu->isa = apply_mask(detect_isa(), isa_mask);
+    cpu->num_cores = cpu->num_pus = cpu->num_numa_nodes = 1;
+    if (hwloc_topology_init(&topology) != 0)
+        return;
+    hwloc_topology_set_flags(topology, HWLOC_TOPOLOGY_FLAG_RESTRICT_TO_CPUBINDING |
+                                           HWLOC_TOPOLOGY_FLAG_IS_THISSYSTEM);
+    if (hwloc_topology_load(topology) == 0) {
+        cpu->num_cores = at_least_one(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE));
+        cpu->num_pus = at_least_one(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PU));
+        cpu->num_numa_nodes = at_least_one(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE));
+    }
+    hwloc_topology_destroy(topology);
+}
+
+void kt_cpu_describe(const struct kt_cpu *cpu, int32_t num_threads, char *text, size_t size)
+{
+    static const struct {
+        uint32_t bit;
+        const char *name;
+    } sets[] = {{KT_ISA_AVX2, " AVX2"},
+                {KT_ISA_AVX512, " AVX-512"},
+                {KT_ISA_AVX512_BF16, " AVX-512-BF16"},
+                {KT_ISA_AVX512_VNNI, " AVX-512-VNNI"},
+                {KT_ISA_AMX_BF16, " AMX-BF16"},
+                {KT_ISA_AMX_INT8, " AMX-INT8"}};
+    int n = snprintf(text, size, "cpu: %d cores, %d NUMA node%s, %d threads,", cpu->num_cores,
+                     cpu->num_numa_nodes, cpu->num_numa_nodes == 1 ? "" : "s", num_threads);
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
+        if ((cpu->isa & sets[i].bit) && n > 0 && (size_t)n < size)
+            n += snprintf(text + n, size - (size_t)n, "%s", sets[i].name);
+    if (!cpu->isa && n > 0 && (size_t)n < size)
+        snprintf(text + n, size - (size_t)n, " plain C");
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/memory.h"
+
+#include <stdlib.h>
+
+#include "core/context.h"
+
+/* The size stands in front of the buffer, so that freeing can uncount it. */
+enum { HEADER = 64 };
+
+static void count_peak(kt_context *ctx, uint64_t used)
+{
+    uint64_t peak = ctx->memory_peak;
+    while (used > peak && !atomic_compare_exchange_weak(&ctx->memory_peak, &peak, used))
+        ;
+}
+
+kt_status kt_buffer_alloc(kt_context *ctx, uint64_t count, size_t size, const char *what,
+                          void **out)
+{
+    uint64_t bytes, total;
+    *out = NULL;
+    if (!kt_mul_u64(count, size, &bytes) || bytes > PTRDIFF_MAX - 2 * HEADER)
+        return kt_fail(ctx, KT_ERROR_OUT_OF_MEMORY,
+                       "the size of %s overflows (%llu x %zu bytes)", what,
+                       (unsigned long long)count, size);
+    total = (bytes + HEADER + 63) & ~(uint64_t)63;
+    uint64_t limit = ctx->options.memory_limit;
+    if (limit && (total > limit || ctx->memory_used > limit - total))
+        return kt_fail(ctx, KT_ERROR_OUT_OF_MEMORY,
+                       "%s needs %.1f MiB, which with the %.1f MiB in use is over the limit of "
+                       "%.1f MiB; use shorter or fewer sequences in a step, or raise the limit",
+                       what, (double)bytes / (1 << 20), (double)ctx->memory_used / (1 << 20),
+                       (double)limit / (1 << 20));
+    char *base = aligned_alloc(HEADER, total);
+    if (!base)
+        return kt_fail_memory(ctx, bytes, what);
+    *(uint64_t *)base = total;
+    count_peak(ctx, atomic_fetch_add(&ctx->memory_used, total) + total);
+    *out = base + HEADER;
+    return KT_OK;
+}
+
+void kt_buffer_free(kt_context *ctx, void *buffer)
+{
+    if (!buffer)
+        return;
+    char *base = (char *)buffer - HEADER;
+    atomic_fetch_sub(&ctx->memory_used, *(uint64_t *)base);
+    free(base);
+}

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/threads.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+struct worker {
+    struct kt_pool *pool;
+    pthread_t handle;
+    int32_t index;
+};
+
+struct kt_pool {
+    pthread_mutex_t lock;
+    pthread_cond_t wake, idle;
+    struct worker *workers; /* [num_threads - 1] */
+    int32_t num_threads, num_started, num_busy;
+    uint64_t generation; /* counts jobs; a worker runs each once */
+    bool stop;
+
+    kt_range_fn fn;
+    void *arg;
+    int64_t n, grain;
+    _Atomic int64_t next; /* next piece to be taken */
+};
+
+static void run_pieces(struct kt_pool *pool, int32_t thread)
+{
+    int64_t pieces = (pool->n + pool->grain - 1) / pool->grain;
+    for (;;) {
+        int64_t piece = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
+        if (piece >= pieces)
+            return;
+        int64_t begin = piece * pool->grain, end = begin + pool->grain;
+        pool->fn(pool->arg, begin, end < pool->n ? end : pool->n, thread);
+    }
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *self = arg;
+    struct kt_pool *pool = self->pool;
+    uint64_t seen = 0;
+    pthread_mutex_lock(&pool->lock);
+    for (;;) {
+        while (!pool->stop && pool->generation == seen)
+            pthread_cond_wait(&pool->wake, &pool->lock);
+        if (pool->stop)
+            break;
+        seen = pool->generation;
+        pthread_mutex_unlock(&pool->lock);
+        run_pieces(pool, self->index);
+        pthread_mutex_lock(&pool->lock);
+        if (--pool->num_busy == 0)
+            pthread_cond_signal(&pool->idle);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return NULL;
+}
+
+/* Workers leave every signal to the host's threads. */
+static int start_worker(struct kt_pool *pool, struct worker *w, int32_t index)
+{
+    sigset_t all, old;
+    w->pool = pool;
+    w->index = index;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int error = pthread_create(&w->handle, NULL, worker_main, w);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return error;
+}
+
+kt_status kt_pool_create(int32_t num_threads, struct kt_pool **out)
+{
+    struct kt_pool *pool = calloc(1, sizeof *pool);
+    *out = NULL;
+    if (!pool)
+        return KT_ERROR_OUT_OF_MEMORY;
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    pthread_cond_init(&pool->idle, NULL);
+    pool->num_threads = num_threads;
+    pool->workers = calloc((size_t)num_threads, sizeof *pool->workers);
+    for (; pool->workers && pool->num_started < num_threads - 1; pool->num_started++)
+        if (start_worker(pool, &pool->workers[pool->num_started], pool->num_started + 1) != 0)
+            break;
+    if (!pool->workers || pool->num_started < num_threads - 1) {
+        kt_pool_free(pool);
+        return KT_ERROR_OUT_OF_MEMORY;
+    }
+    *out = pool;
+    return KT_OK;
+}
+
+void kt_pool_free(struct kt_pool *pool)
+{
+    if (!pool)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pool->stop = true;
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+    for (int32_t i = 0; i < pool->num_started; i++)
+        pthread_join(pool->workers[i].handle, NULL);
+    pthread_mutex_destroy(&pool->lock);
+    pthread_cond_destroy(&pool->wake);
+    pthread_cond_destroy(&pool->idle);
+    free(pool->workers);
+    free(pool);
+}
+
+int32_t kt_pool_num_threads(const struct kt_pool *pool)
+{
+    return pool->num_threads;
+}
+
+void kt_parallel_for(struct kt_pool *pool, int64_t n, int64_t grain, kt_range_fn fn, void *arg)
+{
+    if (n <= 0)
+        return;
+    if (grain < 1)
+        grain = 1;
+    pool->fn = fn;
+    pool->arg = arg;
+    pool->n = n;
+    pool->grain = grain;
+    atomic_store(&pool->next, 0);
+    if (pool->num_threads > 1 && n > grain) {
+        pthread_mutex_lock(&pool->lock);
+        pool->num_busy = pool->num_threads - 1;
+        pool->generation++;
+        pthread_cond_broadcast(&pool->wake);
+        pthread_mutex_unlock(&pool->lock);
+        run_pieces(pool, 0);
+        pthread_mutex_lock(&pool->lock);
+        while (pool->num_busy)
+            pthread_cond_wait(&pool->idle, &pool->lock);
+        pthread_mutex_unlock(&pool->lock);
+    } else {
+        run_pieces(pool, 0);
+    }
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file executor/batch.h
+ * A packed batch from inside. */
+#ifndef KT_EXECUTOR_BATCH_H
+#define KT_EXECUTOR_BATCH_H
+
+#include <kt/batch.h>
+
+struct kt_batch {
+    kt_context *ctx;
+    int32_t *input_ids, *labels; /**< [num_tokens] */
+    int32_t *cu_seqlens;         /**< [num_sequences + 1] */
+    size_t num_tokens, num_sequences, num_targets;
+    size_t token_capacity, sequence_capacity;
+};
+
+#endif

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file model/model.h
+ * A loaded model: its configuration in terms that every architecture shares, and its weights bound
+ * to places. The executor reads this and never an architecture's name. */
+#ifndef KT_MODEL_MODEL_H
+#define KT_MODEL_MODEL_H
+
+#include <kt/model.h>
+
+#include "backend/device.h"
+
+enum kt_attention_kind { KT_ATTENTION_MLA };
+
+enum kt_rope_kind { KT_ROPE_DEFAULT, KT_ROPE_YARN };
+
+struct kt_rope_config {
+    enum kt_rope_kind kind;
+    int interleaved;
+    int32_t dim;
+    double theta;
+    double factor, beta_fast, beta_slow, mscale, mscale_all_dim; /**< YaRN, arXiv 2309.00071 */
+    double attention_factor; /**< multiplies cos and sin */
+    int32_t original_max_position_embeddings;
+    int truncate; /**< YaRN's correction range is rounded to whole dimensions */
+};
+
+struct kt_model_config {
+    const struct kt_architecture *architecture;
+    int32_t vocab_size, hidden_size, num_hidden_layers, max_position_embeddings;
+    int32_t bos_token_id, eos_token_id; /**< -1 = none */
+    float rms_norm_eps;
+    int tie_word_embeddings;
+    enum kt_activation activation;
+
+    enum kt_attention_kind attention;
+    int32_t num_attention_heads, num_key_value_heads;
+    int32_t q_lora_rank; /**< 0 = no query compression */
+    int32_t kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+    int attention_bias;
+    float softmax_scale;
+    struct kt_rope_config rope;
+
+    int32_t intermediate_size, moe_intermediate_size;
+    int32_t n_routed_experts, n_shared_experts, first_k_dense_replace, moe_layer_freq;
+    struct kt_router router; /**< correction_bias is per layer, see kt_layer */
+};
+
+/** A linear layer that LoRA can be attached to. */
+enum kt_linear_role {
+    KT_ROLE_ATTENTION,
+    KT_ROLE_DENSE_MLP,
+    KT_ROLE_SHARED_EXPERT,
+    KT_ROLE_ROUTED_EXPERT,
+    KT_ROLE_HEAD
+};
+
+struct kt_linear {
+    char *name; /**< module path, "model.layers.0.self_attn.q_a_proj" */
+    enum kt_linear_role role;
+    int32_t index; /**< into kt_model.linears and kt_adapter.slots */
+    struct kt_weight weight;
+    float *bias; /**< [rows] or NULL, widened at load */
+};
+
+struct kt_mlp {
+    struct kt_linear *gate, *up, *down;
+    int64_t intermediate_size;
+};
+
+struct kt_layer {
+    float *input_norm, *post_attention_norm; /**< [hidden_size], widened at load */
+    /* multi-head latent attention */
+    struct kt_linear *q_proj;            /**< without query compression */
+    struct kt_linear *q_a, *q_b;         /**< with it */
+    float *q_a_norm, *kv_a_norm;
+    struct kt_linear *kv_a, *kv_b, *o;
+    /* feed-forward */
+    int is_moe;
+    struct kt_mlp mlp;    /**< dense, or the shared experts (as one wide MLP); gate NULL = none */
+    struct kt_weight router; /**< [n_routed_experts, hidden_size] */
+    float *correction_bias;
+    struct kt_linear *experts[3];     /**< gate, up, down: arrays of n_routed_experts linears */
+    struct kt_weight *expert_weights[3]; /**< the same weights as the experts backend takes them */
+};
+
+struct kt_model {
+    kt_context *ctx;
+    char *path;
+    struct kt_model_config config;
+    struct kt_layer *layers; /**< [num_hidden_layers] */
+    struct kt_weight embed_tokens;
+    struct kt_linear *lm_head;
+    float *final_norm;
+    struct kt_linear *linears; /**< [num_linears], every linear of the model */
+    int32_t num_linears;
+    struct kt_checkpoint *checkpoint; /**< formats/: mapped shards */
+    uint64_t num_parameters, num_active_parameters, num_bytes, num_skipped_bytes;
+};
+
+/** One architecture: how to read its config.json and where its tensors are. */
+struct kt_architecture {
+    const char *name;       /**< in config.json's "architectures" */
+    const char *model_type; /**< in config.json's "model_type" */
+    /** Fills `config` from the parsed JSON object (a jansson json_t). */
+    kt_status (*configure)(kt_context *ctx, const void *json, const char *file,
+                           struct kt_model_config *config);
+    /** Binds the tensors of the checkpoint to the model's places. */
+    kt_status (*bind)(struct kt_model *model);
+};
+
+/** NULL-terminated table. */
+extern const struct kt_architecture *const kt_architectures[];
+
+/** Inverse frequencies [dim / 2] and attention factor applied: cos, sin [positions, dim / 2]. */
+void kt_rope_tables(const struct kt_rope_config *rope, int32_t positions, float *cos, float *sin);
+
+#endif
