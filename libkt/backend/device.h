@@ -152,7 +152,7 @@ struct kt_device_ops {
     kt_status (*cross_entropy)(struct kt_device *dev, int64_t tokens, int64_t vocab, float *logits,
                                int64_t ld, const int32_t *targets, const float *dlogprobs,
                                float *logprobs);
-    /** y (+)= alpha * x over [tokens, dim] */
+    /** y (+)= alpha * x over [tokens, dim]; ldx 0 takes the same row for every token */
     kt_status (*add)(struct kt_device *dev, int64_t tokens, int64_t dim, float alpha, const float *x,
                      int64_t ldx, int accumulate, float *y, int64_t ldy);
     /** y = x * mask / (1 - p); element (t, i) draws from Philox(key, t0 + t, i). The same call applied

@@ -29,6 +29,7 @@ struct kt_model_config {
     int32_t vocab_size, hidden_size, num_hidden_layers, max_position_embeddings;
     int32_t bos_token_id, eos_token_id; /**< -1 = none */
     float rms_norm_eps;
+    float latent_norm_eps; /**< of q_a_layernorm and kv_a_layernorm: DeepSeek's code fixes it, 1e-6 */
     int tie_word_embeddings;
     enum kt_activation activation;
 
