@@ -18,8 +18,9 @@ typedef struct kt_lora_options {
     float alpha;         /**< 0 = 2 x rank */
     float dropout;       /**< probability in [0, 1); 0 */
     int32_t use_rslora;  /**< 0 */
-    const char *target;  /**< "all" (default), or a comma-separated list of last path components
-                              ("q_a_proj,kv_b_proj") or whole module paths. "all" = every attention,
+    const char *target;  /**< "all" (default), or a comma-separated list of module paths or their
+                              last components ("q_a_proj,mlp.experts.3.up_proj,lm_head"); each takes
+                              every linear whose path ends with it. "all" = every attention,
                               dense-MLP and shared-expert linear */
     int32_t target_experts; /**< 1 = "all" includes the routed experts too */
     uint64_t seed;       /**< of A's initial values and of dropout; 42 */
@@ -28,11 +29,14 @@ typedef struct kt_lora_options {
 
 KT_API void kt_lora_options_init(kt_lora_options *options, size_t size);
 
-/** A new adapter. Errors: NOT_FOUND when `target` matches nothing (the sentence lists what exists). */
+/** A new adapter. Errors: NOT_FOUND when `target` matches nothing (the sentence lists what exists),
+ * INVALID_ARGUMENT for options out of range. An entry of `target` that matches nothing while others
+ * do is a warning in the log. */
 KT_API kt_status kt_lora_create(kt_model *model, const kt_lora_options *options, kt_lora **out);
 
-/** Reads a PEFT folder (adapter_config.json, adapter_model.safetensors). Exactly its tensors are
- * attached. Errors: MISMATCH when it belongs to another model (names the tensor and both shapes),
+/** Reads a PEFT folder (adapter_config.json, adapter_model.safetensors of BF16, F16 or F32). Exactly
+ * its tensors are attached, and what kt_lora_save wrote comes back bit for bit. Errors: NOT_FOUND, IO,
+ * FORMAT for the files, NUMERIC for a value that is not finite, MISMATCH when it belongs to another model (names the tensor and both shapes),
  * UNSUPPORTED for a PEFT feature that changes the mathematics (DoRA, biases, modules_to_save ...). */
 KT_API kt_status kt_lora_load(kt_model *model, const char *path, kt_lora **out);
 
@@ -57,6 +61,8 @@ KT_API kt_status kt_lora_get_tensor(const kt_lora *lora, size_t index, kt_lora_t
 KT_API uint64_t kt_lora_num_parameters(const kt_lora *lora);
 /** Clears all gradients and has_grad marks. */
 KT_API void kt_lora_zero_grad(kt_lora *lora);
+/** Sets the seed of dropout, which a loaded adapter's file does not hold; 42 after loading. */
+KT_API void kt_lora_set_seed(kt_lora *lora, uint64_t seed);
 
 KT_END_DECLS
 #endif

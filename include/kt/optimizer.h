@@ -12,9 +12,9 @@ KT_BEGIN_DECLS
 
 typedef struct kt_optimizer_options {
     size_t size;
-    float beta1, beta2, epsilon; /**< 0.9, 0.999, 1e-8 */
-    float weight_decay;          /**< 0 */
-    float max_grad_norm;         /**< 1.0: global L2 norm to clip to; 0 = no clipping */
+    double beta1, beta2, epsilon; /**< 0.9, 0.999, 1e-8 */
+    double weight_decay;          /**< 0 */
+    double max_grad_norm;         /**< 1.0: global L2 norm to clip to; 0 = no clipping */
     uint64_t reserved[8];
 } kt_optimizer_options;
 

@@ -10,19 +10,26 @@
 #include "backend/experts.h"
 #include "model/model.h"
 
-struct kt_lora_config; /* lora/: options as saved in adapter_config.json */
+/** What PEFT's adapter_config.json says of the whole adapter. */
+struct kt_lora_config {
+    int32_t rank;
+    float alpha, dropout;
+    int use_rslora;
+};
 
 struct kt_lora {
     kt_model *model;
     struct kt_lora_pair *slots; /**< [model->num_linears]; a == NULL where there is no LoRA */
     uint8_t *has_grad;          /**< [model->num_linears]; slots[i].has_grad points here */
     int32_t *attached;          /**< [num_attached] indices of linears with LoRA, ascending */
-    char **names;               /**< [num_attached] PEFT module name: "base_model.model." + path */
     int32_t num_attached;
-    float *data, *grad;         /**< one block each; every a, b, da, db points into them */
+    float *alphas;      /**< [num_attached]; as ranks, they may differ from config's */
+    char **names;       /**< [2 * num_attached], A and B of each linear in turn:
+                             "base_model.model." + path + ".lora_A.weight" */
+    float *data, *grad; /**< [num_parameters] each: a, b (da, db) of each attached linear in turn */
     uint64_t num_parameters;
     uint64_t seed;
-    struct kt_lora_config *config;
+    struct kt_lora_config config;
 };
 
 #endif
