@@ -57,7 +57,8 @@ typedef enum kt_dtype {
     KT_DTYPE_U8 = 6,
     KT_DTYPE_BOOL = 7,
     KT_DTYPE_F8_E4M3 = 8,
-    KT_DTYPE_I8 = 9
+    KT_DTYPE_I8 = 9,
+    KT_DTYPE_UNKNOWN = 255 /**< a tensor of a type that libkt cannot use */
 } kt_dtype;
 
 /** Name of a dtype as safetensors spells it ("BF16", "F32" ...); "?" for an unknown number. */

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file formats/atomic_file.h
+ * Files that appear whole or not at all: written beside their target under another name, flushed to
+ * the disk and renamed. A crash or a full disk leaves the target as it was. */
+#ifndef KT_FORMATS_ATOMIC_FILE_H
+#define KT_FORMATS_ATOMIC_FILE_H
+
+#include <kt/types.h>
+
+struct kt_atomic_file;
+
+/** Begins a file that will become `path`. Errors (all calls): IO with the path and the system's
+ * reason (no such folder, permission, disk full, quota), OUT_OF_MEMORY. */
+kt_status kt_atomic_open(kt_context *ctx, const char *path, struct kt_atomic_file **out);
+/** Appends. After an error the file can only be closed. */
+kt_status kt_atomic_write(struct kt_atomic_file *file, const void *data, size_t bytes);
+/** Flushes, renames and frees `file`. On error the target is untouched and nothing is left behind.
+ */
+kt_status kt_atomic_commit(struct kt_atomic_file *file);
+/** Removes what was written and frees `file`. NULL is allowed. */
+void kt_atomic_discard(struct kt_atomic_file *file);
+
+/** All of the above for contents that are in memory. */
+kt_status kt_atomic_write_file(kt_context *ctx, const char *path, const void *data, size_t bytes);
+
+#endif

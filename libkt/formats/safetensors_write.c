@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/context.h"
+#include "core/dtype.h"
+#include "core/memory.h"
+#include "formats/atomic_file.h"
+#include "formats/safetensors.h"
+
+static kt_status check_size(kt_context *ctx, const char *path, const struct kt_tensor *t)
+{
+    uint64_t bytes = kt_dtype_size(t->dtype);
+    for (int32_t i = 0; i < t->ndim; i++)
+        if (t->shape[i] < 0 || !kt_mul_u64(bytes, (uint64_t)t->shape[i], &bytes))
+            bytes = 0;
+    if (bytes != t->bytes || t->ndim > KT_MAX_DIMENSIONS)
+        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "%s: tensor %s: its size does not fit its shape and dtype", path, t->name);
+    return KT_OK;
+}
+
+static json_t *describe(const struct kt_tensor *t, uint64_t offset)
+{
+    json_t *shape = json_array();
+    for (int32_t i = 0; i < t->ndim; i++)
+        json_array_append_new(shape, json_integer(t->shape[i]));
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", kt_dtype_name(t->dtype), "shape", shape,
+                     "data_offsets", (json_int_t)offset, (json_int_t)(offset + t->bytes));
+}
+
+static kt_status fill_header(kt_context *ctx, const char *path, const struct kt_tensor *tensors,
+                             size_t num, const char *const *metadata, json_t *header)
+{
+    uint64_t offset = 0;
+    if (metadata) {
+        json_t *pairs = json_object();
+        for (; metadata[0]; metadata += 2)
+            json_object_set_new(pairs, metadata[0], json_string(metadata[1]));
+        json_object_set_new(header, "__metadata__", pairs);
+    }
+    for (size_t i = 0; i < num; i++) {
+        KT_TRY(check_size(ctx, path, &tensors[i]));
+        if (json_object_get(header, tensors[i].name))
+            return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT, "%s: tensor %s is given twice", path,
+                           tensors[i].name);
+        if (json_object_set_new(header, tensors[i].name, describe(&tensors[i], offset)) != 0)
+            return kt_fail_memory(ctx, 0, "a safetensors header");
+        offset += tensors[i].bytes;
+    }
+    return KT_OK;
+}
+
+static kt_status write_header(struct kt_atomic_file *f, const char *text)
+{
+    static const char spaces[8] = "        ";
+    unsigned char length[8];
+    size_t bytes = strlen(text), padding = (8 - bytes % 8) % 8;
+    for (int i = 0; i < 8; i++)
+        length[i] = (unsigned char)((uint64_t)(bytes + padding) >> (8 * i));
+    KT_TRY(kt_atomic_write(f, length, sizeof length));
+    KT_TRY(kt_atomic_write(f, text, bytes));
+    return kt_atomic_write(f, spaces, padding);
+}
+
+static kt_status write_file(kt_context *ctx, const char *path, const char *text,
+                            const struct kt_tensor *tensors, size_t num)
+{
+    struct kt_atomic_file *f;
+    KT_TRY(kt_atomic_open(ctx, path, &f));
+    kt_status status = write_header(f, text);
+    for (size_t i = 0; i < num && status == KT_OK; i++)
+        status = kt_atomic_write(f, tensors[i].data, tensors[i].bytes);
+    if (status == KT_OK)
+        return kt_atomic_commit(f);
+    kt_atomic_discard(f);
+    return status;
+}
+
+kt_status kt_safetensors_write(kt_context *ctx, const char *path, const struct kt_tensor *tensors,
+                               size_t num, const char *const *metadata)
+{
+    json_t *header = json_object();
+    char *text = NULL;
+    kt_status status =
+        header ? fill_header(ctx, path, tensors, num, metadata, header) : KT_ERROR_OUT_OF_MEMORY;
+    if (status == KT_OK && !(text = json_dumps(header, JSON_COMPACT)))
+        status = kt_fail_memory(ctx, 0, "a safetensors header");
+    if (status == KT_OK)
+        status = write_file(ctx, path, text, tensors, num);
+    free(text);
+    json_decref(header);
+    return status;
+}
