@@ -37,24 +37,25 @@ KT_API kt_status kt_optimizer_load(kt_optimizer *optimizer, const char *file);
 typedef struct kt_schedule {
     size_t size;
     const char *type;      /**< linear, cosine, constant, constant_with_warmup, cosine_with_restarts,
-                                polynomial; "linear" */
+                                polynomial, inverse_sqrt, cosine_with_min_lr; "linear" */
     double learning_rate;  /**< peak, 5e-5 */
-    uint64_t warmup_steps; /**< 0 */
+    uint64_t warmup_steps; /**< 0; "constant" has none */
     uint64_t total_steps;
     double num_cycles;     /**< 0 = the type's default: cosine 0.5, cosine_with_restarts 1 */
     double power;          /**< polynomial: 1.0 */
-    double lr_end;         /**< polynomial: 1e-7 */
+    double lr_end;         /**< polynomial, cosine_with_min_lr: 1e-7 */
     uint64_t reserved[8];
 } kt_schedule;
 
 KT_API void kt_schedule_init(kt_schedule *schedule, size_t size);
-/** Learning rate of optimizer step `step` (0-based). Errors: UNSUPPORTED for an unknown type (the
- * sentence lists the known ones). */
+/** Learning rate of optimizer step `step` (0-based).
+ * Errors: UNSUPPORTED for an unknown type (the sentence lists the known ones), INVALID_ARGUMENT. */
 KT_API kt_status kt_schedule_rate(kt_context *ctx, const kt_schedule *schedule, uint64_t step,
                                   double *learning_rate);
 
 /** The order in which an epoch visits n examples: torch.randperm(n) of a CPU generator seeded with
- * `seed` (MT19937), which is what Hugging Face's seedable sampler draws with seed + epoch. */
+ * `seed` (MT19937), which is what Hugging Face's seedable sampler draws with seed + epoch. Only the low 32 bits of `seed` count, as
+ * there. `order` has room for n numbers. Errors: UNSUPPORTED for n over 200 million. */
 KT_API kt_status kt_random_permutation(kt_context *ctx, uint64_t seed, size_t n, int64_t *order);
 
 KT_END_DECLS
