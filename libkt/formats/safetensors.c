@@ -2,62 +2,28 @@
 #include "formats/safetensors.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/context.h"
 #include "formats/file.h"
 #include "formats/json.h"
+#include "formats/mapped_file.h"
 #include "formats/safetensors_header.h"
 
 static const char single_name[] = "model.safetensors";
 static const char index_name[] = "model.safetensors.index.json";
-
-static kt_status map_fd(kt_context *ctx, int fd, struct kt_mapped_file *file)
-{
-    struct stat info;
-    if (fstat(fd, &info) != 0)
-        return kt_fail(ctx, KT_ERROR_IO, "%s: %s", file->path, strerror(errno));
-    if (!S_ISREG(info.st_mode))
-        return kt_fail(ctx, KT_ERROR_IO, "%s: not a regular file", file->path);
-    file->size = (uint64_t)info.st_size;
-    if (file->size == 0)
-        return kt_fail(ctx, KT_ERROR_FORMAT, "%s: truncated: the file is empty", file->path);
-    void *map = mmap(NULL, file->size, PROT_READ, MAP_SHARED, fd, 0);
-    if (map == MAP_FAILED)
-        return kt_fail(ctx, KT_ERROR_IO, "%s: cannot map: %s", file->path, strerror(errno));
-    file->map = map;
-    return KT_OK;
-}
-
-static kt_status map_file(kt_context *ctx, struct kt_mapped_file *file)
-{
-    int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 && errno == ENOENT)
-        return kt_fail(ctx, KT_ERROR_NOT_FOUND, "%s: no such file; is the checkpoint complete?",
-                       file->path);
-    if (fd < 0)
-        return kt_fail(ctx, KT_ERROR_IO, "%s: cannot read: %s", file->path, strerror(errno));
-    kt_status status = map_fd(ctx, fd, file);
-    close(fd);
-    return status;
-}
 
 /* Takes `path`, which is freed with the checkpoint. */
 static kt_status add_file(struct kt_checkpoint *c, char *path)
 {
     struct kt_tensor *tensors, *all;
     size_t num;
-    if (!path)
-        return kt_fail_memory(c->ctx, 0, "a file name");
     struct kt_mapped_file *file = &c->files[c->num_files++];
-    file->path = path;
-    KT_TRY(map_file(c->ctx, file));
+    KT_TRY(kt_map_file(c->ctx, path, file));
     KT_TRY(kt_safetensors_parse(c->ctx, path, file->map, file->size, &tensors, &num));
     all = realloc(c->tensors, (c->num_tensors + num + 1) * sizeof *all);
     if (!all) {
@@ -194,11 +160,8 @@ void kt_checkpoint_close(struct kt_checkpoint *c)
     if (!c)
         return;
     kt_tensors_free(c->tensors, c->num_tensors);
-    for (size_t i = 0; i < c->num_files; i++) {
-        if (c->files[i].map)
-            munmap(c->files[i].map, c->files[i].size);
-        free(c->files[i].path);
-    }
+    for (size_t i = 0; i < c->num_files; i++)
+        kt_unmap_file(&c->files[i]);
     free(c->files);
     free(c);
 }

@@ -10,6 +10,8 @@
 
 #include <kt/types.h>
 
+struct kt_mapped_file;
+
 enum { KT_MAX_DIMENSIONS = 8 };
 
 struct kt_tensor {
@@ -21,12 +23,6 @@ struct kt_tensor {
     int64_t shape[KT_MAX_DIMENSIONS];
     const void *data; /**< row-major; aligned as the file has it, usually to the element */
     uint64_t bytes;
-};
-
-struct kt_mapped_file {
-    char *path;
-    void *map;
-    uint64_t size;
 };
 
 struct kt_checkpoint {
