@@ -155,8 +155,8 @@ struct kt_device_ops {
     /** y (+)= alpha * x over [tokens, dim]; ldx 0 takes the same row for every token */
     kt_status (*add)(struct kt_device *dev, int64_t tokens, int64_t dim, float alpha, const float *x,
                      int64_t ldx, int accumulate, float *y, int64_t ldy);
-    /** y = x * mask / (1 - p); element (t, i) draws from Philox(key, t0 + t, i). The same call applied
-     * to a gradient is the backward. */
+    /** y (+)= x * mask / (1 - p); element (t, i) of the mask as kt_dropout_row (core/random.h) draws
+     * it, tokens counted from 0. The same call applied to a gradient is the backward. */
     kt_status (*dropout)(struct kt_device *dev, float p, uint64_t key, int64_t tokens, int64_t dim,
                          const float *x, int64_t ldx, int accumulate, float *y, int64_t ldy);
     /** Rounds to bfloat16 into packed storage and back (kept layer inputs in bf16 training). */

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "backend/experts.h"
+#include "backends/cpu/cpu.h"
+#include "backends/reference/reference.h"
+#include "core/dtype.h"
+
+struct kt_weight kt_weight_rows(const struct kt_weight *w, int64_t begin, int64_t count)
+{
+    struct kt_weight rows = *w;
+    rows.data = (const char *)w->data + begin * w->cols * (int64_t)kt_dtype_size(w->dtype);
+    rows.rows = count;
+    return rows;
+}
+
+kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out)
+{
+    *out = NULL;
+    if (strcmp(name, "cpu") == 0 || strcmp(name, "cpu:0") == 0)
+        return kt_cpu_open(ctx, out);
+    return kt_fail(ctx, KT_ERROR_NOT_FOUND,
+                   "device \"%s\" is not available here; this build has \"cpu\"", name);
+}
+
+void kt_device_close(struct kt_device *dev)
+{
+    if (dev)
+        kt_cpu_close(dev);
+}
+
+kt_status kt_experts_open(kt_context *ctx, const char *name, struct kt_experts **out)
+{
+    *out = NULL;
+    if (strcmp(name, "reference") == 0 || strcmp(name, "auto") == 0)
+        return kt_reference_open(ctx, out);
+    return kt_fail(ctx, KT_ERROR_NOT_FOUND,
+                   "experts backend \"%s\" is not available here; use \"reference\" or \"auto\"",
+                   name);
+}
+
+void kt_experts_close(struct kt_experts *e)
+{
+    if (e)
+        e->ops->close(e);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file backends/cpu/gemm.h
+ * Matrix products over the micro-kernels of kernels.h: C[m,n] (+)= alpha * A[m,k] * B[k,n].
+ *
+ * A is float32 activations, converted once a call into rows of the kernel's elements. B is packed
+ * by blocks of KT_GEMM_BLOCK_COLS columns x a depth that fits level-2 cache, in scratch of the
+ * thread that works on the block, straight from the memory it lies in. Each element of C is summed
+ * by one thread in ascending k, so that its bits do not depend on the number of threads or rows. */
+#ifndef KT_BACKENDS_CPU_GEMM_H
+#define KT_BACKENDS_CPU_GEMM_H
+
+#include "backends/cpu/cpu.h"
+
+enum { KT_GEMM_BLOCK_COLS = 128, KT_GEMM_BLOCK_BYTES = 1024 };
+
+/** Right factor; transposed: b holds [n, k]. */
+struct kt_gemm_right {
+    struct kt_matrix matrix;
+    int transposed;
+};
+
+/** Elements between converted rows of depth k: padded against cache-set conflicts. */
+int64_t kt_gemm_row_stride(const struct kt_gemm_kernel *kernel, int64_t k);
+
+/** Bytes of scratch that one thread needs for packed panels. */
+uint64_t kt_gemm_panel_bytes(const struct kt_gemm_kernel *kernel);
+
+/** One block on the calling thread: `a` converted rows (lda in elements), any m and n. */
+void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
+                   float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
+                   int accumulate, float *c, int64_t ldc, void *panels);
+
+/** The same for m rows from `row`, n columns from `col` of the right factor. */
+struct kt_gemm_right kt_gemm_right_cols(const struct kt_gemm_right *b, int64_t col);
+
+/** A whole product over the pool. trans_a: a is [k, m]. */
+kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
+                      const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
+                      float alpha, const float *a, int64_t lda, int trans_a,
+                      const struct kt_gemm_right *b, int accumulate, float *c, int64_t ldc);
+
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file backends/cpu/kernels.h
+ * The kernels that exist once for each instruction set, as one table. kt_kernels_init fills it in
+ * ascending order of instruction sets; each set overrides what it does better. Every kernel
+ * computes what its plain C twin computes, to float32 rounding (the order of sums and the fusing of
+ * multiply-add differ). Pointers need the alignment of their element only. Kernels never touch
+ * memory outside the rows and columns that they are given. */
+#ifndef KT_BACKENDS_CPU_KERNELS_H
+#define KT_BACKENDS_CPU_KERNELS_H
+
+#include <kt/types.h>
+
+/** A matrix read where it lies: element (row, col) at data[row * ld + col], ld in elements.
+ * dtype is F32, F16 or BF16. */
+struct kt_matrix {
+    const void *data;
+    kt_dtype dtype;
+    int64_t ld;
+};
+
+enum { KT_GEMM_MAX_ROWS = 16, KT_GEMM_MAX_COLS = 64 };
+
+/** How one arithmetic multiplies on one instruction set. The left factor is converted row by row;
+ * the right one is packed into panels of nr columns; a tile of up to mr x nr results stays in
+ * registers. Factors are rounded to bfloat16 (to nearest even) when `bf16` is set, whatever type
+ * the elements have: a set without bfloat16 instructions keeps rounded values in float32. */
+struct kt_gemm_kernel {
+    int bf16;
+    int32_t mr, nr;
+    int32_t element_size; /**< of converted rows and panels: 4 (float32) or 2 (bfloat16) */
+    int32_t k_step;       /**< converted rows and panels are zero-padded to a multiple of this */
+
+    /** to[i] = from[i] as an element, i < n, then zeros up to a multiple of k_step. */
+    void (*convert)(int64_t n, const float *from, void *to);
+    /** Panel of columns 0 .. cols-1 (cols <= nr, the rest zeros) and k rows of the right factor.
+     * pack_nt: b holds the factor transposed, [cols, k]; pack_nn: b is [k, cols].
+     * Layout [k / k_step][nr][k_step]. */
+    void (*pack_nt)(int64_t k, int64_t cols, const struct kt_matrix *b, void *panel);
+    void (*pack_nn)(int64_t k, int64_t cols, const struct kt_matrix *b, void *panel);
+    /** c[rows, cols] (+)= alpha * a * panel. rows in 1 .. mr, cols in 1 .. nr; a: converted rows,
+     * lda in elements; k is a multiple of k_step. */
+    void (*tile)(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
+                 const void *panel, float alpha, int accumulate, float *c, int64_t ldc);
+};
+
+/** Kernels over one row of n floats. */
+struct kt_row_kernels {
+    float (*dot)(int64_t n, const float *x, const float *y);
+    float (*sum)(int64_t n, const float *x);
+    float (*max)(int64_t n, const float *x); /**< n >= 1 */
+    /** y = exp(x * scale - shift); returns the sum. y may be x. */
+    float (*exp_sum)(int64_t n, float scale, float shift, const float *x, float *y);
+    /** y (+)= alpha * x */
+    void (*scale_add)(int64_t n, float alpha, const float *x, int accumulate, float *y);
+    /** y = x * scale * weight */
+    void (*scale_mul)(int64_t n, float scale, const float *x, const float *weight, float *y);
+    /** sum of x * y * z */
+    float (*dot3)(int64_t n, const float *x, const float *y, const float *z);
+    /** dx (+)= a * dy * weight - b * x */
+    void (*norm_backward)(int64_t n, float a, float b, const float *weight, const float *x,
+                          const float *dy, int accumulate, float *dx);
+    void (*sigmoid)(int64_t n, const float *x, float *y);
+    /** h = silu(gate) * up */
+    void (*silu_mul)(int64_t n, const float *gate, const float *up, float *h);
+    /** gradients of the above times scale; outputs may be the inputs of the same name */
+    void (*silu_mul_backward)(int64_t n, float scale, const float *gate, const float *up,
+                              const float *dh, float *dgate, float *dup);
+    /** Widens F32, F16 or BF16. */
+    void (*widen)(int64_t n, kt_dtype dtype, const void *x, float *y);
+    void (*to_bf16)(int64_t n, const float *x, uint16_t *y);
+};
+
+struct kt_kernels {
+    struct kt_gemm_kernel f32, bf16;
+    struct kt_row_kernels row;
+};
+
+/** Fills the table for a set of KT_ISA_* bits (as kt_cpu_detect found and masked them). */
+void kt_kernels_init(struct kt_kernels *kernels, uint32_t isa);
+
+/* One per file kernels_*.c: overrides what that instruction set does better. */
+void kt_kernels_init_c(struct kt_kernels *kernels);
+
+static inline const struct kt_gemm_kernel *kt_gemm_kernel_for(const struct kt_kernels *kernels,
+                                                              kt_compute compute)
+{
+    return compute == KT_COMPUTE_BF16 ? &kernels->bf16 : &kernels->f32;
+}
+
+#endif

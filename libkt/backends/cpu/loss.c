@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "backends/cpu/cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+struct cross_entropy {
+    const struct kt_row_kernels *row;
+    int64_t vocab;
+    float *logits;
+    int64_t ld;
+    const int32_t *targets;
+    const float *dlogprobs;
+    float *logprobs;
+};
+
+static void ignore_token(const struct cross_entropy *c, int64_t t, float *logits)
+{
+    c->logprobs[t] = 0;
+    if (c->dlogprobs)
+        memset(logits, 0, (size_t)c->vocab * sizeof *logits);
+}
+
+/* d logprob / d logits = one-hot(target) - softmax(logits) */
+static void token_loss(const struct cross_entropy *c, int64_t t, float *logits)
+{
+    float block[1024];
+    float max = c->row->max(c->vocab, logits), target = logits[c->targets[t]], sum = 0;
+    if (c->dlogprobs) {
+        sum = c->row->exp_sum(c->vocab, 1.0f, max, logits, logits);
+        c->row->scale_add(c->vocab, -c->dlogprobs[t] / sum, logits, 0, logits);
+        logits[c->targets[t]] += c->dlogprobs[t];
+    } else {
+        for (int64_t i = 0; i < c->vocab; i += 1024)
+            sum += c->row->exp_sum(c->vocab - i < 1024 ? c->vocab - i : 1024, 1.0f, max, logits + i,
+                                   block);
+    }
+    c->logprobs[t] = target - max - logf(sum);
+}
+
+static void tokens_loss(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct cross_entropy *c = arg;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++) {
+        float *logits = c->logits + t * c->ld;
+        if (c->targets[t] < 0)
+            ignore_token(c, t, logits);
+        else
+            token_loss(c, t, logits);
+    }
+}
+
+kt_status kt_cpu_cross_entropy(struct kt_device *dev, int64_t tokens, int64_t vocab, float *logits,
+                               int64_t ld, const int32_t *targets, const float *dlogprobs,
+                               float *logprobs)
+{
+    struct cross_entropy c = {
+        &kt_cpu(dev)->kernels.row, vocab, logits, ld, targets, dlogprobs, logprobs};
+    kt_parallel_for(dev->ctx->pool, tokens, 1, tokens_loss, &c);
+    return KT_OK;
+}
