@@ -30,7 +30,9 @@ KT_API void kt_optimizer_free(kt_optimizer *optimizer);
 KT_API kt_status kt_optimizer_step(kt_optimizer *optimizer, double learning_rate,
                                    double *grad_norm);
 
-/** Writes / reads moments and counters (zstd). A state of another adapter is refused (MISMATCH). */
+/** Writes moments and counters to `file` (zstd), beside it and then renamed; reads them back bit for
+ * bit. Loading a state of another adapter is MISMATCH and changes nothing; after any other error
+ * (NOT_FOUND, IO, FORMAT for a damaged file) the optimizer is as it was or as new. */
 KT_API kt_status kt_optimizer_save(const kt_optimizer *optimizer, const char *file);
 KT_API kt_status kt_optimizer_load(kt_optimizer *optimizer, const char *file);
 

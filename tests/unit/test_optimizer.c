@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
-#include "model/adapter.h"
+#include "fixture.h"
+#include "lora/optimizer.h"
 #include "toy_model.h"
 #include "training_golden.h"
 
@@ -151,6 +152,85 @@ START_TEST(bad_options_are_refused)
 }
 END_TEST
 
+/* Steps 0 .. 4 in one run, and 0 .. 2 with the state carried through files to another. */
+START_TEST(a_resumed_run_has_the_same_bits)
+{
+    struct toy whole = toy_new(2, NULL), first = toy_new(2, NULL), second = toy_new(2, NULL);
+    const char *file = fixture_path("optimizer.ktz");
+    for (int step = 0; step < 5; step++) {
+        struct toy *resumed = step < 3 ? &first : &second;
+        if (step == 3) {
+            size_t bytes = first.lora->num_parameters * sizeof(float);
+            ck_assert_int_eq(kt_optimizer_save(first.optimizer, file), KT_OK);
+            memset(second.optimizer->first, 0xff, bytes); /* nothing may rest on fresh memory */
+            memset(second.optimizer->second, 0xff, bytes);
+            ck_assert_int_eq(kt_optimizer_load(second.optimizer, file), KT_OK);
+            memcpy(second.lora->data, first.lora->data, bytes);
+        }
+        set_gradients(whole.lora, step);
+        set_gradients(resumed->lora, step);
+        ck_assert_int_eq(kt_optimizer_step(whole.optimizer, 1e-3, NULL), KT_OK);
+        ck_assert_int_eq(kt_optimizer_step(resumed->optimizer, 1e-3, NULL), KT_OK);
+    }
+    ck_assert_mem_eq(whole.lora->data, second.lora->data,
+                     whole.lora->num_parameters * sizeof(float));
+    ck_assert_int_eq(fixture_files(0), 1);
+    toy_delete(&whole);
+    toy_delete(&first);
+    toy_delete(&second);
+}
+END_TEST
+
+START_TEST(a_state_of_another_adapter_is_refused)
+{
+    struct toy toy = toy_new(1, NULL);
+    const char *file = fixture_path("optimizer.ktz");
+    kt_lora_options options;
+    kt_lora *other;
+    kt_optimizer *optimizer;
+    kt_lora_options_init(&options, sizeof options);
+    options.rank = RANK + 1;
+    ck_assert_int_eq(kt_lora_create(toy.model, &options, &other), KT_OK);
+    ck_assert_int_eq(kt_optimizer_create(other, NULL, &optimizer), KT_OK);
+    ck_assert_int_eq(kt_optimizer_save(optimizer, file), KT_OK);
+    ck_assert_int_eq(kt_optimizer_load(toy.optimizer, file), KT_ERROR_MISMATCH);
+    ck_assert_ptr_nonnull(strstr(kt_last_error(toy.ctx), file));
+    ck_assert_ptr_nonnull(strstr(kt_last_error(toy.ctx), "q_a_proj 3 16 12\" where"));
+    ck_assert_ptr_nonnull(strstr(kt_last_error(toy.ctx), "q_a_proj 2 16 12\""));
+    kt_optimizer_free(optimizer);
+    kt_lora_free(other);
+    toy_delete(&toy);
+}
+END_TEST
+
+START_TEST(damaged_states_are_refused_and_leave_a_new_optimizer)
+{
+    struct toy toy = toy_new(1, NULL), fresh = toy_new(1, NULL);
+    const char *file = fixture_path("optimizer.ktz");
+    char bytes[65536];
+    ck_assert_int_eq(kt_optimizer_load(toy.optimizer, file), KT_ERROR_NOT_FOUND);
+    set_gradients(toy.lora, 1);
+    ck_assert_int_eq(kt_optimizer_step(toy.optimizer, 1e-3, NULL), KT_OK);
+    ck_assert_int_eq(kt_optimizer_save(toy.optimizer, file), KT_OK);
+    FILE *f = fopen(file, "rb");
+    size_t size = fread(bytes, 1, sizeof bytes, f);
+    fclose(f);
+    fixture_write("optimizer.ktz", bytes, size / 2);
+    ck_assert_int_eq(kt_optimizer_load(toy.optimizer, file), KT_ERROR_FORMAT);
+    bytes[size - 20] ^= 0x55; /* inside the last section */
+    fixture_write("optimizer.ktz", bytes, size);
+    ck_assert_int_eq(kt_optimizer_load(toy.optimizer, file), KT_ERROR_FORMAT);
+    memcpy(toy.lora->data, fresh.lora->data, toy.lora->num_parameters * sizeof(float));
+    set_gradients(toy.lora, 2);
+    set_gradients(fresh.lora, 2);
+    ck_assert_int_eq(kt_optimizer_step(toy.optimizer, 1e-3, NULL), KT_OK);
+    ck_assert_int_eq(kt_optimizer_step(fresh.optimizer, 1e-3, NULL), KT_OK);
+    ck_assert_mem_eq(toy.lora->data, fresh.lora->data, toy.lora->num_parameters * sizeof(float));
+    toy_delete(&toy);
+    toy_delete(&fresh);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("optimizer");
@@ -159,6 +239,12 @@ int main(void)
     tcase_add_test(tc, threads_do_not_change_the_bits);
     tcase_add_test(tc, a_gradient_that_is_not_finite_changes_nothing);
     tcase_add_test(tc, bad_options_are_refused);
+    suite_add_tcase(suite, tc);
+    tc = tcase_create("state");
+    tcase_add_checked_fixture(tc, fixture_setup, fixture_teardown);
+    tcase_add_test(tc, a_resumed_run_has_the_same_bits);
+    tcase_add_test(tc, a_state_of_another_adapter_is_refused);
+    tcase_add_test(tc, damaged_states_are_refused_and_leave_a_new_optimizer);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
