@@ -16,8 +16,9 @@ KT_BEGIN_DECLS
 
 typedef struct kt_model_options {
     size_t size;         /**< sizeof(kt_model_options) */
-    int32_t check_finite; /**< 1 (default) = look for NaN/Inf in small tensors (norms, biases, router)
-                               at load; 2 = in every weight (reads the whole checkpoint); 0 = nowhere */
+    int32_t check_finite; /**< look for NaN and infinity at load: 1 (default) = in all tensors that are
+                               used if they are 1 GiB or less together, else in the small ones (norms,
+                               biases, routers); 2 = in all; 0 = nowhere */
     uint64_t reserved[8];
 } kt_model_options;
 
@@ -29,6 +30,10 @@ KT_API void kt_model_options_init(kt_model_options *options, size_t size);
 KT_API kt_status kt_model_load(kt_context *ctx, const char *path, const kt_model_options *options,
                                kt_model **out);
 KT_API void kt_model_free(kt_model *model);
+
+/** Reads every weight that is used and names the first tensor with a NaN or an infinity (NUMERIC):
+ * what to call when a loss is not finite. Also CANCELLED. */
+KT_API kt_status kt_model_check_finite(kt_model *model);
 
 typedef struct kt_model_info {
     size_t size; /**< sizeof(kt_model_info), set by the caller */

@@ -19,7 +19,7 @@ struct kt_rope_config {
     int32_t dim;
     double theta;
     double factor, beta_fast, beta_slow, mscale, mscale_all_dim; /**< YaRN, arXiv 2309.00071 */
-    double attention_factor; /**< multiplies cos and sin */
+    double attention_factor;                                     /**< multiplies cos and sin */
     int32_t original_max_position_embeddings;
     int truncate; /**< YaRN's correction range is rounded to whole dimensions */
 };
@@ -29,7 +29,8 @@ struct kt_model_config {
     int32_t vocab_size, hidden_size, num_hidden_layers, max_position_embeddings;
     int32_t bos_token_id, eos_token_id; /**< -1 = none */
     float rms_norm_eps;
-    float latent_norm_eps; /**< of q_a_layernorm and kv_a_layernorm: DeepSeek's code fixes it, 1e-6 */
+    float
+        latent_norm_eps; /**< of q_a_layernorm and kv_a_layernorm: DeepSeek's code fixes it, 1e-6 */
     int tie_word_embeddings;
     enum kt_activation activation;
 
@@ -43,7 +44,10 @@ struct kt_model_config {
 
     int32_t intermediate_size, moe_intermediate_size;
     int32_t n_routed_experts, n_shared_experts, first_k_dense_replace, moe_layer_freq;
-    struct kt_router router; /**< correction_bias is per layer, see kt_layer */
+    int32_t num_nextn_predict_layers; /**< layers behind the last that are not used (arXiv
+                                         2412.19437) */
+    int router_correction_bias; /**< layers have one; router.correction_bias itself is NULL here */
+    struct kt_router router;
 };
 
 /** A linear layer that LoRA can be attached to. */
@@ -71,16 +75,16 @@ struct kt_mlp {
 struct kt_layer {
     float *input_norm, *post_attention_norm; /**< [hidden_size], widened at load */
     /* multi-head latent attention */
-    struct kt_linear *q_proj;            /**< without query compression */
-    struct kt_linear *q_a, *q_b;         /**< with it */
+    struct kt_linear *q_proj;    /**< without query compression */
+    struct kt_linear *q_a, *q_b; /**< with it */
     float *q_a_norm, *kv_a_norm;
     struct kt_linear *kv_a, *kv_b, *o;
     /* feed-forward */
     int is_moe;
-    struct kt_mlp mlp;    /**< dense, or the shared experts (as one wide MLP); gate NULL = none */
+    struct kt_mlp mlp; /**< dense, or the shared experts (as one wide MLP); gate NULL = none */
     struct kt_weight router; /**< [n_routed_experts, hidden_size] */
     float *correction_bias;
-    struct kt_linear *experts[3];     /**< gate, up, down: arrays of n_routed_experts linears */
+    struct kt_linear *experts[3];        /**< gate, up, down: arrays of n_routed_experts linears */
     struct kt_weight *expert_weights[3]; /**< the same weights as the experts backend takes them */
 };
 
@@ -94,23 +98,45 @@ struct kt_model {
     float *final_norm;
     struct kt_linear *linears; /**< [num_linears], every linear of the model */
     int32_t num_linears;
+    struct kt_weight *expert_weights; /**< what kt_layer.expert_weights point into */
+    float *vectors;                   /**< what norms and biases point into */
     struct kt_checkpoint *checkpoint; /**< formats/: mapped shards */
+    uint8_t *used;                    /**< [checkpoint->num_tensors] */
     uint64_t num_parameters, num_active_parameters, num_bytes, num_skipped_bytes;
 };
+
+struct kt_json;
+struct kt_binding;
 
 /** One architecture: how to read its config.json and where its tensors are. */
 struct kt_architecture {
     const char *name;       /**< in config.json's "architectures" */
     const char *model_type; /**< in config.json's "model_type" */
-    /** Fills `config` from the parsed JSON object (a jansson json_t). */
-    kt_status (*configure)(kt_context *ctx, const void *json, const char *file,
-                           struct kt_model_config *config);
-    /** Binds the tensors of the checkpoint to the model's places. */
-    kt_status (*bind)(struct kt_model *model);
+    /** Fills what kt_config_read has not: everything that differs between architectures. Every size
+     * is checked against a range. Errors: NOT_FOUND, FORMAT, UNSUPPORTED, naming the key. */
+    kt_status (*configure)(const struct kt_json *json, struct kt_model_config *config);
+    const struct kt_binding *model_bindings; /**< see model/binding.h; places in kt_model */
+    const struct kt_binding *layer_bindings; /**< places in kt_layer */
+    const char *const
+        *ignored; /**< names (%l = any layer) of tensors that are knowingly not used */
 };
 
 /** NULL-terminated table. */
 extern const struct kt_architecture *const kt_architectures[];
+
+/** Reads config.json: the keys that all architectures share, then the architecture's own.
+ * Errors: NOT_FOUND, IO, FORMAT, UNSUPPORTED (the architecture: lists those there are). */
+kt_status kt_config_read(kt_context *ctx, const char *path, struct kt_model_config *config);
+/** Reads rope_theta with rope_scaling (or rope_parameters, its newer form) for `dim` rotated
+ * features. Errors: as configure's; UNSUPPORTED for a kind of scaling that is not known. */
+kt_status kt_config_read_rope(const struct kt_json *json, int32_t dim,
+                              struct kt_model_config *config);
+/** kt_json_int with a range, into an int32_t. */
+kt_status kt_config_int(const struct kt_json *json, const char *key, int required, int64_t low,
+                        int64_t high, int32_t *value);
+/** The factor that YaRN multiplies attention with at this scale: 0.1 * mscale * ln(scale) + 1. */
+double kt_yarn_mscale(double scale, double mscale);
+int kt_config_is_moe(const struct kt_model_config *config, int32_t layer);
 
 /** Inverse frequencies [dim / 2] and attention factor applied: cos, sin [positions, dim / 2]. */
 void kt_rope_tables(const struct kt_rope_config *rope, int32_t positions, float *cos, float *sin);

@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "model/model.h"
+
+extern const struct kt_architecture kt_architecture_deepseek_v2, kt_architecture_deepseek_v3;
+
+const struct kt_architecture *const kt_architectures[] = {
+    &kt_architecture_deepseek_v2,
+    &kt_architecture_deepseek_v3,
+    NULL,
+};
