@@ -399,6 +399,64 @@ START_TEST(a_full_disk_leaves_the_old_adapter_whole)
 }
 END_TEST
 
+static void expect_same_tensors(const char *file, const char *expected)
+{
+    struct kt_checkpoint *a, *b;
+    ck_assert_int_eq(kt_checkpoint_open(fixture_context, file, &a), KT_OK);
+    ck_assert_int_eq(kt_checkpoint_open(fixture_context, expected, &b), KT_OK);
+    ck_assert_uint_eq(a->num_tensors, b->num_tensors);
+    for (size_t i = 0; i < a->num_tensors; i++) {
+        const struct kt_tensor *t = &a->tensors[i], *u = &b->tensors[i];
+        ck_assert_str_eq(t->name, u->name);
+        ck_assert(t->dtype == u->dtype && t->bytes == u->bytes);
+        ck_assert(t->shape[0] == u->shape[0] && t->shape[1] == u->shape[1]);
+        ck_assert_mem_eq(t->data, u->data, t->bytes);
+    }
+    kt_checkpoint_close(a);
+    kt_checkpoint_close(b);
+}
+
+START_TEST(adapters_of_peft_are_written_back_as_they_were)
+{
+    const char *cases[] = {"v3", "v3bf16", "v2", "v2f16", "v2lite"};
+    char folder[512], file[600];
+    kt_model *real;
+    kt_lora *lora;
+    snprintf(folder, sizeof folder, "%s/cases/%s/model", KT_REFERENCE_DIR, cases[_i]);
+    ck_assert_msg(kt_model_load(fixture_context, folder, NULL, &real) == KT_OK, "%s",
+                  kt_last_error(fixture_context));
+    snprintf(folder, sizeof folder, "%s/cases/%s/adapter", KT_REFERENCE_DIR, cases[_i]);
+    ck_assert_msg(kt_lora_load(real, folder, &lora) == KT_OK, "%s", kt_last_error(fixture_context));
+    ck_assert_int_eq(kt_lora_save(lora, fixture_folder), KT_OK);
+    snprintf(file, sizeof file, "%s/adapter_model.safetensors", folder);
+    expect_same_tensors(fixture_path("adapter_model.safetensors"), file);
+    snprintf(file, sizeof file, "%s/adapter_config.json", folder);
+    json_t *ours = read_config(fixture_path("adapter_config.json")), *theirs = read_config(file);
+    json_object_del(ours, "base_model_name_or_path");
+    json_object_del(theirs, "base_model_name_or_path");
+    char *a = json_dumps(ours, JSON_SORT_KEYS), *b = json_dumps(theirs, JSON_SORT_KEYS);
+    ck_assert_str_eq(a, b);
+    free(a);
+    free(b);
+    json_decref(ours);
+    json_decref(theirs);
+    kt_lora_free(lora);
+    kt_model_free(real);
+}
+END_TEST
+
+START_TEST(an_adapter_of_another_model_is_refused)
+{
+    kt_model *real;
+    kt_lora *lora;
+    ck_assert_int_eq(
+        kt_model_load(fixture_context, KT_REFERENCE_DIR "/cases/v2/model", NULL, &real), KT_OK);
+    ck_assert_fails(kt_lora_load(real, KT_REFERENCE_DIR "/cases/v3/adapter", &lora),
+                    KT_ERROR_MISMATCH, "v3/adapter/adapter_model.safetensors: base_model.model.");
+    kt_model_free(real);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("peft");
@@ -414,6 +472,8 @@ int main(void)
     tcase_add_test(tc, damaged_and_missing_files_are_named);
     tcase_add_test(tc, a_folder_that_cannot_be_written_is_named);
     tcase_add_test(tc, a_full_disk_leaves_the_old_adapter_whole);
+    tcase_add_loop_test(tc, adapters_of_peft_are_written_back_as_they_were, 0, 5);
+    tcase_add_test(tc, an_adapter_of_another_model_is_refused);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
