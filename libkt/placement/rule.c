@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "placement/rule.h"
+
+#include <pcre2.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/context.h"
+
+kt_status kt_rule_create(kt_context *ctx, kt_rule **out)
+{
+    kt_rule *rule = calloc(1, sizeof *rule);
+    if (!rule)
+        return kt_fail_memory(ctx, sizeof *rule, "a rule");
+    rule->ctx = ctx;
+    *out = rule;
+    return KT_OK;
+}
+
+static void free_entry(struct kt_rule_entry *entry)
+{
+    pcre2_code_free(entry->regex);
+    free(entry->device);
+    free(entry->experts_backend);
+}
+
+void kt_rule_free(kt_rule *rule)
+{
+    if (!rule)
+        return;
+    for (size_t i = 0; i < rule->num_entries; i++)
+        free_entry(&rule->entries[i]);
+    free(rule->entries);
+    free(rule);
+}
+
+static kt_status compile(kt_context *ctx, const char *regex, void **out)
+{
+    int error;
+    size_t offset;
+    PCRE2_UCHAR text[128];
+    *out =
+        pcre2_compile((PCRE2_SPTR)regex, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &error, &offset, NULL);
+    if (*out)
+        return KT_OK;
+    pcre2_get_error_message(error, text, sizeof text);
+    return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                   "the regular expression \"%s\" of a rule is wrong at character %zu: %s", regex,
+                   offset, (const char *)text);
+}
+
+/** Copies a string that may be NULL; false when memory ran out. */
+static bool copy(const char *text, char **out)
+{
+    *out = text ? strdup(text) : NULL;
+    return !text || *out;
+}
+
+kt_status kt_rule_add(kt_rule *rule, const char *name_regex, const char *device,
+                      const char *experts_backend)
+{
+    struct kt_rule_entry entry = {0}, *bigger;
+    KT_TRY(compile(rule->ctx, name_regex, &entry.regex));
+    bigger = realloc(rule->entries, (rule->num_entries + 1) * sizeof *bigger);
+    if (bigger)
+        rule->entries = bigger;
+    if (!bigger || !copy(device, &entry.device) || !copy(experts_backend, &entry.experts_backend)) {
+        free_entry(&entry);
+        return kt_fail_memory(rule->ctx, sizeof entry, "an entry of a rule");
+    }
+    rule->entries[rule->num_entries++] = entry;
+    return KT_OK;
+}
+
+/** The first entry whose expression is found in the path, or NULL. */
+static const struct kt_rule_entry *find(const kt_rule *rule, const char *module)
+{
+    const struct kt_rule_entry *found = NULL;
+    for (size_t i = 0; i < rule->num_entries && !found; i++) {
+        pcre2_match_data *match = pcre2_match_data_create(1, NULL);
+        if (match && pcre2_match(rule->entries[i].regex, (PCRE2_SPTR)module, PCRE2_ZERO_TERMINATED,
+                                 0, 0, match, NULL) >= 0)
+            found = &rule->entries[i];
+        pcre2_match_data_free(match);
+    }
+    return found;
+}
+
+const char *kt_rule_device(const kt_rule *rule, const char *module)
+{
+    const struct kt_rule_entry *entry = find(rule, module);
+    return entry && entry->device ? entry->device : "cpu";
+}
+
+const char *kt_rule_experts_backend(const kt_rule *rule, const char *module)
+{
+    const struct kt_rule_entry *entry = find(rule, module);
+    return entry && entry->experts_backend ? entry->experts_backend : "auto";
+}
