@@ -14,8 +14,10 @@ KT_API kt_status kt_batch_create(kt_context *ctx, kt_batch **out);
 KT_API void kt_batch_free(kt_batch *batch);
 /** Removes all sequences; memory is kept for reuse. */
 KT_API void kt_batch_clear(kt_batch *batch);
-/** Appends a sequence of `length` >= 1 tokens. labels[i] is input_ids[i] or KT_IGNORE_LABEL, not
- * shifted, as in Hugging Face datasets; NULL = every token is ignored. Both arrays are copied. */
+/** Appends a sequence of `length` >= 1 tokens. labels[i] is the token that position i should have
+ * been, input_ids[i] as a rule, or KT_IGNORE_LABEL; not shifted, as in Hugging Face datasets; NULL =
+ * every token is ignored. Both arrays are copied. Errors: INVALID_ARGUMENT (no token, another
+ * negative label, more than INT32_MAX tokens in all); the batch is unchanged then. */
 KT_API kt_status kt_batch_add(kt_batch *batch, const int32_t *input_ids, const int32_t *labels,
                               size_t length);
 KT_API size_t kt_batch_num_sequences(const kt_batch *batch);

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "executor/executor.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <kt/rule.h>
+
+#include "core/context.h"
+#include "core/memory.h"
+
+/** Logits at one time: about 64 MB, and rows enough that lm_head's weights are read seldom. */
+enum { LOGITS_BYTES = 64 << 20, MIN_LOGITS_CHUNK = 256 };
+
+void kt_executor_options_init(kt_executor_options *options, size_t size)
+{
+    kt_executor_options defaults = {.size = size, .compute = KT_COMPUTE_BF16};
+    memset(options, 0, size);
+    memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
+}
+
+static const char *experts_name(const kt_executor_options *options, int32_t layer)
+{
+    char module[64];
+    if (options->experts_backend)
+        return options->experts_backend;
+    if (!options->rule)
+        return "auto";
+    snprintf(module, sizeof module, "model.layers.%d.mlp.experts", layer);
+    return kt_rule_experts_backend(options->rule, module);
+}
+
+/** Layers whose rule names the same backend share it. */
+static kt_status open_experts(struct kt_executor *ex, const kt_executor_options *options)
+{
+    int32_t layers = ex->model->config.num_hidden_layers;
+    const char *last_name = NULL;
+    struct kt_experts *last = NULL;
+    for (int32_t l = 0; l < layers; l++) {
+        if (!ex->model->layers[l].is_moe)
+            continue;
+        const char *name = experts_name(options, l);
+        if (!last_name || strcmp(name, last_name) != 0)
+            KT_TRY(kt_experts_open(ex->ctx, name, &last));
+        last_name = name;
+        ex->experts[l] = last;
+    }
+    return KT_OK;
+}
+
+static void close_experts(struct kt_executor *ex)
+{
+    struct kt_experts *last = NULL;
+    for (int32_t l = 0; ex->experts && l < ex->model->config.num_hidden_layers; l++) {
+        if (ex->experts[l] && ex->experts[l] != last) {
+            last = ex->experts[l];
+            kt_experts_close(last);
+        }
+    }
+    free(ex->experts);
+}
+
+static int64_t default_logits_chunk(const struct kt_model *model)
+{
+    int64_t row = (int64_t)model->config.vocab_size * (int64_t)sizeof(float);
+    return kt_max_i64(LOGITS_BYTES / row, MIN_LOGITS_CHUNK);
+}
+
+static kt_status open_executor(struct kt_executor *ex, const kt_executor_options *options)
+{
+    const struct kt_model_config *config = &ex->model->config;
+    const char *device = options->rule ? kt_rule_device(options->rule, "model") : "cpu";
+    uint64_t row = (uint64_t)config->hidden_size * sizeof(float);
+    KT_TRY(kt_device_open(ex->ctx, device, &ex->device));
+    KT_TRY(ex->device->ops->alloc(ex->device, row, "a row of zeros", (void **)&ex->zeros));
+    memset(ex->zeros, 0, row);
+    ex->experts = calloc((size_t)config->num_hidden_layers, sizeof(*ex->experts));
+    if (!ex->experts)
+        return kt_fail_memory(ex->ctx, (uint64_t)config->num_hidden_layers * 8, "an executor");
+    return open_experts(ex, options);
+}
+
+kt_status kt_executor_create(kt_model *model, kt_lora *lora, const kt_executor_options *given,
+                             kt_executor **out)
+{
+    kt_context *ctx = model->ctx;
+    kt_executor_options options;
+    kt_executor_options_init(&options, sizeof options);
+    if (given)
+        KT_TRY(kt_options_copy(ctx, &options, sizeof options, given, "kt_executor_options"));
+    if (lora && lora->model != model)
+        return kt_fail(ctx, KT_ERROR_MISMATCH,
+                       "the adapter was made for another model handle; attach it to this one");
+    if (options.logits_chunk < 0 || options.compute < KT_COMPUTE_F32 ||
+        options.compute > KT_COMPUTE_BF16)
+        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "kt_executor_options: compute %d, logits_chunk %d; use KT_COMPUTE_F32 or "
+                       "KT_COMPUTE_BF16 and a chunk of 0 or more tokens",
+                       (int)options.compute, options.logits_chunk);
+    struct kt_executor *ex = calloc(1, sizeof *ex);
+    if (!ex)
+        return kt_fail_memory(ctx, sizeof *ex, "an executor");
+    ex->ctx = ctx;
+    ex->model = model;
+    ex->lora = lora;
+    ex->compute = options.compute;
+    ex->logits_chunk = options.logits_chunk ? options.logits_chunk : default_logits_chunk(model);
+    ex->inputs.what = "the kept layer inputs of a step";
+    ex->workspace.what = "the activations of a step";
+    kt_status status = open_executor(ex, &options);
+    if (status != KT_OK) {
+        kt_executor_free(ex);
+        return status;
+    }
+    *out = ex;
+    return KT_OK;
+}
+
+void kt_executor_free(kt_executor *ex)
+{
+    if (!ex)
+        return;
+    close_experts(ex);
+    if (ex->device) {
+        ex->device->ops->free(ex->device, ex->zeros);
+        ex->device->ops->free(ex->device, ex->cos);
+        ex->device->ops->free(ex->device, ex->sin);
+        ex->device->ops->free(ex->device, ex->inputs.memory);
+        ex->device->ops->free(ex->device, ex->workspace.memory);
+        kt_device_close(ex->device);
+    }
+    kt_targets_free(&ex->step.targets);
+    free(ex->positions);
+    free(ex->logprobs);
+    free(ex);
+}
+
+kt_status kt_block_reserve(struct kt_executor *ex, struct kt_block *block, uint64_t size)
+{
+    if (size <= block->size)
+        return KT_OK;
+    ex->device->ops->free(ex->device, block->memory);
+    block->memory = NULL;
+    block->size = 0;
+    KT_TRY(ex->device->ops->alloc(ex->device, size, block->what, &block->memory));
+    block->size = size;
+    return KT_OK;
+}
+
+kt_status kt_executor_reserve_rope(struct kt_executor *ex, int64_t positions)
+{
+    const struct kt_rope_config *rope = &ex->model->config.rope;
+    const struct kt_device_ops *ops = ex->device->ops;
+    if (positions <= ex->rope_capacity)
+        return KT_OK;
+    positions += positions / 2;
+    uint64_t bytes = (uint64_t)positions * (uint64_t)(rope->dim / 2) * sizeof(float);
+    ops->free(ex->device, ex->cos);
+    ops->free(ex->device, ex->sin);
+    ex->cos = ex->sin = NULL;
+    ex->rope_capacity = 0;
+    KT_TRY(ops->alloc(ex->device, bytes, "rotary tables", (void **)&ex->cos));
+    KT_TRY(ops->alloc(ex->device, bytes, "rotary tables", (void **)&ex->sin));
+    kt_rope_tables(rope, (int32_t)kt_min_i64(positions, INT32_MAX), ex->cos, ex->sin);
+    ex->rope_capacity = positions;
+    return KT_OK;
+}
+
+struct kt_pass kt_executor_pass(const struct kt_executor *ex, enum kt_pass_kind kind)
+{
+    return (struct kt_pass){.ctx = ex->ctx,
+                            .kind = kind,
+                            .model = ex->model,
+                            .lora = ex->lora,
+                            .device = kind == KT_PASS_MEASURE ? &kt_null_device : ex->device,
+                            .experts = ex->experts,
+                            .zeros = ex->zeros,
+                            .compute = ex->compute,
+                            .num_sequences = 1,
+                            .cos = ex->cos,
+                            .sin = ex->sin};
+}
+
+void kt_executor_set_step(kt_executor *ex, uint64_t step)
+{
+    ex->step_number = step;
+}
+
+int32_t kt_executor_lowest_layer(const struct kt_executor *ex)
+{
+    struct kt_pass pass = kt_executor_pass(ex, KT_PASS_MEASURE);
+    int32_t l = 0;
+    while (l < ex->model->config.num_hidden_layers &&
+           !kt_layer_has_lora(&pass, &ex->model->layers[l]))
+        l++;
+    return l;
+}
+
+int kt_executor_fuses_loss(const struct kt_executor *ex, kt_forward_mode mode)
+{
+    struct kt_pass pass = kt_executor_pass(ex, KT_PASS_MEASURE);
+    return mode == KT_FORWARD_TRAIN && ex->lora && !kt_pass_lora(&pass, ex->model->lm_head);
+}

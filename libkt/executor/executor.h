@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file executor/executor.h
+ * The executor from inside. */
+#ifndef KT_EXECUTOR_EXECUTOR_H
+#define KT_EXECUTOR_EXECUTOR_H
+
+#include <kt/executor.h>
+
+#include "executor/head.h"
+#include "executor/pass.h"
+
+/** A block of device memory that only grows. */
+struct kt_block {
+    void *memory;
+    uint64_t size;
+    const char *what;
+};
+
+/** What backward needs of the latest forward. */
+struct kt_step {
+    const kt_batch *batch; /**< NULL = there is none to go back through */
+    kt_forward_mode mode;
+    struct kt_targets targets;
+    int64_t num_targets; /**< the divisor of the token mean */
+    int32_t lowest;      /**< lowest layer with LoRA; num_hidden_layers = none */
+    int fused;           /**< h holds d(h) of the token mean already */
+    uint64_t number;     /**< keys dropout */
+    float *logits;       /**< all tokens' logits are written here unless NULL */
+    struct kt_pass pass; /**< its arena ends after x and h */
+    void *inputs;        /**< layers lowest .. last, [tokens, hidden] each, float32 or bfloat16 */
+    float *x;            /**< [tokens, hidden] output of the last layer */
+    float *h;            /**< [rows, hidden] */
+};
+
+struct kt_executor {
+    kt_context *ctx;
+    kt_model *model;
+    kt_lora *lora;
+    struct kt_device *device;
+    struct kt_experts **experts; /**< [num_hidden_layers], NULL in dense layers */
+    kt_compute compute;
+    int64_t logits_chunk;
+    uint64_t step_number;
+    float *zeros;     /**< [hidden_size] */
+    float *cos, *sin; /**< [rope_capacity, rope dim / 2] */
+    int64_t rope_capacity;
+    int32_t *positions; /**< of the latest batch */
+    float *logprobs;    /**< [token_capacity] of the latest batch */
+    size_t token_capacity;
+    struct kt_block inputs, workspace;
+    struct kt_step step;
+};
+
+/** Makes `block` at least `size` bytes; its contents are lost when it grows. */
+kt_status kt_block_reserve(struct kt_executor *executor, struct kt_block *block, uint64_t size);
+
+/** Rotary tables for positions 0 .. positions - 1. */
+kt_status kt_executor_reserve_rope(struct kt_executor *executor, int64_t positions);
+
+/** A pass over this executor's model; the caller adds tokens, positions and an arena. */
+struct kt_pass kt_executor_pass(const struct kt_executor *executor, enum kt_pass_kind kind);
+
+/** The lowest layer with LoRA, num_hidden_layers if there is none: backward ends above it. */
+int32_t kt_executor_lowest_layer(const struct kt_executor *executor);
+
+/** Whether the gradient of the token mean is taken during forward: not with LoRA on lm_head, whose
+ * gradients belong to backward. */
+int kt_executor_fuses_loss(const struct kt_executor *executor, kt_forward_mode mode);
+
+/** Bytes of kept layer inputs. */
+uint64_t kt_step_inputs_size(const struct kt_executor *executor, const struct kt_step *step,
+                             int64_t tokens);
+/** Peak of the arena over forward and, unless EVAL, backward. */
+kt_status kt_step_measure(const struct kt_executor *executor, const struct kt_step *step,
+                          int64_t tokens, uint64_t *peak);
+kt_status kt_step_forward(const struct kt_executor *executor, struct kt_step *step);
+kt_status kt_step_backward(const struct kt_executor *executor, struct kt_step *step);
+
+#endif

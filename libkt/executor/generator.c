@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <kt/generator.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/context.h"
+#include "core/memory.h"
+#include "core/random.h"
+#include "executor/kv_cache.h"
+#include "executor/sampling.h"
+
+enum { DEFAULT_PREFILL_CHUNK = 2048 };
+
+struct kt_generator {
+    struct kt_executor *executor;
+    kt_generator_options options;
+    int32_t *tokens;    /**< the context; the cache holds its first cache.length */
+    int32_t *positions; /**< [capacity] 0, 1, 2 ... */
+    size_t length, capacity;
+    struct kt_kv_cache cache;
+    struct kt_block workspace;
+    float *logits, *heap; /**< [vocab_size] */
+    struct kt_candidate *candidates;
+    uint64_t drawn; /**< tokens sampled so far: the counter of the random numbers */
+};
+
+void kt_generator_options_init(kt_generator_options *options, size_t size)
+{
+    kt_generator_options defaults = {.size = size,
+                                     .temperature = 0.95f,
+                                     .top_p = 0.7f,
+                                     .top_k = 50,
+                                     .repetition_penalty = 1,
+                                     .seed = 42};
+    memset(options, 0, size);
+    memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
+}
+
+static kt_status check_options(kt_context *ctx, const kt_generator_options *o)
+{
+    const char *bad = !(o->temperature >= 0)             ? "temperature must be 0 or more"
+                      : !(o->top_p > 0 && o->top_p <= 1) ? "top_p must be in (0, 1]"
+                      : o->top_k < 0                     ? "top_k must be 0 or more"
+                      : !(o->repetition_penalty > 0)     ? "repetition_penalty must be above 0"
+                      : o->max_length < 0                ? "max_length must be 0 or more"
+                      : o->prefill_chunk < 0             ? "prefill_chunk must be 0 or more"
+                                                         : NULL;
+    return bad ? kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT, "kt_generator_options: %s", bad) : KT_OK;
+}
+
+kt_status kt_generator_create(kt_executor *executor, const kt_generator_options *given,
+                              kt_generator **out)
+{
+    kt_context *ctx = executor->ctx;
+    const struct kt_model_config *config = &executor->model->config;
+    kt_generator_options options;
+    kt_generator_options_init(&options, sizeof options);
+    KT_TRY(kt_options_copy(ctx, &options, sizeof options, given, "kt_generator_options"));
+    KT_TRY(check_options(ctx, &options));
+    if (options.max_length == 0)
+        options.max_length = config->max_position_embeddings;
+    if (options.prefill_chunk == 0)
+        options.prefill_chunk = DEFAULT_PREFILL_CHUNK;
+    struct kt_generator *g = calloc(1, sizeof *g);
+    size_t vocab = (size_t)config->vocab_size;
+    if (g) {
+        g->executor = executor;
+        g->options = options;
+        g->workspace.what = "the activations of generation";
+        g->logits = calloc(vocab, sizeof *g->logits);
+        g->heap = calloc(vocab, sizeof *g->heap);
+        g->candidates = calloc(vocab, sizeof *g->candidates);
+    }
+    if (!g || !g->logits || !g->heap || !g->candidates) {
+        kt_generator_free(g);
+        return kt_fail_memory(ctx, vocab * 16, "a generator");
+    }
+    *out = g;
+    return KT_OK;
+}
+
+void kt_generator_free(kt_generator *g)
+{
+    if (!g)
+        return;
+    kt_kv_cache_free(g->executor, &g->cache);
+    g->executor->device->ops->free(g->executor->device, g->workspace.memory);
+    free(g->tokens);
+    free(g->positions);
+    free(g->logits);
+    free(g->heap);
+    free(g->candidates);
+    free(g);
+}
+
+static kt_status reserve_tokens(struct kt_generator *g, size_t length)
+{
+    if (length <= g->capacity)
+        return KT_OK;
+    size_t capacity = length + length / 2 + 64;
+    int32_t *tokens = realloc(g->tokens, capacity * sizeof *tokens);
+    g->tokens = tokens ? tokens : g->tokens;
+    int32_t *positions = tokens ? realloc(g->positions, capacity * sizeof *positions) : NULL;
+    if (!positions)
+        return kt_fail_memory(g->executor->ctx, capacity * 8, "the tokens of a generator");
+    for (size_t i = 0; i < capacity; i++)
+        positions[i] = (int32_t)i;
+    g->positions = positions;
+    g->capacity = capacity;
+    return KT_OK;
+}
+
+/** The pass's tokens follow what is in the cache; logits of the last one unless NULL. */
+static kt_status run(struct kt_pass *pass, const struct kt_kv_cache *cache, const int32_t *ids,
+                     float *logits)
+{
+    const struct kt_model *model = pass->model;
+    int64_t hidden = model->config.hidden_size;
+    float *x = kt_arena_floats(&pass->arena, pass->tokens, hidden);
+    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
+    KT_TRY(pass->device->ops->embedding(pass->device, &model->embed_tokens, pass->tokens, ids, x,
+                                        hidden));
+    for (int32_t l = 0; l < model->config.num_hidden_layers; l++) {
+        struct kt_cache_slice slice = kt_kv_cache_layer(cache, l);
+        KT_TRY(kt_pass_tick(pass, "generate", l));
+        KT_TRY(kt_layer_forward(pass, &model->layers[l], &slice, x));
+    }
+    return logits ? kt_head_logits(pass, 1, 1, x + (pass->tokens - 1) * hidden, logits) : KT_OK;
+}
+
+static kt_status run_chunk(struct kt_generator *g, int64_t tokens)
+{
+    struct kt_executor *ex = g->executor;
+    int64_t begin = g->cache.length, end = begin + tokens;
+    int32_t cu_seqlens[2] = {0, (int32_t)tokens};
+    float *logits = end == (int64_t)g->length ? g->logits : NULL;
+    KT_TRY(kt_kv_cache_reserve(ex, &g->cache, end));
+    KT_TRY(kt_executor_reserve_rope(ex, end));
+    struct kt_pass pass = kt_executor_pass(ex, KT_PASS_MEASURE);
+    pass.tokens = tokens;
+    pass.cu_seqlens = cu_seqlens;
+    pass.positions = g->positions + begin;
+    pass.arena = kt_arena_measuring();
+    KT_TRY(run(&pass, &g->cache, g->tokens + begin, logits));
+    KT_TRY(kt_block_reserve(ex, &g->workspace, pass.arena.peak));
+    pass.kind = KT_PASS_QUIET;
+    pass.device = ex->device;
+    pass.arena = kt_arena_over(g->workspace.memory, g->workspace.size);
+    KT_TRY(run(&pass, &g->cache, g->tokens + begin, logits));
+    g->cache.length = end;
+    return KT_OK;
+}
+
+/** Runs the tokens of the context that are not in the cache yet. */
+static kt_status advance(struct kt_generator *g)
+{
+    int64_t left;
+    while ((left = (int64_t)g->length - g->cache.length) > 0)
+        KT_TRY(run_chunk(g, kt_min_i64(left, g->options.prefill_chunk)));
+    return KT_OK;
+}
+
+kt_status kt_generator_prompt(kt_generator *g, const int32_t *input_ids, size_t length)
+{
+    kt_context *ctx = g->executor->ctx;
+    int32_t vocab = g->executor->model->config.vocab_size;
+    int64_t common = 0;
+    if (length == 0 || length > (size_t)g->options.max_length)
+        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "a prompt of %zu tokens does not fit; it may have 1 to %d (max_length)",
+                       length, g->options.max_length);
+    for (size_t t = 0; t < length; t++)
+        if (input_ids[t] < 0 || input_ids[t] >= vocab)
+            return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                           "token %zu of the prompt has id %d, but the model's vocabulary has %d "
+                           "ids; check that tokenizer and model belong together",
+                           t, input_ids[t], vocab);
+    KT_TRY(reserve_tokens(g, length));
+    while (common < g->cache.length && common < (int64_t)length - 1 &&
+           g->tokens[common] == input_ids[common])
+        common++;
+    g->cache.length = common;
+    memcpy(g->tokens + common, input_ids + common, (length - (size_t)common) * sizeof *input_ids);
+    g->length = length;
+    return advance(g);
+}
+
+static int all_finite(const float *x, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++)
+        if (!isfinite(x[i]))
+            return 0;
+    return 1;
+}
+
+kt_status kt_generator_next(kt_generator *g, int32_t *token)
+{
+    kt_context *ctx = g->executor->ctx;
+    int32_t vocab = g->executor->model->config.vocab_size;
+    uint32_t words[4];
+    if (g->length == 0)
+        return kt_fail(ctx, KT_ERROR_STATE, "generation needs a prompt first");
+    if (g->length >= (size_t)g->options.max_length)
+        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "the context has reached %d tokens (max_length); shorten the history or "
+                       "raise max_length",
+                       g->options.max_length);
+    KT_TRY(reserve_tokens(g, g->length + 1));
+    KT_TRY(advance(g));
+    if (!all_finite(g->logits, vocab))
+        return kt_fail(ctx, KT_ERROR_NUMERIC,
+                       "the logits after token %zu are not finite; check the weights for NaN",
+                       g->length);
+    kt_philox(g->options.seed, 0, g->drawn, words);
+    double u = (double)words[0] * 0x1p-32;
+    *token =
+        kt_sample(&g->options, g->logits, vocab, g->tokens, g->length, u, g->heap, g->candidates);
+    g->drawn++;
+    g->tokens[g->length++] = *token;
+    return KT_OK;
+}
+
+const float *kt_generator_logits(const kt_generator *g)
+{
+    return g->length ? g->logits : NULL;
+}
+
+size_t kt_generator_length(const kt_generator *g)
+{
+    return g->length;
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file executor/mla.h
+ * Multi-head latent attention (arXiv 2405.04434, section 2.1): what its training side and its
+ * cached side share. */
+#ifndef KT_EXECUTOR_MLA_H
+#define KT_EXECUTOR_MLA_H
+
+#include "executor/attention.h"
+
+struct kt_mla_shape {
+    int64_t heads, nope, rope, v, latent; /**< latent = kv_lora_rank */
+    int64_t qk;                           /**< nope + rope: a head of q */
+    int64_t kv;                           /**< nope + v: a head of kv_b's output */
+    int64_t q_width;                      /**< heads * qk */
+    int64_t kv_width;                     /**< heads * kv */
+    int64_t row;                          /**< latent + rope: kv_a's output, and a cache row */
+};
+
+struct kt_mla_shape kt_mla_shape_of(const struct kt_model_config *config);
+
+/** Fills q_a, q_latent, q (rotated) and kv_a (its rotary key rotated). */
+kt_status kt_mla_project(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
+                         struct kt_mla_state *s);
+
+/** Rotates the last `rope` features of each head; inverse for gradients. */
+kt_status kt_mla_rotate(struct kt_pass *pass, float *x, int64_t stride, int64_t head_stride,
+                        int64_t heads, int inverse);
+
+/** Attention of q over keys and values in kv_b's expanded form. */
+struct kt_attention kt_mla_expanded(const struct kt_pass *pass, const float *q, const float *kv,
+                                    const float *rotary_key, float *o);
+
+/** kt_attention_ops.forward_cached; a cache row is the normed latent and the rotated key. */
+kt_status kt_mla_forward_cached(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
+                                const struct kt_cache_slice *cache, float *y);
+
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/context.h"
+#include "executor/pass.h"
+
+struct routing {
+    struct kt_router router;
+    float *logits;  /**< [tokens, num_experts] */
+    int32_t *ids;   /**< [tokens, topk] */
+    float *weights; /**< [tokens, topk] */
+};
+
+/** Router logits are float32 whatever the linears compute in. */
+static kt_status route(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
+                       struct routing *r)
+{
+    int64_t hidden = layer->router.cols;
+    r->router = pass->model->config.router;
+    r->router.correction_bias = layer->correction_bias;
+    int64_t experts = r->router.num_experts;
+    r->logits = kt_arena_floats(&pass->arena, pass->tokens, experts);
+    r->ids = kt_arena_ints(&pass->arena, pass->tokens, r->router.topk);
+    r->weights = kt_arena_floats(&pass->arena, pass->tokens, r->router.topk);
+    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
+    KT_TRY(pass->device->ops->linear_forward(pass->device, &layer->router, KT_COMPUTE_F32,
+                                             pass->tokens, n, hidden, 0, r->logits, experts));
+    return pass->device->ops->router_forward(pass->device, &r->router, pass->tokens, r->logits,
+                                             r->ids, r->weights);
+}
+
+static int any_lora(const struct kt_pass *pass, const struct kt_linear *linears, int32_t count)
+{
+    for (int32_t e = 0; e < count; e++)
+        if (kt_pass_lora(pass, &linears[e]))
+            return 1;
+    return 0;
+}
+
+static struct kt_expert_layer expert_layer(const struct kt_pass *pass, const struct kt_layer *layer)
+{
+    const struct kt_model_config *config = &pass->model->config;
+    struct kt_expert_layer experts = {.num_experts = config->n_routed_experts,
+                                      .hidden_size = config->hidden_size,
+                                      .intermediate_size = config->moe_intermediate_size,
+                                      .activation = config->activation};
+    for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
+        const struct kt_linear *linears = layer->experts[k];
+        experts.weights[k] = layer->expert_weights[k];
+        if (any_lora(pass, linears, experts.num_experts))
+            experts.lora[k] = &pass->lora->slots[linears[0].index];
+    }
+    return experts;
+}
+
+static struct kt_expert_batch expert_batch(const struct kt_pass *pass, const struct routing *r,
+                                           const float *n)
+{
+    return (struct kt_expert_batch){.compute = pass->compute,
+                                    .training = pass->training,
+                                    .tokens = pass->tokens,
+                                    .topk = r->router.topk,
+                                    .topk_ids = r->ids,
+                                    .topk_weights = r->weights,
+                                    .x = n};
+}
+
+static struct kt_experts *experts_of(const struct kt_pass *pass, const struct kt_layer *layer)
+{
+    return pass->kind == KT_PASS_MEASURE ? &kt_null_experts
+                                         : pass->experts[layer - pass->model->layers];
+}
+
+kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
+                         float *y)
+{
+    struct kt_experts *experts = experts_of(pass, layer);
+    struct kt_expert_layer weights = expert_layer(pass, layer);
+    uint64_t mark = pass->arena.used;
+    struct routing r;
+    KT_TRY(route(pass, layer, n, &r));
+    struct kt_expert_batch batch = expert_batch(pass, &r, n);
+    KT_TRY(experts->ops->forward(experts, &weights, &batch, y));
+    pass->arena.used = mark;
+    return layer->mlp.gate ? kt_mlp_forward(pass, &layer->mlp, n, y) : KT_OK;
+}
+
+kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
+                          const float *dy, float *dn)
+{
+    const struct kt_device_ops *ops = pass->device->ops;
+    struct kt_experts *experts = experts_of(pass, layer);
+    struct kt_expert_layer weights = expert_layer(pass, layer);
+    int64_t hidden = layer->router.cols, num_experts = weights.num_experts;
+    uint64_t mark = pass->arena.used;
+    struct routing r;
+    if (layer->mlp.gate)
+        KT_TRY(kt_mlp_backward(pass, &layer->mlp, n, dy, dn));
+    else
+        KT_TRY(kt_zero(pass, pass->tokens, hidden, dn));
+    KT_TRY(route(pass, layer, n, &r));
+    float *dweights = kt_arena_floats(&pass->arena, pass->tokens, r.router.topk);
+    float *dlogits = kt_arena_floats(&pass->arena, pass->tokens, num_experts);
+    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
+    struct kt_expert_batch batch = expert_batch(pass, &r, n);
+    KT_TRY(experts->ops->backward(experts, &weights, &batch, dy, dn, dweights));
+    KT_TRY(ops->router_backward(pass->device, &r.router, pass->tokens, r.logits, r.ids, dweights,
+                                dlogits));
+    KT_TRY(ops->linear_backward(pass->device, &layer->router, KT_COMPUTE_F32, pass->tokens, dlogits,
+                                num_experts, 1, dn, hidden));
+    pass->arena.used = mark;
+    return KT_OK;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "core/context.h"
+#include "executor/executor.h"
+
+/** Most scratch the experts take in one layer. */
+static uint64_t experts_scratch(const struct kt_executor *ex, int64_t tokens)
+{
+    const struct kt_model_config *config = &ex->model->config;
+    uint64_t most = 0;
+    for (int32_t l = 0; l < config->num_hidden_layers; l++) {
+        struct kt_expert_layer layer = {.num_experts = config->n_routed_experts,
+                                        .hidden_size = config->hidden_size,
+                                        .intermediate_size = config->moe_intermediate_size,
+                                        .activation = config->activation};
+        if (!ex->experts[l])
+            continue;
+        for (int k = 0; k < KT_EXPERT_LINEARS; k++)
+            layer.weights[k] = ex->model->layers[l].expert_weights[k];
+        uint64_t bytes =
+            ex->experts[l]->ops->scratch_bytes(ex->experts[l], &layer, tokens, config->router.topk);
+        if (bytes > most)
+            most = bytes;
+    }
+    return most;
+}
+
+kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size_t max_sequence,
+                                  kt_memory_plan *out)
+{
+    struct kt_step step = {.mode = KT_FORWARD_TRAIN,
+                           .lowest = kt_executor_lowest_layer(ex),
+                           .fused = kt_executor_fuses_loss(ex, KT_FORWARD_TRAIN)};
+    kt_memory_plan plan = {.size = out->size, .weights_mapped = ex->model->num_bytes};
+    int64_t tokens = (int64_t)num_tokens;
+    if (num_tokens == 0 || num_tokens > INT32_MAX || max_sequence > num_tokens)
+        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "a plan needs 1 to %d tokens and no sequence longer than that", INT32_MAX);
+    KT_TRY(kt_targets_all(ex->ctx, &step.targets, tokens));
+    kt_status status = kt_step_measure(ex, &step, tokens, &plan.workspace);
+    kt_targets_free(&step.targets);
+    KT_TRY(status);
+    plan.workspace += experts_scratch(ex, tokens);
+    plan.layer_inputs = kt_step_inputs_size(ex, &step, tokens);
+    plan.adapter = ex->lora ? ex->lora->num_parameters * 4 * sizeof(float) : 0;
+    plan.total_allocated = plan.adapter + plan.layer_inputs + plan.workspace;
+    memcpy(out, &plan, out->size < sizeof plan ? out->size : sizeof plan);
+    return KT_OK;
+}

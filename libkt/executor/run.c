@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/context.h"
+#include "core/memory.h"
+#include "core/random.h"
+#include "executor/batch.h"
+#include "executor/executor.h"
+
+static kt_status reserve_tokens(struct kt_executor *ex, size_t tokens)
+{
+    if (tokens <= ex->token_capacity)
+        return KT_OK;
+    free(ex->positions);
+    free(ex->logprobs);
+    ex->token_capacity = 0;
+    ex->positions = malloc(tokens * sizeof *ex->positions);
+    ex->logprobs = malloc(tokens * sizeof *ex->logprobs);
+    if (!ex->positions || !ex->logprobs)
+        return kt_fail_memory(ex->ctx, tokens * 8, "the positions of a step");
+    ex->token_capacity = tokens;
+    return KT_OK;
+}
+
+static kt_status check_batch(const struct kt_executor *ex, const kt_batch *batch)
+{
+    int32_t vocab = ex->model->config.vocab_size;
+    if (batch->num_tokens == 0)
+        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT, "the batch has no tokens");
+    for (size_t t = 0; t < batch->num_tokens; t++)
+        if (batch->input_ids[t] < 0 || batch->input_ids[t] >= vocab || batch->labels[t] >= vocab)
+            return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
+                           "token %zu of the batch has id %d and label %d, but the model's "
+                           "vocabulary has %d ids; check that tokenizer and model belong together",
+                           t, batch->input_ids[t], batch->labels[t], vocab);
+    return KT_OK;
+}
+
+/** Host arrays, tables and blocks for a step over the batch, all before anything is computed. */
+static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_batch *batch,
+                         enum kt_pass_kind kind)
+{
+    int64_t tokens = (int64_t)batch->num_tokens, longest = 0;
+    uint64_t peak;
+    KT_TRY(reserve_tokens(ex, batch->num_tokens));
+    for (size_t s = 0; s < batch->num_sequences; s++) {
+        int32_t begin = batch->cu_seqlens[s], end = batch->cu_seqlens[s + 1];
+        for (int32_t t = begin; t < end; t++)
+            ex->positions[t] = t - begin;
+        longest = kt_max_i64(longest, end - begin);
+    }
+    KT_TRY(kt_executor_reserve_rope(ex, longest));
+    KT_TRY(kt_step_measure(ex, step, tokens, &peak));
+    KT_TRY(kt_block_reserve(ex, &ex->inputs, kt_step_inputs_size(ex, step, tokens)));
+    KT_TRY(kt_block_reserve(ex, &ex->workspace, peak));
+    step->inputs = ex->inputs.memory;
+    step->pass = kt_executor_pass(ex, kind);
+    step->pass.tokens = tokens;
+    step->pass.training = step->mode != KT_FORWARD_EVAL;
+    step->pass.num_sequences = (int32_t)batch->num_sequences;
+    step->pass.cu_seqlens = batch->cu_seqlens;
+    step->pass.positions = ex->positions;
+    step->pass.arena = kt_arena_over(ex->workspace.memory, ex->workspace.size);
+    return KT_OK;
+}
+
+static void key_dropout(struct kt_executor *ex, uint64_t step)
+{
+    for (int32_t i = 0; ex->lora && i < ex->lora->num_attached; i++) {
+        int32_t linear = ex->lora->attached[i];
+        uint32_t words[4];
+        kt_philox(ex->lora->seed, (uint64_t)linear, step, words);
+        ex->lora->slots[linear].dropout_key = (uint64_t)words[0] << 32 | words[1];
+    }
+}
+
+static void set_dlogprobs(struct kt_step *step, const float *dlogprobs)
+{
+    struct kt_targets *targets = &step->targets;
+    float mean = step->num_targets ? -1.0f / (float)step->num_targets : 0;
+    for (int64_t i = 0, row = 0; i < targets->num_runs; i++)
+        for (int64_t k = 0; k < targets->runs[i].count; k++, row++)
+            targets->dlogprobs[row] = dlogprobs ? dlogprobs[targets->runs[i].begin + k + 1] : mean;
+}
+
+/** Spreads the rows' log-probabilities over the batch; their negated sum. */
+static double spread_logprobs(struct kt_executor *ex, const struct kt_step *step)
+{
+    const struct kt_targets *targets = &step->targets;
+    double sum = 0;
+    memset(ex->logprobs, 0, (size_t)step->pass.tokens * sizeof *ex->logprobs);
+    for (int64_t i = 0, row = 0; i < targets->num_runs; i++) {
+        for (int64_t k = 0; k < targets->runs[i].count; k++, row++) {
+            ex->logprobs[targets->runs[i].begin + k + 1] = targets->logprobs[row];
+            sum -= targets->logprobs[row];
+        }
+    }
+    return sum;
+}
+
+static void report_loss(const struct kt_step *step, double sum, kt_loss *out)
+{
+    kt_loss loss = {.size = out->size,
+                    .loss = step->num_targets ? sum / (double)step->num_targets : 0,
+                    .loss_sum = sum,
+                    .num_targets = (uint64_t)step->num_targets};
+    memcpy(out, &loss, out->size < sizeof loss ? out->size : sizeof loss);
+}
+
+kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, kt_forward_mode mode,
+                              kt_loss *loss)
+{
+    struct kt_step *step = &ex->step;
+    step->batch = NULL;
+    KT_TRY(check_batch(ex, batch));
+    if (mode == KT_FORWARD_TRAIN && batch->num_targets == 0)
+        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "no token of the batch has a label, so there is nothing to train on");
+    step->mode = mode;
+    step->logits = NULL;
+    step->num_targets = (int64_t)batch->num_targets;
+    step->lowest = kt_executor_lowest_layer(ex);
+    step->fused = kt_executor_fuses_loss(ex, mode);
+    step->number = ex->step_number;
+    KT_TRY(kt_targets_find(ex->ctx, &step->targets, batch));
+    KT_TRY(prepare(ex, step, batch, KT_PASS_REPORTING));
+    key_dropout(ex, step->number);
+    set_dlogprobs(step, NULL);
+    step->batch = batch;
+    kt_status status = kt_step_forward(ex, step);
+    step->batch = NULL;
+    KT_TRY(status);
+    double sum = spread_logprobs(ex, step);
+    if (!isfinite(sum))
+        return kt_fail(ex->ctx, KT_ERROR_NUMERIC,
+                       "the loss of step %llu is not finite; check the weights for NaN, or lower "
+                       "the learning rate",
+                       (unsigned long long)step->number);
+    if (loss)
+        report_loss(step, sum, loss);
+    if (mode != KT_FORWARD_EVAL)
+        step->batch = batch;
+    return KT_OK;
+}
+
+const float *kt_executor_logprobs(const kt_executor *ex)
+{
+    return ex->logprobs;
+}
+
+kt_status kt_executor_backward(kt_executor *ex, const float *dlogprobs)
+{
+    struct kt_step *step = &ex->step;
+    if (!ex->lora)
+        return kt_fail(ex->ctx, KT_ERROR_STATE, "backward needs an executor made with an adapter");
+    if (!step->batch)
+        return kt_fail(ex->ctx, KT_ERROR_STATE,
+                       "backward needs a forward in mode TRAIN or CUSTOM before it");
+    if (!dlogprobs && step->mode == KT_FORWARD_CUSTOM)
+        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "backward of a custom loss needs its gradient dlogprobs");
+    if (dlogprobs) {
+        set_dlogprobs(step, dlogprobs);
+        step->fused = 0;
+    }
+    key_dropout(ex, step->number);
+    kt_status status = kt_step_backward(ex, step);
+    step->batch = NULL;
+    if (status != KT_OK)
+        kt_lora_zero_grad(ex->lora);
+    return status;
+}
+
+kt_status kt_executor_logits(kt_executor *ex, const kt_batch *batch, float *logits)
+{
+    struct kt_step *step = &ex->step;
+    step->batch = NULL;
+    KT_TRY(check_batch(ex, batch));
+    step->mode = KT_FORWARD_EVAL;
+    step->fused = 0;
+    step->logits = logits;
+    step->targets.num_rows = step->targets.num_runs = 0;
+    step->lowest = ex->model->config.num_hidden_layers;
+    KT_TRY(prepare(ex, step, batch, KT_PASS_QUIET));
+    step->batch = batch;
+    kt_status status = kt_step_forward(ex, step);
+    step->batch = NULL;
+    return status;
+}
