@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file golden_case.h
+ * A case of tests/reference/cases, opened: model, adapter, executor, batch and the golden numbers.
+ */
+#ifndef GOLDEN_CASE_H
+#define GOLDEN_CASE_H
+
+#include <stdio.h>
+
+#include "compare.h"
+#include "formats/safetensors.h"
+#include "model/adapter.h"
+
+struct golden_case {
+    kt_context *ctx;
+    kt_model *model;
+    kt_lora *lora;
+    kt_executor *executor;
+    kt_batch *batch;
+    struct kt_checkpoint *numbers;
+};
+
+#define ck_assert_ok(ctx, call)                                                                    \
+    do {                                                                                           \
+        kt_status ck_status_ = (call);                                                             \
+        ck_assert_msg(ck_status_ == KT_OK, "%s: %s", #call, kt_last_error(ctx));                   \
+    } while (0)
+
+static inline const struct kt_tensor *golden_tensor(const struct golden_case *c, const char *name)
+{
+    const struct kt_tensor *t = kt_checkpoint_find(c->numbers, name);
+    ck_assert_msg(t != NULL, "golden.safetensors has no %s", name);
+    return t;
+}
+
+static inline int64_t golden_count(const struct kt_tensor *t)
+{
+    return (int64_t)t->bytes / (t->dtype == KT_DTYPE_I64 ? 8 : 4);
+}
+
+/** Integers of a golden tensor; free them. */
+static inline int32_t *golden_ints(const struct golden_case *c, const char *name, int64_t *count)
+{
+    const struct kt_tensor *t = golden_tensor(c, name);
+    *count = golden_count(t);
+    int32_t *x = malloc((size_t)*count * sizeof *x);
+    for (int64_t i = 0; i < *count; i++)
+        x[i] = (int32_t)((const int64_t *)t->data)[i];
+    return x;
+}
+
+/** Relative L2 error of x against a golden tensor. */
+static inline double golden_error(const struct golden_case *c, const char *name, const float *x)
+{
+    const struct kt_tensor *t = golden_tensor(c, name);
+    double *want = test_widen(golden_count(t), t->data);
+    double error = test_error(golden_count(t), x, want);
+    free(want);
+    return error;
+}
+
+static inline float golden_number(const struct golden_case *c, const char *name, int64_t i)
+{
+    const struct kt_tensor *t = golden_tensor(c, name);
+    ck_assert_int_lt(i, golden_count(t));
+    return ((const float *)t->data)[i];
+}
+
+static inline void golden_fill_batch(struct golden_case *c)
+{
+    int64_t tokens, offsets;
+    int32_t *ids = golden_ints(c, "input_ids", &tokens),
+            *labels = golden_ints(c, "labels", &tokens);
+    int32_t *cu = golden_ints(c, "cu_seqlens", &offsets);
+    for (int64_t s = 0; s + 1 < offsets; s++)
+        ck_assert_ok(c->ctx, kt_batch_add(c->batch, ids + cu[s], labels + cu[s],
+                                          (size_t)(cu[s + 1] - cu[s])));
+    free(ids);
+    free(labels);
+    free(cu);
+}
+
+static inline kt_executor *golden_executor(const struct golden_case *c, kt_lora *lora,
+                                           kt_compute compute, int32_t chunk)
+{
+    kt_executor_options options;
+    kt_executor *executor;
+    kt_executor_options_init(&options, sizeof options);
+    options.compute = compute;
+    options.logits_chunk = chunk;
+    ck_assert_ok(c->ctx, kt_executor_create(c->model, lora, &options, &executor));
+    return executor;
+}
+
+/** Chunks of 7 logits, so that they do not divide the rows. */
+static inline struct golden_case golden_open(const char *name, int32_t threads, kt_compute compute)
+{
+    struct golden_case c = {.ctx = test_context(threads, 0)};
+    char path[512];
+    snprintf(path, sizeof path, "%s/cases/%s/model", KT_REFERENCE_DIR, name);
+    ck_assert_ok(c.ctx, kt_model_load(c.ctx, path, NULL, &c.model));
+    snprintf(path, sizeof path, "%s/cases/%s/adapter", KT_REFERENCE_DIR, name);
+    ck_assert_ok(c.ctx, kt_lora_load(c.model, path, &c.lora));
+    snprintf(path, sizeof path, "%s/cases/%s/golden.safetensors", KT_REFERENCE_DIR, name);
+    ck_assert_ok(c.ctx, kt_checkpoint_open(c.ctx, path, &c.numbers));
+    ck_assert_ok(c.ctx, kt_batch_create(c.ctx, &c.batch));
+    golden_fill_batch(&c);
+    c.executor = golden_executor(&c, c.lora, compute, 7);
+    return c;
+}
+
+static inline void golden_close(struct golden_case *c)
+{
+    kt_executor_free(c->executor);
+    kt_batch_free(c->batch);
+    kt_checkpoint_close(c->numbers);
+    kt_lora_free(c->lora);
+    kt_model_free(c->model);
+    kt_context_free(c->ctx);
+}
+
+/** Forward in mode TRAIN, then backward; the loss. */
+static inline double golden_step(const struct golden_case *c, kt_executor *executor)
+{
+    kt_loss loss = {.size = sizeof loss};
+    ck_assert_ok(c->ctx, kt_executor_forward(executor, c->batch, KT_FORWARD_TRAIN, &loss));
+    ck_assert_ok(c->ctx, kt_executor_backward(executor, NULL));
+    return loss.loss;
+}
+
+/** Copies of all gradients, tensor after tensor; free it. */
+static inline float *golden_gradients(const kt_lora *lora)
+{
+    float *all = malloc(kt_lora_num_parameters(lora) * sizeof *all), *end = all;
+    for (size_t i = 0; i < kt_lora_num_tensors(lora); i++) {
+        kt_lora_tensor t = {.size = sizeof t};
+        ck_assert_int_eq(kt_lora_get_tensor(lora, i, &t), KT_OK);
+        memcpy(end, t.grad, (size_t)(t.rows * t.cols) * sizeof *end);
+        end += t.rows * t.cols;
+    }
+    return all;
+}
+
+static const char *const golden_cases[] = {"v3", "v3bf16", "v2", "v2f16", "v2lite"};
+enum { GOLDEN_CASES = sizeof golden_cases / sizeof golden_cases[0] };
+
+#endif

@@ -1,0 +1,504 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The executor against numbers of transformers and PEFT (tests/reference), and against itself. */
+#include "golden_case.h"
+
+static float *logits_of(const struct golden_case *c, kt_executor *executor)
+{
+    size_t vocab = (size_t)golden_count(golden_tensor(c, "logits")) / kt_batch_num_tokens(c->batch);
+    float *logits = malloc(kt_batch_num_tokens(c->batch) * vocab * sizeof *logits);
+    ck_assert_ok(c->ctx, kt_executor_logits(executor, c->batch, logits));
+    return logits;
+}
+
+START_TEST(logits_are_those_of_transformers)
+{
+    struct golden_case c = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
+    float *logits = logits_of(&c, c.executor);
+    ck_assert_double_le(golden_error(&c, "logits", logits), 1e-5);
+    free(logits);
+    kt_executor *base = golden_executor(&c, NULL, KT_COMPUTE_F32, 0);
+    logits = logits_of(&c, base);
+    ck_assert_double_le(golden_error(&c, "logits_base", logits), 1e-5);
+    free(logits);
+    kt_executor_free(base);
+    golden_close(&c);
+}
+END_TEST
+
+static void check_gradients(const struct golden_case *c, const char *prefix, double tolerance)
+{
+    char name[512];
+    for (size_t i = 0; i < kt_lora_num_tensors(c->lora); i++) {
+        kt_lora_tensor t = {.size = sizeof t};
+        ck_assert_ok(c->ctx, kt_lora_get_tensor(c->lora, i, &t));
+        snprintf(name, sizeof name, "grad.%s", t.name);
+        ck_assert_int_eq(t.has_grad, kt_checkpoint_find(c->numbers, name) != NULL);
+        if (!t.has_grad)
+            continue;
+        double bound = tolerance;
+        if (prefix) {
+            snprintf(name, sizeof name, "%s.grad.%s", prefix, t.name);
+            bound *= golden_number(c, name, 0);
+            snprintf(name, sizeof name, "grad.%s", t.name);
+        }
+        double error = golden_error(c, name, t.grad);
+        ck_assert_msg(error <= bound, "%s: %g > %g", name, error, bound);
+    }
+}
+
+START_TEST(loss_and_gradients_are_those_of_transformers)
+{
+    struct golden_case c = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
+    double want = golden_number(&c, "loss", 0), loss = golden_step(&c, c.executor);
+    ck_assert_double_le(fabs(loss - want), 1e-5 * want);
+    check_gradients(&c, NULL, 1e-4);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(ten_steps_are_those_of_torch)
+{
+    struct golden_case c = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
+    kt_optimizer_options options;
+    kt_optimizer *optimizer;
+    kt_optimizer_options_init(&options, sizeof options);
+    options.weight_decay = 0.01f;
+    ck_assert_ok(c.ctx, kt_optimizer_create(c.lora, &options, &optimizer));
+    for (int step = 0; step < 10; step++) {
+        double norm, loss = golden_step(&c, c.executor);
+        ck_assert_ok(c.ctx, kt_optimizer_step(optimizer, 1e-3, &norm));
+        double want = golden_number(&c, "losses", step);
+        ck_assert_double_le(fabs(loss - want), 1e-4 * want);
+        want = golden_number(&c, "grad_norms", step);
+        ck_assert_double_le(fabs(norm - want), 1e-3 * want);
+    }
+    for (size_t i = 0; i < kt_lora_num_tensors(c.lora); i++) {
+        char name[512];
+        kt_lora_tensor t = {.size = sizeof t};
+        ck_assert_ok(c.ctx, kt_lora_get_tensor(c.lora, i, &t));
+        snprintf(name, sizeof name, "step10.%s", t.name);
+        ck_assert_double_le(golden_error(&c, name, t.data), 1e-3);
+    }
+    kt_optimizer_free(optimizer);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(bf16_is_as_good_as_torchs)
+{
+    struct golden_case c = golden_open("v3bf16", 2, KT_COMPUTE_BF16);
+    float *logits = logits_of(&c, c.executor);
+    ck_assert_double_le(golden_error(&c, "logits", logits),
+                        2 * golden_number(&c, "bf16_error.logits", 0));
+    ck_assert_double_le(golden_error(&c, "logits", logits), 2e-2);
+    free(logits);
+    float loss = (float)golden_step(&c, c.executor);
+    ck_assert_double_le(golden_error(&c, "loss", &loss),
+                        2 * fmax(golden_number(&c, "bf16_error.loss", 0), 1e-3));
+    check_gradients(&c, "bf16_error", 2);
+    golden_close(&c);
+}
+END_TEST
+
+/** -1 / (number of targets) for each target: the gradient of the token mean. */
+static float *mean_gradient(const kt_batch *batch, size_t num_targets)
+{
+    size_t tokens = kt_batch_num_tokens(batch);
+    float *d = malloc(tokens * sizeof *d);
+    for (size_t t = 0; t < tokens; t++)
+        d[t] = -1.0f / (float)num_targets;
+    return d;
+}
+
+START_TEST(packed_is_the_sum_of_separate_sequences)
+{
+    struct golden_case c = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
+    kt_loss packed = {.size = sizeof packed}, loss = {.size = sizeof loss};
+    ck_assert_ok(c.ctx, kt_executor_forward(c.executor, c.batch, KT_FORWARD_TRAIN, &packed));
+    ck_assert_ok(c.ctx, kt_executor_backward(c.executor, NULL));
+    float *want = golden_gradients(c.lora);
+    kt_lora_zero_grad(c.lora);
+    double sum = 0;
+    for (size_t s = 0; s < kt_batch_num_sequences(c.batch); s++) {
+        const int32_t *cu = kt_batch_cu_seqlens(c.batch);
+        kt_batch *one;
+        ck_assert_ok(c.ctx, kt_batch_create(c.ctx, &one));
+        ck_assert_ok(c.ctx,
+                     kt_batch_add(one, kt_batch_input_ids(c.batch) + cu[s],
+                                  kt_batch_labels(c.batch) + cu[s], (size_t)(cu[s + 1] - cu[s])));
+        float *d = mean_gradient(one, packed.num_targets);
+        ck_assert_ok(c.ctx, kt_executor_forward(c.executor, one, KT_FORWARD_CUSTOM, &loss));
+        ck_assert_ok(c.ctx, kt_executor_backward(c.executor, d));
+        sum += loss.loss_sum;
+        free(d);
+        kt_batch_free(one);
+    }
+    ck_assert_double_le(fabs(sum - packed.loss_sum), 1e-6 * packed.loss_sum);
+    int64_t n = (int64_t)kt_lora_num_parameters(c.lora);
+    float *got = golden_gradients(c.lora);
+    double *wide = test_widen(n, want);
+    ck_assert_double_le(test_error(n, got, wide), 1e-5);
+    free(wide);
+    free(got);
+    free(want);
+    golden_close(&c);
+}
+END_TEST
+
+/** Gradients of one step from cleared ones. */
+static float *fresh_gradients(const struct golden_case *c, kt_executor *executor)
+{
+    kt_lora_zero_grad(c->lora);
+    golden_step(c, executor);
+    return golden_gradients(c->lora);
+}
+
+START_TEST(repetition_and_recomputation_give_the_same_bits)
+{
+    struct golden_case c = golden_open("v3bf16", 2, _i ? KT_COMPUTE_BF16 : KT_COMPUTE_F32);
+    size_t bytes = kt_lora_num_parameters(c.lora) * sizeof(float);
+    float *first = fresh_gradients(&c, c.executor);
+    float *logits = logits_of(&c, c.executor); /* leaves other activations behind */
+    float *again = fresh_gradients(&c, c.executor);
+    ck_assert_mem_eq(first, again, bytes);
+    free(again);
+
+    kt_loss loss = {.size = sizeof loss};
+    float *d = mean_gradient(c.batch, kt_batch_num_targets(c.batch));
+    kt_lora_zero_grad(c.lora);
+    ck_assert_ok(c.ctx, kt_executor_forward(c.executor, c.batch, KT_FORWARD_CUSTOM, &loss));
+    ck_assert_ok(c.ctx, kt_executor_backward(c.executor, d));
+    again = golden_gradients(c.lora);
+    ck_assert_mem_eq(first, again, bytes);
+    free(again);
+
+    kt_executor *other = golden_executor(&c, c.lora, _i ? KT_COMPUTE_BF16 : KT_COMPUTE_F32, 7);
+    again = fresh_gradients(&c, other);
+    ck_assert_mem_eq(first, again, bytes);
+    kt_executor_free(other);
+    free(again);
+    free(d);
+    free(logits);
+    free(first);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(threads_and_chunks_change_rounding_only)
+{
+    struct golden_case one = golden_open(golden_cases[_i], 1, KT_COMPUTE_F32);
+    struct golden_case two = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
+    kt_executor *whole = golden_executor(&two, two.lora, KT_COMPUTE_F32, 0);
+    double loss = golden_step(&one, one.executor);
+    ck_assert_double_le(fabs(loss - golden_step(&two, two.executor)), 1e-6 * loss);
+    float *want = golden_gradients(one.lora), *got = golden_gradients(two.lora);
+    int64_t n = (int64_t)kt_lora_num_parameters(one.lora);
+    double *wide = test_widen(n, want);
+    ck_assert_double_le(test_error(n, got, wide), 1e-5);
+    float *unchunked = fresh_gradients(&two, whole);
+    ck_assert_double_le(test_error(n, unchunked, wide), 1e-5);
+    free(unchunked);
+    free(wide);
+    free(want);
+    free(got);
+    kt_executor_free(whole);
+    golden_close(&one);
+    golden_close(&two);
+}
+END_TEST
+
+START_TEST(log_probabilities_add_up_to_the_loss)
+{
+    struct golden_case c = golden_open("v2", 1, KT_COMPUTE_F32);
+    kt_loss loss = {.size = sizeof loss};
+    ck_assert_ok(c.ctx, kt_executor_forward(c.executor, c.batch, KT_FORWARD_EVAL, &loss));
+    const float *logprobs = kt_executor_logprobs(c.executor);
+    const int32_t *labels = kt_batch_labels(c.batch), *cu = kt_batch_cu_seqlens(c.batch);
+    double sum = 0;
+    for (size_t s = 0; s < kt_batch_num_sequences(c.batch); s++) {
+        for (int32_t t = cu[s]; t < cu[s + 1]; t++) {
+            if (t == cu[s] || labels[t] == KT_IGNORE_LABEL)
+                ck_assert_float_eq(logprobs[t], 0);
+            else
+                ck_assert_float_lt(logprobs[t], 0);
+            sum -= logprobs[t];
+        }
+    }
+    ck_assert_double_le(fabs(sum - loss.loss_sum), 1e-9 * sum);
+    ck_assert_double_le(fabs(sum / (double)loss.num_targets - loss.loss), 1e-9 * loss.loss);
+    ck_assert_int_eq(kt_executor_backward(c.executor, NULL), KT_ERROR_STATE);
+    golden_close(&c);
+}
+END_TEST
+
+static double train_loss(const struct golden_case *c)
+{
+    kt_loss loss = {.size = sizeof loss};
+    ck_assert_ok(c->ctx, kt_executor_forward(c->executor, c->batch, KT_FORWARD_TRAIN, &loss));
+    return loss.loss;
+}
+
+/** Moves every B by `amount` times its gradient at the start. */
+static void move(const struct golden_case *c, const float *gradient, float amount)
+{
+    for (size_t i = 0; i < kt_lora_num_tensors(c->lora); i++) {
+        kt_lora_tensor t = {.size = sizeof t};
+        ck_assert_ok(c->ctx, kt_lora_get_tensor(c->lora, i, &t));
+        for (int64_t j = 0; j < t.rows * t.cols; j++)
+            t.data[j] += amount * gradient[j];
+        gradient += t.rows * t.cols;
+    }
+}
+
+START_TEST(dropout_is_the_same_in_recomputation)
+{
+    struct golden_case c = golden_open("v2", 2, KT_COMPUTE_F32);
+    double without = train_loss(&c);
+    for (int32_t i = 0; i < c.model->num_linears; i++)
+        c.lora->slots[i].dropout = 0.3f;
+    double with = train_loss(&c);
+    ck_assert_double_ne(with, without);
+    ck_assert_double_eq(with, train_loss(&c));
+    kt_executor_set_step(c.executor, 1);
+    ck_assert_double_ne(with, train_loss(&c));
+    kt_executor_set_step(c.executor, 0);
+
+    golden_step(&c, c.executor);
+    float *gradient = golden_gradients(c.lora);
+    double norm = 0;
+    for (uint64_t i = 0; i < kt_lora_num_parameters(c.lora); i++)
+        norm += (double)gradient[i] * gradient[i];
+    float step = (float)(3e-4 / sqrt(norm));
+    move(&c, gradient, step);
+    double above = train_loss(&c);
+    move(&c, gradient, -2 * step);
+    double below = train_loss(&c);
+    ck_assert_double_le(fabs((above - below) / (2 * (double)step) - norm), 2e-3 * norm);
+
+    kt_loss loss = {.size = sizeof loss};
+    move(&c, gradient, step);
+    ck_assert_ok(c.ctx, kt_executor_forward(c.executor, c.batch, KT_FORWARD_EVAL, &loss));
+    ck_assert_double_le(fabs(loss.loss - without), 1e-5);
+    free(gradient);
+    golden_close(&c);
+}
+END_TEST
+
+/** Backward ends above the lowest layer with LoRA. A pair with scale 0 changes nothing below and is
+ * trained all the same, so the rest must get the same gradients as if it were not there. */
+START_TEST(layers_without_lora_are_not_gone_through)
+{
+    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
+    const char *kept = _i ? "layers.2.mlp" : "layers.2.";
+    for (int32_t i = 0; i < c.model->num_linears; i++)
+        if (!strstr(c.model->linears[i].name, kept))
+            c.lora->slots[i].scale = 0;
+    float *want = fresh_gradients(&c, c.executor);
+    kt_lora_zero_grad(c.lora);
+    for (int32_t i = 0; i < c.model->num_linears; i++)
+        if (!strstr(c.model->linears[i].name, kept))
+            c.lora->slots[i].a = NULL;
+    golden_step(&c, c.executor);
+    size_t compared = 0, at = 0;
+    for (size_t i = 0; i < kt_lora_num_tensors(c.lora); i++) {
+        kt_lora_tensor t = {.size = sizeof t};
+        ck_assert_ok(c.ctx, kt_lora_get_tensor(c.lora, i, &t));
+        size_t n = (size_t)(t.rows * t.cols);
+        if (strstr(t.name, kept)) {
+            ck_assert_mem_eq(t.grad, want + at, n * sizeof(float));
+            compared++;
+        } else {
+            ck_assert_int_eq(t.has_grad, 0);
+        }
+        at += n;
+    }
+    ck_assert_uint_gt(compared, 4);
+    free(want);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(a_plan_is_what_a_step_takes)
+{
+    struct golden_case c = golden_open("v3", 1, _i ? KT_COMPUTE_BF16 : KT_COMPUTE_F32);
+    kt_memory_plan plan = {.size = sizeof plan};
+    int32_t ids[60];
+    kt_batch *one;
+    for (int i = 0; i < 60; i++)
+        ids[i] = i + 2;
+    ck_assert_ok(c.ctx, kt_batch_create(c.ctx, &one));
+    ck_assert_ok(c.ctx, kt_batch_add(one, ids, ids, 60));
+    ck_assert_ok(c.ctx, kt_executor_plan_memory(c.executor, 60, 60, &plan));
+    uint64_t before = kt_context_memory_used(c.ctx);
+    ck_assert_ok(c.ctx, kt_executor_forward(c.executor, one, KT_FORWARD_TRAIN, NULL));
+    ck_assert_ok(c.ctx, kt_executor_backward(c.executor, NULL));
+    uint64_t taken = kt_context_memory_used(c.ctx) - before;
+    uint64_t planned = plan.layer_inputs + plan.workspace;
+    ck_assert_uint_eq(plan.layer_inputs, 60u * 48 * 3 * (_i ? 2 : 4));
+    ck_assert_uint_eq(plan.total_allocated, plan.adapter + planned);
+    ck_assert_uint_le(taken, planned + (1 << 14)); /* rotary tables */
+    ck_assert_uint_ge(taken, plan.layer_inputs);
+    ck_assert_int_eq(kt_executor_plan_memory(c.executor, 0, 0, &plan), KT_ERROR_INVALID_ARGUMENT);
+    kt_batch_free(one);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(memory_runs_out_before_anything_is_computed)
+{
+    struct golden_case c = golden_open("v3", 1, KT_COMPUTE_F32);
+    c.ctx->options.memory_limit = kt_context_memory_used(c.ctx) + (1 << 16);
+    ck_assert_int_eq(kt_executor_forward(c.executor, c.batch, KT_FORWARD_TRAIN, NULL),
+                     KT_ERROR_OUT_OF_MEMORY);
+    ck_assert_ptr_nonnull(strstr(kt_last_error(c.ctx), "step"));
+    ck_assert_int_eq(kt_executor_backward(c.executor, NULL), KT_ERROR_STATE);
+    c.ctx->options.memory_limit = 0;
+    double want = golden_number(&c, "loss", 0);
+    ck_assert_double_le(fabs(golden_step(&c, c.executor) - want), 1e-5 * want);
+    golden_close(&c);
+}
+END_TEST
+
+static int asked, stop_at;
+
+static int cancel(void *user)
+{
+    (void)user;
+    return ++asked == stop_at;
+}
+
+static void count_progress(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    (void)user;
+    ck_assert(strcmp(what, "forward") == 0 || strcmp(what, "backward") == 0);
+    ck_assert_uint_le(done, total);
+    ck_assert_uint_eq(total, 3);
+}
+
+START_TEST(cancellation_leaves_usable_handles_and_no_gradient)
+{
+    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
+    float *want = fresh_gradients(&c, c.executor);
+    size_t bytes = kt_lora_num_parameters(c.lora) * sizeof *want;
+    c.ctx->options.cancel = cancel;
+    c.ctx->options.progress = count_progress;
+    for (stop_at = 1;; stop_at++) {
+        asked = 0;
+        kt_lora_zero_grad(c.lora);
+        kt_status status = kt_executor_forward(c.executor, c.batch, KT_FORWARD_TRAIN, NULL);
+        if (status == KT_OK)
+            status = kt_executor_backward(c.executor, NULL);
+        if (status == KT_OK)
+            break;
+        ck_assert_int_eq(status, KT_ERROR_CANCELLED);
+        ck_assert_int_eq(kt_executor_backward(c.executor, NULL), KT_ERROR_STATE);
+        float *got = golden_gradients(c.lora);
+        for (size_t i = 0; i < bytes / sizeof *got; i++)
+            ck_assert_float_eq(got[i], 0);
+        free(got);
+    }
+    ck_assert_int_gt(stop_at, 8);
+    float *got = golden_gradients(c.lora);
+    ck_assert_mem_eq(got, want, bytes);
+    free(got);
+    free(want);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(misuse_is_refused_with_a_sentence)
+{
+    struct golden_case c = golden_open("v2", 1, KT_COMPUTE_F32);
+    kt_executor *base = golden_executor(&c, NULL, KT_COMPUTE_F32, 0), *other;
+    kt_executor_options options;
+    int32_t ids[] = {3, 1 << 20};
+    kt_batch *bad;
+    ck_assert_ok(c.ctx, kt_batch_create(c.ctx, &bad));
+    ck_assert_int_eq(kt_executor_forward(base, bad, KT_FORWARD_EVAL, NULL),
+                     KT_ERROR_INVALID_ARGUMENT);
+    ck_assert_ok(c.ctx, kt_batch_add(bad, ids, NULL, 2));
+    ck_assert_int_eq(kt_executor_forward(base, bad, KT_FORWARD_EVAL, NULL),
+                     KT_ERROR_INVALID_ARGUMENT);
+    ck_assert_ptr_nonnull(strstr(kt_last_error(c.ctx), "token 1 of the batch has id 1048576"));
+    kt_batch_clear(bad);
+    ck_assert_ok(c.ctx, kt_batch_add(bad, ids, NULL, 1));
+    ck_assert_ok(c.ctx, kt_executor_forward(c.executor, bad, KT_FORWARD_EVAL, NULL));
+    ck_assert_int_eq(kt_executor_forward(c.executor, bad, KT_FORWARD_TRAIN, NULL),
+                     KT_ERROR_INVALID_ARGUMENT);
+    ck_assert_int_eq(kt_executor_backward(base, NULL), KT_ERROR_STATE);
+    ck_assert_ok(c.ctx, kt_executor_forward(c.executor, c.batch, KT_FORWARD_CUSTOM, NULL));
+    ck_assert_int_eq(kt_executor_backward(c.executor, NULL), KT_ERROR_INVALID_ARGUMENT);
+    kt_executor_options_init(&options, sizeof options);
+    options.experts_backend = "abacus";
+    ck_assert_int_eq(kt_executor_create(c.model, c.lora, &options, &other), KT_ERROR_NOT_FOUND);
+    options.experts_backend = NULL;
+    options.logits_chunk = -1;
+    ck_assert_int_eq(kt_executor_create(c.model, c.lora, &options, &other),
+                     KT_ERROR_INVALID_ARGUMENT);
+    kt_batch_free(bad);
+    kt_executor_free(base);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(a_loss_that_is_not_finite_is_an_error)
+{
+    struct golden_case c = golden_open("v2", 1, KT_COMPUTE_F32);
+    float *b = (float *)c.lora->slots[c.model->layers[1].o->index].b;
+    b[0] = NAN;
+    ck_assert_int_eq(kt_executor_forward(c.executor, c.batch, KT_FORWARD_TRAIN, NULL),
+                     KT_ERROR_NUMERIC);
+    ck_assert_ptr_nonnull(strstr(kt_last_error(c.ctx), "loss of step 0 is not finite"));
+    ck_assert_int_eq(kt_executor_backward(c.executor, NULL), KT_ERROR_STATE);
+    golden_close(&c);
+}
+END_TEST
+
+static TCase *goldens(void)
+{
+    TCase *tc = tcase_create("goldens");
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, logits_are_those_of_transformers, 0, GOLDEN_CASES);
+    tcase_add_loop_test(tc, loss_and_gradients_are_those_of_transformers, 0, GOLDEN_CASES);
+    tcase_add_loop_test(tc, ten_steps_are_those_of_torch, 0, GOLDEN_CASES);
+    tcase_add_test(tc, bf16_is_as_good_as_torchs);
+    return tc;
+}
+
+static TCase *invariants(void)
+{
+    TCase *tc = tcase_create("invariants");
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, packed_is_the_sum_of_separate_sequences, 0, GOLDEN_CASES);
+    tcase_add_loop_test(tc, repetition_and_recomputation_give_the_same_bits, 0, 2);
+    tcase_add_loop_test(tc, threads_and_chunks_change_rounding_only, 0, GOLDEN_CASES);
+    tcase_add_test(tc, log_probabilities_add_up_to_the_loss);
+    tcase_add_test(tc, dropout_is_the_same_in_recomputation);
+    tcase_add_loop_test(tc, layers_without_lora_are_not_gone_through, 0, 2);
+    return tc;
+}
+
+static TCase *limits(void)
+{
+    TCase *tc = tcase_create("limits");
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, a_plan_is_what_a_step_takes, 0, 2);
+    tcase_add_test(tc, memory_runs_out_before_anything_is_computed);
+    tcase_add_test(tc, cancellation_leaves_usable_handles_and_no_gradient);
+    tcase_add_test(tc, misuse_is_refused_with_a_sentence);
+    tcase_add_test(tc, a_loss_that_is_not_finite_is_an_error);
+    return tc;
+}
+
+int main(void)
+{
+    Suite *suite = suite_create("executor");
+    suite_add_tcase(suite, goldens());
+    suite_add_tcase(suite, invariants());
+    suite_add_tcase(suite, limits());
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
