@@ -51,11 +51,10 @@ void kt_model_account_unused(struct kt_model *m)
         }
     }
     if (unknown)
-        kt_log(
-            m->ctx, KT_LOG_WARNING,
-            "%s: %zu tensor%s of the checkpoint not used, tensor %s for one; the model may not be "
-            "what its config.json says",
-            m->path, unknown, unknown == 1 ? " is" : "s are", first->name);
+        kt_log(m->ctx, KT_LOG_WARNING,
+               "%s: the model has no use for %zu of the checkpoint's tensors, such as %s; does "
+               "config.json belong to it?",
+               m->path, unknown, first->name);
     if (m->num_skipped_bytes)
         kt_log(m->ctx, KT_LOG_INFO, "%s: %.1f MiB are skipped (layers that predict further tokens)",
                m->path, (double)m->num_skipped_bytes / (1 << 20));
