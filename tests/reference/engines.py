@@ -168,7 +168,8 @@ class Margins:
         self.engine, self.smallest = engine, float("inf")
 
     def __enter__(self):
-        self.hooks = [r.register_forward_pre_hook(self.look) for r in self.engine.routers().values()]
+        routers = self.engine.routers().values()
+        self.hooks = [r.register_forward_pre_hook(self.look) for r in routers]
         return self
 
     def look(self, router, args):

@@ -196,7 +196,8 @@ def make_case(name, folder, tf517):
     case = folder / name
     shutil.rmtree(case, ignore_errors=True)
     config, seed = spec["config"], spec["seed"]
-    weights = models.make_weights(config, seed, spec.get("dtype", torch.float32))
+    unused = 5 if config["scoring_func"] == "sigmoid" else None
+    weights = models.make_weights(config, seed, spec.get("dtype", torch.float32), unused)
     models.write_checkpoint(case / "model", config, weights, spec["shards"])
     make_adapter(case / "model", case / "adapter", seed, spec.get("rslora", False))
     for attempt in range(100):
@@ -220,7 +221,8 @@ def report(name, case, golden, engine):
     unused = [n for n in engine.trainable if f"grad.{n}" not in golden]
     size = sum(f.stat().st_size for f in case.rglob("*") if f.is_file())
     print(f"{name}: loss {golden['losses'][0]:.6f} -> {golden['losses'][-1]:.6f}, router margin "
-          f"{golden['router_margin'].item():.1e}, greedy margin {golden['greedy_margin'].item():.1e}, "
+          f"{golden['router_margin'].item():.1e}, "
+          f"greedy margin {golden['greedy_margin'].item():.1e}, "
           f"{len(unused)} tensors without gradient, logits std {golden['logits'].std():.2f}, "
           f"adapter changes logits by {relative(golden['logits'], golden['logits_base']):.2f}, "
           f"{size / 1e6:.2f} MB", flush=True)

@@ -59,7 +59,8 @@ def attention_shapes(c, prefix):
     nope, rope, v = c["qk_nope_head_dim"], c["qk_rope_head_dim"], c["v_head_dim"]
     kv = c["kv_lora_rank"]
     if rank:
-        s = {"q_a_proj": (rank, h), "q_a_layernorm": (rank,), "q_b_proj": (heads * (nope + rope), rank)}
+        s = {"q_a_proj": (rank, h), "q_a_layernorm": (rank,),
+             "q_b_proj": (heads * (nope + rope), rank)}
     else:
         s = {"q_proj": (heads * (nope + rope), h)}
     s.update({"kv_a_proj_with_mqa": (kv + rope, h), "kv_a_layernorm": (kv,),
@@ -109,12 +110,14 @@ def draw(name, shape, gen):
     return noise * (gain / math.sqrt(shape[1]))
 
 
-def make_weights(c, seed, dtype=torch.float32):
-    """Name -> tensor. The router's bias stays float32, as DeepSeek stores it."""
+def make_weights(c, seed, dtype=torch.float32, unused_expert=None):
+    """Name -> tensor. The router's bias stays float32, as DeepSeek stores it. unused_expert is one
+    of the last layer that V3's router shall never choose, so that its LoRA gets no gradient."""
     gen = torch.Generator().manual_seed(seed)
     weights = {n: draw(n, s, gen) for n, s in sorted(model_shapes(c).items())}
-    if c["scoring_func"] == "sigmoid":  # nobody chooses this expert: its LoRA gets no gradient
-        weights[f"model.layers.{c['num_hidden_layers'] - 1}.mlp.gate.e_score_correction_bias"][5] = -0.9
+    if unused_expert is not None:
+        gate = f"model.layers.{c['num_hidden_layers'] - 1}.mlp.gate"
+        weights[f"{gate}.e_score_correction_bias"][unused_expert] = -0.9
     return {n: w if n.endswith("_bias") else w.to(dtype).contiguous() for n, w in weights.items()}
 
 
