@@ -80,6 +80,9 @@ void kt_kernels_init(struct kt_kernels *kernels, uint32_t isa);
 
 /* One per file kernels_*.c: overrides what that instruction set does better. */
 void kt_kernels_init_c(struct kt_kernels *kernels);
+void kt_kernels_init_avx2(struct kt_kernels *kernels);
+void kt_kernels_init_avx512(struct kt_kernels *kernels);
+void kt_kernels_init_avx512bf16(struct kt_kernels *kernels);
 
 static inline const struct kt_gemm_kernel *kt_gemm_kernel_for(const struct kt_kernels *kernels,
                                                               kt_compute compute)

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* AVX2, FMA, F16C. bfloat16 factors are rounded and multiplied as float32. */
+#include <immintrin.h>
+
+#include "backends/cpu/rows_template.h"
+#include "core/memory.h"
+
+static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+
+static inline __m256i first_lanes(int64_t n)
+{
+    n = n > 8 ? 8 : n < 0 ? 0 : n;
+    return _mm256_loadu_si256((const __m256i *)(const void *)(lane_masks + 8 - n));
+}
+
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
+#define VECTOR __m256
+#define VECTOR_LANES 8
+#define VECTOR_ZERO() _mm256_setzero_ps()
+#define VECTOR_LOAD(p) _mm256_loadu_ps(p)
+#define VECTOR_BROADCAST(p) _mm256_broadcast_ss(p)
+#define VECTOR_SET(x) _mm256_set1_ps(x)
+#define VECTOR_MULTIPLY_ADD(x, y, sum) _mm256_fmadd_ps(x, y, sum)
+#define VECTOR_SCALE_ADD(x, y, z) _mm256_fmadd_ps(x, y, z)
+#define VECTOR_LOAD_PART(p, n) _mm256_maskload_ps(p, first_lanes(n))
+#define VECTOR_STORE_PART(p, n, x) _mm256_maskstore_ps(p, first_lanes(n), x)
+#define UNITS(k) (k)
+#include "backends/cpu/tile_template.h"
+
+enum { NR = TILE_VECTORS * VECTOR_LANES };
+
+static inline __m256 round_bf16(__m256 x)
+{
+    __m256i bits = _mm256_castps_si256(x);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    __m256 nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+    up = _mm256_blendv_epi8(up, quiet, _mm256_castps_si256(nan));
+    return _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32((int)0xffff0000)));
+}
+
+/* The first n (at most 8) elements from `index` of a row as float32, then zeros. */
+static inline __m256 load_part(kt_dtype dtype, const char *row, int64_t index, int64_t n)
+{
+    if (dtype == KT_DTYPE_F32)
+        return _mm256_maskload_ps((const float *)(const void *)row + index, first_lanes(n));
+    __m128i half = _mm_setzero_si128();
+    if (n >= 8)
+        half = _mm_loadu_si128((const __m128i *)(const void *)(row + index * 2));
+    else if (n > 0)
+        memcpy(&half, row + index * 2, (size_t)n * 2);
+    if (dtype == KT_DTYPE_F16)
+        return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+/* r[i] lane j <-> r[j] lane i */
+static inline void transpose8(__m256 r[8])
+{
+    __m256 t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
+    for (int i = 0; i < 8; i++)
+        r[i] = t[i];
+}
+
+static void convert_f32(int64_t n, const float *from, void *to)
+{
+    memcpy(to, from, (size_t)n * sizeof *from);
+}
+
+static void convert_bf16(int64_t n, const float *from, void *to)
+{
+    float *out = to;
+    for (int64_t i = 0; i < n; i += 8)
+        _mm256_maskstore_ps(out + i, first_lanes(n - i),
+                            round_bf16(_mm256_maskload_ps(from + i, first_lanes(n - i))));
+}
+
+static inline __attribute__((always_inline)) void pack_nt(const kt_dtype dtype, const int bf16,
+                                                          int64_t k, int64_t cols,
+                                                          const struct kt_matrix *b, float *panel)
+{
+    int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2);
+    for (int64_t p = 0; p < k; p += 8) {
+        for (int64_t j = 0; j < NR; j += 8) {
+            __m256 r[8];
+            for (int i = 0; i < 8; i++) {
+                r[i] = VECTOR_ZERO();
+                if (j + i < cols)
+                    r[i] = load_part(dtype, (const char *)b->data + (j + i) * row_bytes, p, k - p);
+                if (bf16)
+                    r[i] = round_bf16(r[i]);
+            }
+            transpose8(r);
+            for (int i = 0; i < kt_min_i64(8, k - p); i++)
+                _mm256_storeu_ps(panel + (p + i) * NR + j, r[i]);
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void pack_nn(const kt_dtype dtype, const int bf16,
+                                                          int64_t k, int64_t cols,
+                                                          const struct kt_matrix *b, float *panel)
+{
+    int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2);
+    const char *row = b->data;
+    for (int64_t p = 0; p < k; p++, row += row_bytes, panel += NR) {
+        for (int64_t j = 0; j < NR; j += 8) {
+            __m256 x = load_part(dtype, row, j, cols - j);
+            _mm256_storeu_ps(panel + j, bf16 ? round_bf16(x) : x);
+        }
+    }
+}
+
+#define PACK(name, bf16)                                                                           \
+    static void name##_##bf16(int64_t k, int64_t cols, const struct kt_matrix *b, void *panel)     \
+    {                                                                                              \
+        if (b->dtype == KT_DTYPE_F32)                                                              \
+            name(KT_DTYPE_F32, bf16, k, cols, b, panel);                                           \
+        else if (b->dtype == KT_DTYPE_F16)                                                         \
+            name(KT_DTYPE_F16, bf16, k, cols, b, panel);                                           \
+        else                                                                                       \
+            name(KT_DTYPE_BF16, bf16, k, cols, b, panel);                                          \
+    }
+PACK(pack_nt, 0)
+PACK(pack_nt, 1)
+PACK(pack_nn, 0)
+PACK(pack_nn, 1)
+
+void kt_kernels_init_avx2(struct kt_kernels *kernels)
+{
+    kernels->f32 = (struct kt_gemm_kernel){.mr = TILE_ROWS,
+                                           .nr = NR,
+                                           .element_size = 4,
+                                           .k_step = 1,
+                                           .convert = convert_f32,
+                                           .pack_nt = pack_nt_0,
+                                           .pack_nn = pack_nn_0,
+                                           .tile = tile};
+    kernels->bf16 = kernels->f32;
+    kernels->bf16.bf16 = 1;
+    kernels->bf16.convert = convert_bf16;
+    kernels->bf16.pack_nt = pack_nt_1;
+    kernels->bf16.pack_nn = pack_nn_1;
+    kernels->row = row_kernels;
+}

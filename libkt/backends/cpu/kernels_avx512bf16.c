@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* AVX-512 with BF16: products of pairs of bfloat16, summed in float32. */
+#include "backends/cpu/avx512.h"
+#include "backends/cpu/kernels.h"
+#include "core/memory.h"
+
+#define TILE_ROWS 12
+#define TILE_VECTORS 2
+#define VECTOR_MULTIPLY_ADD(x, y, sum) _mm512_dpbf16_ps(sum, (__m512bh)(x), (__m512bh)(y))
+#define UNITS(k) ((k) / 2)
+#include "backends/cpu/tile_template.h"
+
+enum { NR = TILE_VECTORS * VECTOR_LANES };
+
+static inline __m512i round_pair(__m512 low, __m512 high)
+{
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+static void convert(int64_t n, const float *from, void *to)
+{
+    uint16_t *out = to;
+    int64_t padded = (n + 1) / 2 * 2;
+    for (int64_t i = 0; i < n; i += 32) {
+        __m512i pair = round_pair(_mm512_maskz_loadu_ps(first_lanes(n - i), from + i),
+                                  _mm512_maskz_loadu_ps(first_lanes(n - i - 16), from + i + 16));
+        _mm512_mask_storeu_epi16(out + i, first_halves(padded - i), pair);
+    }
+}
+
+/* The first n (at most 32) elements from `index` of a row as bfloat16, then zeros. */
+static inline __m512i load_halves(const kt_dtype dtype, const char *row, int64_t index, int64_t n)
+{
+    if (dtype == KT_DTYPE_BF16)
+        return _mm512_maskz_loadu_epi16(first_halves(n), row + index * 2);
+    return round_pair(load_part(dtype, row, index, n), load_part(dtype, row, index + 16, n - 16));
+}
+
+static inline __attribute__((always_inline)) void
+pack_nt(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panel)
+{
+    int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2);
+    int64_t pairs = (k + 1) / 2;
+    for (int64_t p = 0; p < pairs; p += 16) {
+        for (int64_t j = 0; j < NR; j += 16) {
+            __m512i r[16];
+            for (int i = 0; i < 16; i++) {
+                r[i] = _mm512_setzero_si512();
+                if (j + i < cols)
+                    r[i] = load_halves(dtype, (const char *)b->data + (j + i) * row_bytes, 2 * p,
+                                       k - 2 * p);
+            }
+            transpose16(r);
+            for (int i = 0; i < kt_min_i64(16, pairs - p); i++)
+                _mm512_storeu_si512(panel + 2 * ((p + i) * NR + j), r[i]);
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void
+pack_nn(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panel)
+{
+    static const uint16_t low_lanes[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,
+                                           37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+                                           11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    __m512i low = _mm512_loadu_si512(low_lanes);
+    __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2);
+    const char *row = b->data;
+    for (int64_t p = 0; p < k; p += 2, row += 2 * row_bytes, panel += 2 * NR) {
+        __m512i even = load_halves(dtype, row, 0, cols), odd = _mm512_setzero_si512();
+        if (p + 1 < k)
+            odd = load_halves(dtype, row + row_bytes, 0, cols);
+        _mm512_storeu_si512(panel, _mm512_permutex2var_epi16(even, low, odd));
+        _mm512_storeu_si512(panel + NR, _mm512_permutex2var_epi16(even, high, odd));
+    }
+}
+
+#define PACK(name)                                                                                 \
+    static void name##_any(int64_t k, int64_t cols, const struct kt_matrix *b, void *panel)        \
+    {                                                                                              \
+        if (b->dtype == KT_DTYPE_F32)                                                              \
+            name(KT_DTYPE_F32, k, cols, b, panel);                                                 \
+        else if (b->dtype == KT_DTYPE_F16)                                                         \
+            name(KT_DTYPE_F16, k, cols, b, panel);                                                 \
+        else                                                                                       \
+            name(KT_DTYPE_BF16, k, cols, b, panel);                                                \
+    }
+PACK(pack_nt)
+PACK(pack_nn)
+
+void kt_kernels_init_avx512bf16(struct kt_kernels *kernels)
+{
+    kernels->bf16 = (struct kt_gemm_kernel){.bf16 = 1,
+                                            .mr = TILE_ROWS,
+                                            .nr = NR,
+                                            .element_size = 2,
+                                            .k_step = 2,
+                                            .convert = convert,
+                                            .pack_nt = pack_nt_any,
+                                            .pack_nn = pack_nn_any,
+                                            .tile = tile};
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file backends/cpu/tile_template.h
+ * The register tile of a matrix product, written once and included by the file of each instruction
+ * set. Panels and rows are counted in units of 4 bytes: a float32, or a pair of bfloat16. Before
+ * including, define
+ *   TILE_ROWS, TILE_VECTORS  size of the tile: rows x vectors of VECTOR_LANES results
+ *   VECTOR, VECTOR_LANES     a vector of float32
+ *   VECTOR_ZERO(), VECTOR_LOAD(p), VECTOR_BROADCAST(p), VECTOR_SET(x)
+ *   VECTOR_MULTIPLY_ADD(x, y, sum)   of units: float32, or the dot products of bfloat16 pairs
+ *   VECTOR_SCALE_ADD(x, y, z) = x * y + z, float32
+ *   VECTOR_LOAD_PART(p, n), VECTOR_STORE_PART(p, n, x)   the first n lanes
+ * Defines tile(), for kt_gemm_kernel.tile; UNITS(k) gives the units of depth k. */
+
+static inline __attribute__((always_inline)) void
+tile_body(const int rows, const int vectors, int64_t cols, int64_t units, const float *a,
+          int64_t lda, const float *panel, float alpha, int accumulate, float *c, int64_t ldc)
+{
+    VECTOR sum[TILE_ROWS][TILE_VECTORS], b[TILE_VECTORS];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+        __builtin_prefetch(c + i * ldc, 1);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            sum[i][v] = VECTOR_ZERO();
+    }
+    for (int64_t p = 0; p < units; p++, panel += TILE_VECTORS * VECTOR_LANES) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            b[v] = VECTOR_LOAD(panel + v * VECTOR_LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            VECTOR x = VECTOR_BROADCAST(a + i * lda + p);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                sum[i][v] = VECTOR_MULTIPLY_ADD(x, b[v], sum[i][v]);
+        }
+    }
+    VECTOR factor = VECTOR_SET(alpha);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            float *to = c + i * ldc + v * VECTOR_LANES;
+            int64_t n = cols - v * VECTOR_LANES;
+            VECTOR old = accumulate ? VECTOR_LOAD_PART(to, n) : VECTOR_ZERO();
+            VECTOR_STORE_PART(to, n, VECTOR_SCALE_ADD(sum[i][v], factor, old));
+        }
+    }
+}
+
+#define TILE_PARAMETERS                                                                            \
+    int64_t cols, int64_t units, const float *a, int64_t lda, const float *panel, float alpha,     \
+        int accumulate, float *c, int64_t ldc
+#define TILE_VARIANT(rows, vectors)                                                                \
+    static void tile_##rows##_##vectors(TILE_PARAMETERS)                                           \
+    {                                                                                              \
+        tile_body(rows, vectors, cols, units, a, lda, panel, alpha, accumulate, c, ldc);           \
+    }
+#define TILE_VARIANTS(rows) TILE_VARIANT(rows, 1) TILE_VARIANT(rows, 2)
+#define TILE_ENTRY(rows)                                                                           \
+    {                                                                                              \
+        tile_##rows##_1, tile_##rows##_2                                                           \
+    }
+
+TILE_VARIANTS(1)
+TILE_VARIANTS(2)
+TILE_VARIANTS(3)
+TILE_VARIANTS(4)
+TILE_VARIANTS(5)
+TILE_VARIANTS(6)
+#if TILE_ROWS > 6
+TILE_VARIANTS(7)
+TILE_VARIANTS(8)
+TILE_VARIANTS(9)
+TILE_VARIANTS(10)
+TILE_VARIANTS(11)
+TILE_VARIANTS(12)
+#endif
+
+static void (*const tile_variants[TILE_ROWS][TILE_VECTORS])(TILE_PARAMETERS) = {
+    TILE_ENTRY(1), TILE_ENTRY(2), TILE_ENTRY(3), TILE_ENTRY(4),  TILE_ENTRY(5),  TILE_ENTRY(6),
+#if TILE_ROWS > 6
+    TILE_ENTRY(7), TILE_ENTRY(8), TILE_ENTRY(9), TILE_ENTRY(10), TILE_ENTRY(11), TILE_ENTRY(12),
+#endif
+};
+
+static void tile(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
+                 const void *panel, float alpha, int accumulate, float *c, int64_t ldc)
+{
+    tile_variants[rows - 1][(cols - 1) / VECTOR_LANES](cols, UNITS(k), a, UNITS(lda), panel, alpha,
+                                                       accumulate, c, ldc);
+}

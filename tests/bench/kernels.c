@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Speed of the CPU device's operations against what this machine can do, measured in the same run:
+ * multiply-adds from registers, and reading memory. Usage: kernels [threads] [isa mask, hex]. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "backend/device.h"
+#include "core/context.h"
+#include "core/dtype.h"
+#include "core/memory.h"
+
+enum { MIN_MS = 300 };
+
+/* One thread is timed by what it used of the CPU, so that other work on the machine counts less;
+ * several by the clock on the wall. */
+static clockid_t timer = CLOCK_MONOTONIC;
+
+struct bench {
+    kt_context *ctx;
+    struct kt_device *dev;
+    double peak[2], bandwidth; /* FLOP/s by compute, bytes/s */
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(timer, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void fail(const struct bench *b, const char *what)
+{
+    fprintf(stderr, "kernels: %s: %s\n", what, kt_last_error(b->ctx));
+    exit(1);
+}
+
+typedef void (*bench_fn)(void *arg);
+
+/* Seconds of one call: the best of as many as fit into MIN_MS, at least 3. */
+static double seconds(bench_fn fn, void *arg)
+{
+    double best = 1e30, start = now();
+    for (int i = 0; i < 3 || now() - start < MIN_MS * 1e-3; i++) {
+        double from = now();
+        fn(arg);
+        double took = now() - from;
+        best = took < best ? took : best;
+    }
+    return best;
+}
+
+/* -- ceilings ---------------------------------------------------------------------------------- */
+
+enum { CHAINS = 12, STEPS = 100000 };
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define PEAK(name, isa, type, add, expression)                                                     \
+    __attribute__((target(isa))) static void name(void *arg, int64_t begin, int64_t end,           \
+                                                  int32_t thread)                                  \
+    {                                                                                              \
+        type sum[CHAINS], x = {0};                                                                 \
+        _Pragma("GCC unroll 12") for (int c = 0; c < CHAINS; c++) sum[c] = x;                      \
+        for (int64_t step = begin * STEPS; step < end * STEPS; step++)                             \
+            _Pragma("GCC unroll 12") for (int c = 0; c < CHAINS; c++)                              \
+            {                                                                                      \
+                sum[c] = expression;                                                               \
+                __asm__ volatile("" : "+v"(sum[c]));                                               \
+            }                                                                                      \
+        _Pragma("GCC unroll 12") for (int c = 1; c < CHAINS; c++) sum[0] = add(sum[0], sum[c]);    \
+        memcpy((char *)arg + thread * 64, &sum[0], sizeof x);                                      \
+    }
+PEAK(peak_avx2, "avx2,fma", __m256, _mm256_add_ps, _mm256_fmadd_ps(x, x, sum[c]))
+PEAK(peak_avx512, "avx512f", __m512, _mm512_add_ps, _mm512_fmadd_ps(x, x, sum[c]))
+PEAK(peak_bf16, "avx512f,avx512bf16", __m512, _mm512_add_ps,
+     _mm512_dpbf16_ps(sum[c], (__m512bh)x, (__m512bh)x))
+#endif
+
+struct peak {
+    struct bench *b;
+    kt_range_fn fn;
+    char *sink;
+};
+
+static void run_peak(void *arg)
+{
+    struct peak *p = arg;
+    kt_parallel_for(p->b->ctx->pool, 4 * kt_context_num_threads(p->b->ctx), 1, p->fn, p->sink);
+}
+
+static double measure_peak(struct bench *b, kt_range_fn fn, double flops_a_step)
+{
+    struct peak p = {b, fn, malloc(64 * (size_t)kt_context_num_threads(b->ctx))};
+    double took = seconds(run_peak, &p);
+    free(p.sink);
+    return 4.0 * kt_context_num_threads(b->ctx) * CHAINS * STEPS * flops_a_step / took;
+}
+
+struct reading {
+    struct bench *b;
+    const uint64_t *data;
+    int64_t blocks;
+    uint64_t sums[256];
+};
+
+enum { BLOCK_WORDS = 1 << 15 };
+
+static void read_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    struct reading *r = arg;
+    typedef uint64_t words __attribute__((vector_size(64), aligned(8)));
+    words sum = {0};
+    const uint64_t *at = r->data + begin * BLOCK_WORDS;
+    for (int64_t i = 0; i < (end - begin) * BLOCK_WORDS; i += 8)
+        sum += *(const words *)(at + i);
+    r->sums[thread & 255] += sum[0] + sum[5];
+}
+
+static void run_reading(void *arg)
+{
+    struct reading *r = arg;
+    kt_parallel_for(r->b->ctx->pool, r->blocks, 16, read_blocks, r);
+}
+
+static double measure_bandwidth(struct bench *b)
+{
+    struct reading r = {.b = b, .blocks = 2048};
+    void *memory;
+    size_t bytes = (size_t)r.blocks * BLOCK_WORDS * 8;
+    if (kt_buffer_alloc(b->ctx, bytes, 1, "bandwidth", &memory) != KT_OK)
+        fail(b, "bandwidth");
+    memset(memory, 1, bytes);
+    r.data = memory;
+    double took = seconds(run_reading, &r);
+    kt_buffer_free(b->ctx, memory);
+    return (double)bytes / took;
+}
+
+static void measure_ceilings(struct bench *b)
+{
+#if defined(__x86_64__)
+    uint32_t isa = b->ctx->cpu.isa;
+    if (isa & KT_ISA_AVX512)
+        b->peak[0] = measure_peak(b, peak_avx512, 32);
+    else if (isa & KT_ISA_AVX2)
+        b->peak[0] = measure_peak(b, peak_avx2, 16);
+    b->peak[1] = isa & KT_ISA_AVX512_BF16 ? measure_peak(b, peak_bf16, 64) : b->peak[0];
+#endif
+    b->bandwidth = measure_bandwidth(b);
+    printf("peak: float32 %.1f GFLOP/s, bfloat16 %.1f GFLOP/s; memory read %.1f GB/s\n",
+           b->peak[0] * 1e-9, b->peak[1] * 1e-9, b->bandwidth * 1e-9);
+}
+
+/* -- linears ----------------------------------------------------------------------------------- */
+
+struct linear_case {
+    struct bench *b;
+    struct kt_weight w;
+    kt_compute compute;
+    int backward;
+    int64_t tokens;
+    float *x, *y;
+};
+
+static void run_linear(void *arg)
+{
+    struct linear_case *c = arg;
+    const struct kt_device_ops *ops = c->b->dev->ops;
+    kt_status status = c->backward ? ops->linear_backward(c->b->dev, &c->w, c->compute, c->tokens,
+                                                          c->y, c->w.rows, 0, c->x, c->w.cols)
+                                   : ops->linear_forward(c->b->dev, &c->w, c->compute, c->tokens,
+                                                         c->x, c->w.cols, 0, c->y, c->w.rows);
+    if (status != KT_OK)
+        fail(c->b, "linear");
+}
+
+static float *random_floats(int64_t n)
+{
+    float *x = malloc((size_t)n * sizeof *x);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (float)((i * 2654435761u >> 8) % 2001) * 1e-3f - 1;
+    return x;
+}
+
+static void bench_linear(struct bench *b, kt_dtype dtype, int64_t tokens, int64_t n, int64_t k)
+{
+    struct linear_case c = {.b = b, .tokens = tokens, .x = random_floats(tokens * k)};
+    float *full = random_floats(n * k);
+    uint16_t *half = malloc((size_t)(n * k) * 2);
+    for (int64_t i = 0; i < n * k; i++)
+        half[i] = kt_f32_to_bf16(full[i]);
+    c.y = random_floats(tokens * n);
+    c.w = (struct kt_weight){dtype == KT_DTYPE_F32 ? (void *)full : (void *)half, dtype, n, k};
+    for (int compute = 0; compute < 2; compute++) {
+        printf("%6lld x %5lld x %5lld  %-4s as %s ", (long long)tokens, (long long)n, (long long)k,
+               kt_dtype_name(dtype), compute ? "bf16" : "f32 ");
+        for (c.backward = 0; c.backward < 2; c.backward++) {
+            c.compute = (kt_compute)compute;
+            double took = seconds(run_linear, &c);
+            double flops = 2.0 * (double)tokens * (double)n * (double)k / took;
+            double bytes = (double)(n * k) * (double)kt_dtype_size(dtype) / took;
+            printf("  %s %8.2f ms %7.1f GFLOP/s %5.1f%% of peak %5.1f%% of bandwidth",
+                   c.backward ? "backward" : "forward", took * 1e3, flops * 1e-9,
+                   100 * flops / b->peak[compute], 100 * bytes / b->bandwidth);
+        }
+        printf("\n");
+    }
+    free(c.x), free(c.y), free(full), free(half);
+}
+
+struct gemm_case {
+    struct bench *b;
+    struct kt_gemm g;
+};
+
+static void run_gemm(void *arg)
+{
+    struct gemm_case *c = arg;
+    if (c->b->dev->ops->gemm(c->b->dev, &c->g) != KT_OK)
+        fail(c->b, "gemm");
+}
+
+static void bench_gemm(struct bench *b, int trans_a, int trans_b, int64_t m, int64_t n, int64_t k)
+{
+    float *x = random_floats(m * k), *y = random_floats(n * k), *z = random_floats(m * n);
+    struct gemm_case c = {
+        b, {trans_a, trans_b, m, n, k, 1, x, trans_a ? m : k, y, trans_b ? k : n, 1, z, n}};
+    double took = seconds(run_gemm, &c), flops = 2.0 * (double)m * (double)n * (double)k / took;
+    double bytes = 4.0 * (double)(m * k + n * k + 2 * m * n) / took;
+    printf("gemm %s%s %5lld x %5lld x %5lld  %8.2f ms %7.1f GFLOP/s %5.1f%% of peak %5.1f%% of "
+           "bandwidth\n",
+           trans_a ? "T" : "N", trans_b ? "T" : "N", (long long)m, (long long)n, (long long)k,
+           took * 1e3, flops * 1e-9, 100 * flops / b->peak[0], 100 * bytes / b->bandwidth);
+    free(x), free(y), free(z);
+}
+
+/* -- attention --------------------------------------------------------------------------------- */
+
+struct attention_case {
+    struct bench *b;
+    struct kt_attention a;
+    struct kt_attention_grad g;
+    int backward;
+};
+
+static void run_attention(void *arg)
+{
+    struct attention_case *c = arg;
+    const struct kt_device_ops *ops = c->b->dev->ops;
+    kt_status status = c->backward ? ops->attention_backward(c->b->dev, &c->a, &c->g)
+                                   : ops->attention_forward(c->b->dev, &c->a);
+    if (status != KT_OK)
+        fail(c->b, "attention");
+}
+
+static void bench_attention(struct bench *b, int32_t heads, int32_t kv_heads, int32_t qk,
+                            int32_t shared, int32_t v, int32_t nq, int32_t nk)
+{
+    int32_t cu_q[] = {0, nq}, cu_k[] = {0, nk}, own = qk - shared;
+    float *memory[10];
+    int64_t sizes[10] = {(int64_t)nq * heads * qk, (int64_t)nk * kv_heads * own,
+                         (int64_t)nk * shared,     (int64_t)nk * kv_heads * v,
+                         (int64_t)nq * heads * v,  (int64_t)nq * heads * v,
+                         (int64_t)nq * heads * qk, (int64_t)nk * kv_heads * own,
+                         (int64_t)nk * shared,     (int64_t)nk * kv_heads * v};
+    for (int i = 0; i < 10; i++)
+        memory[i] = random_floats(sizes[i]);
+    float *lse = random_floats((int64_t)nq * heads);
+    struct attention_case c = {.b = b,
+                               .a = {.num_heads = heads,
+                                     .num_kv_heads = kv_heads,
+                                     .qk_dim = qk,
+                                     .shared_dim = shared,
+                                     .v_dim = v,
+                                     .scale = 0.1f,
+                                     .num_sequences = 1,
+                                     .cu_seqlens_q = cu_q,
+                                     .cu_seqlens_k = cu_k,
+                                     .q = memory[0],
+                                     .q_stride = heads * qk,
+                                     .q_head_stride = qk,
+                                     .k = memory[1],
+                                     .k_stride = kv_heads * own,
+                                     .k_head_stride = own,
+                                     .k_shared = memory[2],
+                                     .k_shared_stride = shared,
+                                     .v = memory[3],
+                                     .v_stride = kv_heads * v,
+                                     .v_head_stride = v,
+                                     .o = memory[4],
+                                     .o_stride = heads * v,
+                                     .o_head_stride = v,
+                                     .lse = lse},
+                               .g = {memory[5], memory[6], memory[7], memory[8], memory[9]}};
+    double pairs = (double)nq * nk - (double)nq * (nq - 1) / 2;
+    for (int compute = 0; compute < 2; compute++) {
+        c.a.compute = (kt_compute)compute;
+        printf("attention %2d/%2d heads of %3d+%2d/%3d, %4d queries, %5d keys, %s", heads, kv_heads,
+               own, shared, v, nq, nk, compute ? "bf16" : "f32 ");
+        for (c.backward = 0; c.backward < (nq > 1 ? 2 : 1); c.backward++) {
+            /* products: forward 2, backward 5 and the scores once more in the second pass (2) */
+            double work = c.backward ? 2 * (2 * (qk + v) + 2 * qk + v) : 2 * (qk + v);
+            double took = seconds(run_attention, &c), flops = pairs * heads * work / took;
+            printf("  %s %8.2f ms %6.1f GFLOP/s %5.1f%% of f32 peak",
+                   c.backward ? "backward" : "forward", took * 1e3, flops * 1e-9,
+                   100 * flops / b->peak[0]);
+        }
+        printf("\n");
+    }
+    for (int i = 0; i < 10; i++)
+        free(memory[i]);
+    free(lse);
+}
+
+int main(int argc, char **argv)
+{
+    struct bench b = {0};
+    kt_context_options options;
+    kt_context_options_init(&options, sizeof options);
+    options.num_threads = argc > 1 ? atoi(argv[1]) : 0;
+    options.isa_mask = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 16) : 0;
+    if (kt_context_create(&options, &b.ctx) != KT_OK ||
+        kt_device_open(b.ctx, "cpu", &b.dev) != KT_OK)
+        return 1;
+    if (kt_context_num_threads(b.ctx) == 1)
+        timer = CLOCK_PROCESS_CPUTIME_ID;
+    printf("%s\n", kt_context_cpu_description(b.ctx));
+    measure_ceilings(&b);
+    bench_linear(&b, KT_DTYPE_BF16, 1024, 2048, 2048);
+    bench_linear(&b, KT_DTYPE_F32, 1024, 2048, 2048);
+    bench_linear(&b, KT_DTYPE_BF16, 512, 1408, 2048);
+    for (int64_t tokens = 1; tokens <= 128; tokens *= 2)
+        bench_linear(&b, KT_DTYPE_BF16, tokens, 2048, 2048);
+    bench_gemm(&b, 0, 1, 2048, 8, 2048);
+    bench_gemm(&b, 0, 1, 2048, 2048, 8);
+    bench_gemm(&b, 0, 0, 2048, 8, 2048);
+    bench_gemm(&b, 0, 0, 2048, 2048, 8);
+    bench_gemm(&b, 1, 0, 2048, 8, 2048);
+    bench_gemm(&b, 1, 0, 8, 2048, 2048);
+    bench_gemm(&b, 0, 1, 512, 512, 512);
+    bench_attention(&b, 8, 8, 192, 64, 128, 512, 512);
+    bench_attention(&b, 8, 8, 64, 16, 48, 128, 128);
+    bench_attention(&b, 16, 1, 576, 0, 512, 1, 4096);
+    kt_device_close(b.dev);
+    kt_context_free(b.ctx);
+    return 0;
+}
