@@ -370,7 +370,7 @@ static void check_rope(const char *scaling, int32_t dim, int32_t length,
                        const struct rope_value *values, size_t num)
 {
     char text[16];
-    struct kt_rope_config *rope = &model->config.rope;
+    struct kt_rope_config *rope;
     float *cosines = malloc(sizeof(float) * 8192 * 32), *sines = malloc(sizeof(float) * 8192 * 32);
     snprintf(text, sizeof text, "%d", length);
     tiny_set(&tiny, "max_position_embeddings", text);
