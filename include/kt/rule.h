@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file rule.h
  * A rule says where modules run. It is an ordered list: the first entry whose regular expression
- * (PCRE2, searched in the module path) matches decides. Files are YAML lists in the form that
+ * (PCRE2, searched in the module path) matches and which names a device decides the device, and
+ * likewise for the experts backend. Files are YAML lists in the form that
  * KTransformers users have:
  *
  *     - match:
@@ -11,8 +12,8 @@
  *           generate_device: "cpu"      # or prefill_device; "cuda:0" ...
  *           backend: "AMXBF16"          # experts backend: amx, llamafile, reference, auto
  *
- * Keys that only choose classes in the other program are accepted and ignored. A device that this
- * build or machine lacks falls back to the CPU with a warning in the log. */
+ * Keys that only choose classes in the other program are accepted and ignored. A device or an experts
+ * backend that this build or machine lacks falls back to the CPU's with a warning in the log. */
 #ifndef KT_RULE_H
 #define KT_RULE_H
 

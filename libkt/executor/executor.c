@@ -20,6 +20,18 @@ void kt_executor_options_init(kt_executor_options *options, size_t size)
     memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
 }
 
+/** What a rule asks for may be missing here; what the host names itself must exist. */
+static kt_status open_experts_of(struct kt_executor *ex, const kt_executor_options *options,
+                                 const char *name, struct kt_experts **out)
+{
+    kt_status status = kt_experts_open(ex->ctx, name, out);
+    if (status != KT_ERROR_NOT_FOUND || options->experts_backend)
+        return status;
+    kt_log(ex->ctx, KT_LOG_WARNING, "the rule's experts backend \"%s\" is not here; using \"auto\"",
+           name);
+    return kt_experts_open(ex->ctx, "auto", out);
+}
+
 static const char *experts_name(const kt_executor_options *options, int32_t layer)
 {
     char module[64];
@@ -29,6 +41,17 @@ static const char *experts_name(const kt_executor_options *options, int32_t laye
         return "auto";
     snprintf(module, sizeof module, "model.layers.%d.mlp.experts", layer);
     return kt_rule_experts_backend(options->rule, module);
+}
+
+static kt_status open_device(struct kt_executor *ex, const kt_executor_options *options)
+{
+    const char *name =
+        options->rule ? kt_rule_device(options->rule, "model.layers.0.self_attn") : "cpu";
+    kt_status status = kt_device_open(ex->ctx, name, &ex->device);
+    if (status != KT_ERROR_NOT_FOUND || !options->rule)
+        return status;
+    kt_log(ex->ctx, KT_LOG_WARNING, "the rule's device \"%s\" is not here; using the CPU", name);
+    return kt_device_open(ex->ctx, "cpu", &ex->device);
 }
 
 /** Layers whose rule names the same backend share it. */
@@ -42,7 +65,7 @@ static kt_status open_experts(struct kt_executor *ex, const kt_executor_options 
             continue;
         const char *name = experts_name(options, l);
         if (!last_name || strcmp(name, last_name) != 0)
-            KT_TRY(kt_experts_open(ex->ctx, name, &last));
+            KT_TRY(open_experts_of(ex, options, name, &last));
         last_name = name;
         ex->experts[l] = last;
     }
@@ -70,9 +93,8 @@ static int64_t default_logits_chunk(const struct kt_model *model)
 static kt_status open_executor(struct kt_executor *ex, const kt_executor_options *options)
 {
     const struct kt_model_config *config = &ex->model->config;
-    const char *device = options->rule ? kt_rule_device(options->rule, "model") : "cpu";
     uint64_t row = (uint64_t)config->hidden_size * sizeof(float);
-    KT_TRY(kt_device_open(ex->ctx, device, &ex->device));
+    KT_TRY(open_device(ex, options));
     KT_TRY(ex->device->ops->alloc(ex->device, row, "a row of zeros", (void **)&ex->zeros));
     memset(ex->zeros, 0, row);
     ex->experts = calloc((size_t)config->num_hidden_layers, sizeof(*ex->experts));

@@ -73,28 +73,27 @@ kt_status kt_rule_add(kt_rule *rule, const char *name_regex, const char *device,
     return KT_OK;
 }
 
-/** The first entry whose expression is found in the path, or NULL. */
-static const struct kt_rule_entry *find(const kt_rule *rule, const char *module)
+static bool matches(const struct kt_rule_entry *entry, const char *module)
 {
-    const struct kt_rule_entry *found = NULL;
-    for (size_t i = 0; i < rule->num_entries && !found; i++) {
-        pcre2_match_data *match = pcre2_match_data_create(1, NULL);
-        if (match && pcre2_match(rule->entries[i].regex, (PCRE2_SPTR)module, PCRE2_ZERO_TERMINATED,
-                                 0, 0, match, NULL) >= 0)
-            found = &rule->entries[i];
-        pcre2_match_data_free(match);
-    }
+    pcre2_match_data *match = pcre2_match_data_create(1, NULL);
+    bool found = match && pcre2_match(entry->regex, (PCRE2_SPTR)module, PCRE2_ZERO_TERMINATED, 0, 0,
+                                      match, NULL) >= 0;
+    pcre2_match_data_free(match);
     return found;
 }
 
 const char *kt_rule_device(const kt_rule *rule, const char *module)
 {
-    const struct kt_rule_entry *entry = find(rule, module);
-    return entry && entry->device ? entry->device : "cpu";
+    for (size_t i = 0; i < rule->num_entries; i++)
+        if (rule->entries[i].device && matches(&rule->entries[i], module))
+            return rule->entries[i].device;
+    return "cpu";
 }
 
 const char *kt_rule_experts_backend(const kt_rule *rule, const char *module)
 {
-    const struct kt_rule_entry *entry = find(rule, module);
-    return entry && entry->experts_backend ? entry->experts_backend : "auto";
+    for (size_t i = 0; i < rule->num_entries; i++)
+        if (rule->entries[i].experts_backend && matches(&rule->entries[i], module))
+            return rule->entries[i].experts_backend;
+    return "auto";
 }
