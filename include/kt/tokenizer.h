@@ -12,8 +12,9 @@
 
 KT_BEGIN_DECLS
 
-/** `path` is a model folder or a tokenizer.json. tokenizer_config.json beside it gives bos, eos, pad
- * and add_bos_token. Errors: NOT_FOUND, FORMAT, UNSUPPORTED (a tokenizer kind or regex we lack). */
+/** `path` is a model folder or a tokenizer.json. tokenizer_config.json beside it gives bos, eos,
+ * pad and add_bos_token. Errors: NOT_FOUND, FORMAT, UNSUPPORTED (a tokenizer kind or regex we
+ * lack). */
 KT_API kt_status kt_tokenizer_load(kt_context *ctx, const char *path, kt_tokenizer **out);
 KT_API void kt_tokenizer_free(kt_tokenizer *tokenizer);
 
@@ -36,8 +37,9 @@ KT_API kt_status kt_tokenizer_decode(const kt_tokenizer *tokenizer, const int32_
 
 /** Streaming: bytes of one more token that are safe to print, that is without a UTF-8 sequence cut
  * in two; the rest stays in `state` (zero it first) for the next call. id -1 flushes the rest as
- * U+FFFD. `out` holds at least `capacity` bytes; *length gets those written. Special tokens give 0
- * bytes. Errors: INVALID_ARGUMENT with a capacity below the token's length + 4 (nothing is taken). */
+ * U+FFFD. `out` holds `capacity` bytes; *length gets those written, at most 3 x (the token's bytes
+ * + 1). Special tokens and unknown ids give 0 bytes. Errors: INVALID_ARGUMENT when they do not fit
+ * (nothing is taken, call again with more room). */
 typedef struct kt_decode_state {
     unsigned char pending[4];
     int32_t num_pending;
@@ -57,9 +59,9 @@ KT_API const char *kt_template_names(void);
 
 /** Ids of the conversation with the template, ending where the assistant is to speak (the last
  * message is the user's). Free with kt_free. */
-KT_API kt_status kt_tokenizer_apply_template(const kt_tokenizer *tokenizer, const char *template_name,
-                                             const kt_message *messages, size_t num_messages,
-                                             int32_t **ids, size_t *num_ids);
+KT_API kt_status kt_tokenizer_apply_template(const kt_tokenizer *tokenizer,
+                                             const char *template_name, const kt_message *messages,
+                                             size_t num_messages, int32_t **ids, size_t *num_ids);
 /** Ids that end the assistant's turn with this template (eos and stop words), *num <= capacity. */
 KT_API kt_status kt_tokenizer_stop_ids(const kt_tokenizer *tokenizer, const char *template_name,
                                        int32_t *ids, size_t capacity, size_t *num);

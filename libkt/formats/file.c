@@ -70,6 +70,12 @@ bool kt_is_directory(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+bool kt_file_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0;
+}
+
 char *kt_path_join(const char *folder, const char *name)
 {
     size_t f = strlen(folder), n = strlen(name);

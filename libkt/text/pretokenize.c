@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "text/pretokenize.h"
+
+#include "core/context.h"
+#include "text/utf8.h"
+
+static kt_status memory(kt_context *ctx)
+{
+    return kt_fail_memory(ctx, 0, "splitting a text into words");
+}
+
+static bool push_span(struct kt_pretokenize_scratch *s, size_t begin, size_t end, bool match)
+{
+    if (!kt_grow((void **)&s->spans, &s->spans_capacity, s->num_spans + 1, sizeof *s->spans))
+        return false;
+    s->spans[s->num_spans++] = (struct kt_split_span){begin, end, match};
+    return true;
+}
+
+/* Matches and what lies between them. An empty match right after a match is passed over. */
+static kt_status find_spans(kt_context *ctx, const struct kt_split_step *step,
+                            struct kt_pretokenize_scratch *s, const struct kt_piece *piece)
+{
+    size_t from = 0, previous = 0, begin, end;
+    bool found, any = false;
+    s->num_spans = 0;
+    while (from <= piece->length) {
+        KT_TRY(kt_regex_find(ctx, step->regex, piece->data, piece->length, from, &found, &begin,
+                             &end));
+        if (!found)
+            break;
+        if (begin == end && any && end == previous) {
+            from = end < piece->length
+                       ? end + kt_utf8_next(piece->data + end, piece->length - end).length
+                       : end + 1;
+            continue;
+        }
+        if (previous != begin && !push_span(s, previous, begin, step->invert))
+            return memory(ctx);
+        if (!push_span(s, begin, end, !step->invert))
+            return memory(ctx);
+        any = true;
+        from = previous = end;
+    }
+    if (previous != piece->length && !push_span(s, previous, piece->length, step->invert))
+        return memory(ctx);
+    return KT_OK;
+}
+
+/* Joins spans in place as the behaviour says. */
+static void join_spans(struct kt_pretokenize_scratch *s, enum kt_split_behavior behavior)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->num_spans; i++) {
+        struct kt_split_span span = s->spans[i];
+        const struct kt_split_span *last = n ? &s->spans[n - 1] : NULL;
+        bool join =
+            last && ((behavior == KT_SPLIT_CONTIGUOUS && last->match == span.match) ||
+                     (behavior == KT_SPLIT_MERGED_WITH_PREVIOUS && span.match && !last->match) ||
+                     (behavior == KT_SPLIT_MERGED_WITH_NEXT && !span.match && last->match));
+        if (behavior == KT_SPLIT_REMOVED && span.match)
+            continue;
+        if (join) {
+            s->spans[n - 1].end = span.end;
+            s->spans[n - 1].match = behavior == KT_SPLIT_CONTIGUOUS
+                                        ? span.match
+                                        : behavior == KT_SPLIT_MERGED_WITH_PREVIOUS;
+        } else {
+            s->spans[n++] = span;
+        }
+    }
+    s->num_spans = n;
+}
+
+static bool push_piece(struct kt_pieces *pieces, const char *data, size_t length)
+{
+    if (!kt_grow((void **)&pieces->data, &pieces->capacity, pieces->count + 1,
+                 sizeof *pieces->data))
+        return false;
+    pieces->data[pieces->count++] = (struct kt_piece){data, length};
+    return true;
+}
+
+static kt_status run_step(kt_context *ctx, const struct kt_split_step *step,
+                          struct kt_pretokenize_scratch *s)
+{
+    struct kt_pieces from = s->words;
+    s->words = s->other;
+    s->other = from;
+    s->words.count = 0;
+    for (size_t i = 0; i < from.count; i++) {
+        KT_TRY(find_spans(ctx, step, s, &from.data[i]));
+        join_spans(s, step->behavior);
+        for (size_t j = 0; j < s->num_spans; j++) {
+            const struct kt_split_span *span = &s->spans[j];
+            if (span->end > span->begin &&
+                !push_piece(&s->words, from.data[i].data + span->begin, span->end - span->begin))
+                return memory(ctx);
+        }
+    }
+    return KT_OK;
+}
+
+static kt_status add_spaces(kt_context *ctx, struct kt_pretokenize_scratch *s)
+{
+    size_t total = s->words.count;
+    for (size_t i = 0; i < s->words.count; i++)
+        total += s->words.data[i].length;
+    s->spaced.count = 0;
+    if (!kt_grow((void **)&s->spaced.data, &s->spaced.capacity, total, 1))
+        return memory(ctx);
+    for (size_t i = 0; i < s->words.count; i++) {
+        struct kt_piece *piece = &s->words.data[i];
+        if (piece->data[0] == ' ')
+            continue;
+        char *to = s->spaced.data + s->spaced.count;
+        to[0] = ' ';
+        memcpy(to + 1, piece->data, piece->length);
+        s->spaced.count += piece->length + 1;
+        *piece = (struct kt_piece){to, piece->length + 1};
+    }
+    return KT_OK;
+}
+
+kt_status kt_pretokenize(kt_context *ctx, const struct kt_pretokenizer *pretokenizer,
+                         struct kt_pretokenize_scratch *s, const char *text, size_t length)
+{
+    s->words.count = 0;
+    if (length && !push_piece(&s->words, text, length))
+        return memory(ctx);
+    for (size_t i = 0; i < pretokenizer->num_steps; i++)
+        KT_TRY(run_step(ctx, &pretokenizer->steps[i], s));
+    if (pretokenizer->add_space)
+        KT_TRY(add_spaces(ctx, s));
+    struct kt_split_step last = {pretokenizer->byte_level, KT_SPLIT_ISOLATED, false};
+    return last.regex ? run_step(ctx, &last, s) : KT_OK;
+}
+
+void kt_pretokenize_scratch_free(struct kt_pretokenize_scratch *s)
+{
+    free(s->words.data);
+    free(s->other.data);
+    free(s->spaced.data);
+    free(s->spans);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "text/tokenizer.h"
+
+#include "core/context.h"
+#include "formats/file.h"
+
+void kt_tokenizer_free(kt_tokenizer *t)
+{
+    if (!t)
+        return;
+    kt_vocab_free(&t->vocab);
+    kt_bpe_free(&t->bpe);
+    kt_added_free(&t->added);
+    kt_pretokenizer_free(&t->pretokenizer);
+    free(t->prefix.data);
+    free(t->suffix.data);
+    free(t->path);
+    free(t);
+}
+
+static kt_status load(kt_tokenizer *t)
+{
+    json_t *root;
+    KT_TRY(kt_json_load(t->ctx, t->path, KT_JSON_LARGE_MAX, &root));
+    kt_status status = kt_tokenizer_read(t, root);
+    json_decref(root);
+    KT_TRY(status);
+
+    char *folder = strdup(t->path);
+    if (!folder)
+        return kt_fail_memory(t->ctx, strlen(t->path), t->path);
+    char *slash = strrchr(folder, '/');
+    *(slash ? slash + 1 : folder) = 0;
+    status = kt_tokenizer_read_config(t, folder);
+    free(folder);
+    KT_TRY(status);
+    return kt_added_index(&t->added, t->nfc) ? KT_OK : kt_fail_memory(t->ctx, 0, t->path);
+}
+
+kt_status kt_tokenizer_load(kt_context *ctx, const char *path, kt_tokenizer **out)
+{
+    *out = NULL;
+    kt_tokenizer *t = calloc(1, sizeof *t);
+    char *file = kt_is_directory(path) ? kt_path_join(path, "tokenizer.json") : strdup(path);
+    if (!t || !file) {
+        free(t);
+        free(file);
+        return kt_fail_memory(ctx, sizeof *t, "a tokenizer");
+    }
+    t->ctx = ctx;
+    t->path = file;
+    t->bos = t->eos = t->pad = -1;
+    kt_status status = load(t);
+    if (status != KT_OK)
+        kt_tokenizer_free(t);
+    else
+        *out = t;
+    return status;
+}
+
+int32_t kt_tokenizer_vocab_size(const kt_tokenizer *t)
+{
+    int32_t size = (int32_t)t->vocab.num_entries;
+    for (size_t i = 0; i < t->added.count; i++)
+        if (t->added.tokens[i].id >= size)
+            size = t->added.tokens[i].id + 1;
+    return size;
+}
+
+int32_t kt_tokenizer_bos_id(const kt_tokenizer *t)
+{
+    return t->bos;
+}
+
+int32_t kt_tokenizer_eos_id(const kt_tokenizer *t)
+{
+    return t->eos;
+}
+
+int32_t kt_tokenizer_pad_id(const kt_tokenizer *t)
+{
+    return t->pad;
+}
+
+int32_t kt_tokenizer_find(const kt_tokenizer *t, const struct kt_added *added, const char *token,
+                          size_t length)
+{
+    const struct kt_added_token *found = kt_added_find(added, token, length);
+    return found ? found->id : kt_vocab_find(&t->vocab, token, length);
+}
+
+int32_t kt_tokenizer_token_id(const kt_tokenizer *t, const char *token)
+{
+    return kt_tokenizer_find(t, &t->added, token, strlen(token));
+}

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Ids against goldens of the tokenizers package; see tests/reference/text. */
+#include <check.h>
+#include <jansson.h>
+#include <kt/kt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DIR KT_REFERENCE_DIR "/text/"
+
+static kt_context *ctx;
+static char folder[] = "/tmp/kt-tokenizer-XXXXXX";
+static char path[64];
+
+static void setup(void)
+{
+    ck_assert_int_eq(kt_context_create(NULL, &ctx), KT_OK);
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/tokenizer.json", folder);
+}
+
+static void teardown(void)
+{
+    unlink(path);
+    rmdir(folder);
+    kt_context_free(ctx);
+}
+
+static json_t *load_json(const char *name)
+{
+    json_error_t error;
+    json_t *root = json_load_file(name, JSON_ALLOW_NUL, &error);
+    ck_assert_msg(root != NULL, "%s: %s", name, error.text);
+    return root;
+}
+
+static kt_tokenizer *load(const char *file)
+{
+    kt_tokenizer *tokenizer;
+    kt_status status = kt_tokenizer_load(ctx, file, &tokenizer);
+    ck_assert_msg(status == KT_OK, "%s", kt_last_error(ctx));
+    return tokenizer;
+}
+
+static size_t from_hex(const json_t *hex, char *out)
+{
+    const char *text = json_string_value(hex);
+    size_t n = json_string_length(hex) / 2;
+    for (size_t i = 0; i < n; i++) {
+        unsigned byte;
+        ck_assert_int_eq(sscanf(text + 2 * i, "%2x", &byte), 1);
+        out[i] = (char)byte;
+    }
+    return n;
+}
+
+static void assert_ids(const char *what, size_t index, const int32_t *ids, size_t num,
+                       const json_t *want)
+{
+    ck_assert_msg(num == json_array_size(want), "%s: text %zu: %zu ids, not %zu", what, index, num,
+                  json_array_size(want));
+    for (size_t i = 0; i < num; i++)
+        ck_assert_msg(ids[i] == json_integer_value(json_array_get(want, i)),
+                      "%s: text %zu: id %zu is %d, not %lld", what, index, i, ids[i],
+                      (long long)json_integer_value(json_array_get(want, i)));
+}
+
+static void compare_ids(const char *what, const kt_tokenizer *tokenizer, const json_t *texts,
+                        const json_t *want, int add_special)
+{
+    char text[8192];
+    json_t *hex;
+    size_t i;
+    ck_assert_uint_gt(json_array_size(texts), 100);
+    ck_assert_uint_eq(json_array_size(texts), json_array_size(want));
+    json_array_foreach(texts, i, hex)
+    {
+        int32_t *ids;
+        size_t num, length = from_hex(hex, text);
+        ck_assert_int_eq(kt_tokenizer_encode(tokenizer, text, length, add_special, &ids, &num),
+                         KT_OK);
+        assert_ids(what, i, ids, num, json_array_get(want, i));
+        kt_free(ids);
+    }
+}
+
+static size_t to_ids(const json_t *list, int32_t *ids)
+{
+    for (size_t i = 0; i < json_array_size(list); i++)
+        ids[i] = (int32_t)json_integer_value(json_array_get(list, i));
+    return json_array_size(list);
+}
+
+static void compare_decoded(const char *what, const kt_tokenizer *tokenizer, const json_t *texts,
+                            const json_t *all_ids)
+{
+    int32_t ids[8192];
+    json_t *want;
+    size_t i;
+    json_array_foreach(texts, i, want)
+    {
+        char *text, streamed[16384];
+        size_t length, at = 0, num = to_ids(json_array_get(all_ids, i), ids);
+        ck_assert_int_eq(kt_tokenizer_decode(tokenizer, ids, num, 0, &text, &length), KT_OK);
+        ck_assert_msg(length == json_string_length(want) &&
+                          memcmp(text, json_string_value(want), length) == 0,
+                      "%s: text %zu decodes to \"%s\"", what, i, text);
+        kt_free(text);
+
+        ck_assert_int_eq(kt_tokenizer_decode(tokenizer, ids, num, 1, &text, &length), KT_OK);
+        kt_decode_state state = {0};
+        for (size_t j = 0; j <= num; j++) {
+            size_t part;
+            ck_assert_int_eq(kt_tokenizer_decode_next(tokenizer, &state, j < num ? ids[j] : -1,
+                                                      streamed + at, sizeof streamed - at, &part),
+                             KT_OK);
+            at += part;
+        }
+        ck_assert_uint_eq(at, length);
+        ck_assert_mem_eq(text, streamed, at);
+        kt_free(text);
+    }
+}
+
+/* Replaces keys of tokenizer.json as make_tokenizer_goldens.py does. */
+static void write_variant(const json_t *base, const json_t *patch)
+{
+    json_t *data = json_deep_copy(base), *value;
+    const char *key;
+    json_object_foreach((json_t *)patch, key, value)
+    {
+        if (strcmp(key, "model") != 0) {
+            json_object_set(data, key, value);
+            continue;
+        }
+        json_object_update(json_object_get(data, "model"), value);
+        if (!json_is_string(json_object_get(value, "merges")))
+            continue;
+        json_t *pairs = json_array(), *merge;
+        size_t i;
+        json_array_foreach(json_object_get(json_object_get(base, "model"), "merges"), i, merge)
+        {
+            const char *text = json_string_value(merge), *space = strchr(text, ' ');
+            json_array_append_new(pairs, json_pack("[s%s]", text, (int)(space - text), space + 1));
+        }
+        json_object_set_new(json_object_get(data, "model"), "merges", pairs);
+    }
+    ck_assert_int_eq(json_dump_file(data, path, 0), 0);
+    json_decref(data);
+}
+
+START_TEST(every_variant_gives_the_same_ids)
+{
+    json_t *goldens = load_json(DIR "tokenizer_goldens.json"), *item;
+    json_t *base = load_json(DIR "tiny/tokenizer.json");
+    size_t i;
+    ck_assert_uint_gt(json_array_size(json_object_get(goldens, "cases")), 10);
+    json_array_foreach(json_object_get(goldens, "cases"), i, item)
+    {
+        const char *name = json_string_value(json_object_get(item, "name"));
+        const json_t *ids = json_object_get(item, "ids");
+        write_variant(base, json_object_get(item, "patch"));
+        kt_tokenizer *tokenizer = load(i % 2 ? path : folder);
+        compare_ids(name, tokenizer, json_object_get(goldens, "texts"), ids, 1);
+        compare_decoded(name, tokenizer, json_object_get(item, "decoded"), ids);
+        ck_assert_int_eq(kt_tokenizer_vocab_size(tokenizer),
+                         json_integer_value(json_object_get(item, "size")));
+        kt_tokenizer_free(tokenizer);
+    }
+    json_decref(base);
+    json_decref(goldens);
+}
+END_TEST
+
+START_TEST(config_beside_it_is_read)
+{
+    json_t *goldens = load_json(DIR "tokenizer_goldens.json");
+    kt_tokenizer *tokenizer = load(DIR "tiny");
+    compare_ids("auto", tokenizer, json_object_get(goldens, "texts"),
+                json_object_get(goldens, "auto"), 1);
+    ck_assert_int_eq(kt_tokenizer_bos_id(tokenizer), 0);
+    ck_assert_int_eq(kt_tokenizer_eos_id(tokenizer), 1);
+    ck_assert_int_eq(kt_tokenizer_pad_id(tokenizer), 2);
+    ck_assert_int_eq(kt_tokenizer_token_id(tokenizer, "no such token"), -1);
+    ck_assert_int_eq(kt_tokenizer_token_id(tokenizer, "<｜User｜>"),
+                     kt_tokenizer_vocab_size(tokenizer) - 3);
+    kt_tokenizer_free(tokenizer);
+    json_decref(goldens);
+}
+END_TEST
+
+START_TEST(deepseek_v3_gives_the_same_ids)
+{
+    json_t *goldens = load_json(DIR "deepseek_v3_goldens.json");
+    kt_tokenizer *tokenizer = load(getenv("KT_TEST_DEEPSEEK_TOKENIZER"));
+    ck_assert_int_eq(kt_tokenizer_vocab_size(tokenizer), 128815);
+    compare_ids("deepseek v3", tokenizer, json_object_get(goldens, "texts"),
+                json_object_get(goldens, "ids"), 0);
+    kt_tokenizer_free(tokenizer);
+    json_decref(goldens);
+}
+END_TEST
+
+START_TEST(streaming_holds_back_what_is_not_complete)
+{
+    kt_tokenizer *tokenizer = load(DIR "tiny");
+    const int32_t f0 = kt_tokenizer_token_id(tokenizer, "ð"),
+                  x = kt_tokenizer_token_id(tokenizer, "x");
+    kt_decode_state state = {0};
+    char out[16];
+    size_t length;
+    ck_assert_int_eq(kt_tokenizer_decode_next(tokenizer, &state, f0, out, 16, &length), KT_OK);
+    ck_assert_uint_eq(length, 0);
+    ck_assert_int_eq(kt_tokenizer_decode_next(tokenizer, &state, x, out, 3, &length),
+                     KT_ERROR_INVALID_ARGUMENT);
+    ck_assert_int_eq(kt_tokenizer_decode_next(tokenizer, &state, x, out, 4, &length), KT_OK);
+    ck_assert_uint_eq(length, 4);
+    ck_assert_mem_eq(out, "\xef\xbf\xbdx", 4);
+    ck_assert_int_eq(kt_tokenizer_decode_next(tokenizer, &state, f0, out, 16, &length), KT_OK);
+    ck_assert_int_eq(kt_tokenizer_decode_next(tokenizer, &state, 0, out, 16, &length), KT_OK);
+    ck_assert_uint_eq(length, 0);
+    ck_assert_int_eq(kt_tokenizer_decode_next(tokenizer, &state, 1 << 30, out, 16, &length), KT_OK);
+    ck_assert_uint_eq(length, 0);
+    ck_assert_int_eq(kt_tokenizer_decode_next(tokenizer, &state, -1, out, 16, &length), KT_OK);
+    ck_assert_uint_eq(length, 3);
+    state.num_pending = 9;
+    ck_assert_int_eq(kt_tokenizer_decode_next(tokenizer, &state, x, out, 16, &length),
+                     KT_ERROR_INVALID_ARGUMENT);
+    kt_tokenizer_free(tokenizer);
+}
+END_TEST
+
+/* Each case sets one key of tiny/tokenizer.json. */
+static const struct bad {
+    const char *patch;
+    kt_status status;
+    const char *says;
+} bad[] = {
+    {"{\"model\": {\"type\": \"Unigram\"}}", KT_ERROR_UNSUPPORTED, "model.type"},
+    {"{\"model\": {\"vocab\": {}}}", KT_ERROR_FORMAT, "model.vocab is empty"},
+    {"{\"model\": {\"vocab\": {\"a\": -1}}}", KT_ERROR_FORMAT, "the id of \"a\""},
+    {"{\"model\": {\"vocab\": {\"a\": 2000000000}}}", KT_ERROR_FORMAT, "the id of \"a\""},
+    {"{\"model\": {\"vocab\": {\"a\": 1, \"b\": 1}}}", KT_ERROR_FORMAT, "two tokens"},
+    {"{\"model\": {\"vocab\": 3}}", KT_ERROR_FORMAT, "model.vocab"},
+    {"{\"model\": {\"merges\": [\"a\"]}}", KT_ERROR_FORMAT, "model.merges"},
+    {"{\"model\": {\"merges\": [[\"a\", \"b\", \"c\"]]}}", KT_ERROR_FORMAT, "model.merges"},
+    {"{\"model\": {\"merges\": [\"a nonsense\"]}}", KT_ERROR_FORMAT, "model.vocab lacks"},
+    {"{\"model\": {\"byte_fallback\": true}}", KT_ERROR_UNSUPPORTED, "byte_fallback"},
+    {"{\"model\": {\"end_of_word_suffix\": \"</w>\"}}", KT_ERROR_UNSUPPORTED, "end_of_word_suffix"},
+    {"{\"pre_tokenizer\": null}", KT_ERROR_NOT_FOUND, "pre_tokenizer"},
+    {"{\"pre_tokenizer\": {\"type\": \"Metaspace\"}}", KT_ERROR_UNSUPPORTED, "Metaspace"},
+    {"{\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": []}}", KT_ERROR_UNSUPPORTED,
+     "ByteLevel"},
+    {"{\"decoder\": {\"type\": \"WordPiece\"}}", KT_ERROR_UNSUPPORTED, "decoder"},
+    {"{\"normalizer\": {\"type\": \"Lowercase\"}}", KT_ERROR_UNSUPPORTED, "normalizer"},
+    {"{\"post_processor\": {\"type\": \"BertProcessing\"}}", KT_ERROR_UNSUPPORTED,
+     "post_processor"},
+    {"{\"added_tokens\": [{\"id\": 1}]}", KT_ERROR_NOT_FOUND, "content"},
+};
+
+static const struct {
+    const char *pattern;
+    kt_status status;
+} bad_regexes[] = {
+    {"a(", KT_ERROR_FORMAT},
+    {"[z-a]", KT_ERROR_FORMAT},
+    {"\\\\w+", KT_ERROR_UNSUPPORTED},
+    {"\\\\bx", KT_ERROR_UNSUPPORTED},
+    {"[a[b]]", KT_ERROR_UNSUPPORTED},
+    {"^x", KT_ERROR_UNSUPPORTED},
+    {"[a-z&&b]", KT_ERROR_UNSUPPORTED},
+    {"\\\\p{Han}", KT_ERROR_UNSUPPORTED},
+    {"a{1,3}+", KT_ERROR_UNSUPPORTED},
+    {"(?i)x", KT_ERROR_UNSUPPORTED},
+    {"\\\\p{L", KT_ERROR_UNSUPPORTED},
+    {"\\\\", KT_ERROR_UNSUPPORTED},
+};
+
+static void assert_refused(const char *patch, kt_status status, const char *says)
+{
+    json_t *base = load_json(DIR "tiny/tokenizer.json"), *change = json_loads(patch, 0, NULL);
+    kt_tokenizer *tokenizer;
+    ck_assert_msg(change != NULL, "%s", patch);
+    write_variant(base, change);
+    ck_assert_msg(kt_tokenizer_load(ctx, path, &tokenizer) == status, "%s: %s", patch,
+                  kt_last_error(ctx));
+    ck_assert_ptr_null(tokenizer);
+    ck_assert_msg(strstr(kt_last_error(ctx), says) && strstr(kt_last_error(ctx), path),
+                  "\"%s\" lacks \"%s\"", kt_last_error(ctx), says);
+    json_decref(change);
+    json_decref(base);
+}
+
+START_TEST(what_is_not_supported_is_refused)
+{
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_refused(bad[i].patch, bad[i].status, bad[i].says);
+    for (size_t i = 0; i < sizeof bad_regexes / sizeof *bad_regexes; i++) {
+        char patch[512];
+        snprintf(patch, sizeof patch,
+                 "{\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": "
+                 "\"Split\", \"pattern\": {\"Regex\": \"%s\"}, \"behavior\": \"Isolated\"}]}}",
+                 bad_regexes[i].pattern);
+        assert_refused(patch, bad_regexes[i].status, "regular expression");
+    }
+}
+END_TEST
+
+START_TEST(files_that_are_missing_or_malformed)
+{
+    kt_tokenizer *tokenizer;
+    ck_assert_int_eq(kt_tokenizer_load(ctx, folder, &tokenizer), KT_ERROR_NOT_FOUND);
+    ck_assert_ptr_nonnull(strstr(kt_last_error(ctx), "tokenizer.json"));
+    ck_assert_ptr_null(tokenizer);
+    FILE *file = fopen(path, "w");
+    fputs("{\"model\":", file);
+    fclose(file);
+    ck_assert_int_eq(kt_tokenizer_load(ctx, folder, &tokenizer), KT_ERROR_FORMAT);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("tokenizer");
+    TCase *tc = tcase_create("tokenizer");
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, every_variant_gives_the_same_ids);
+    tcase_add_test(tc, config_beside_it_is_read);
+    if (getenv("KT_TEST_DEEPSEEK_TOKENIZER"))
+        tcase_add_test(tc, deepseek_v3_gives_the_same_ids);
+    else
+        puts("DeepSeek-V3's tokenizer: skipped, KT_TEST_DEEPSEEK_TOKENIZER is not set");
+    tcase_add_test(tc, streaming_holds_back_what_is_not_complete);
+    tcase_add_test(tc, what_is_not_supported_is_refused);
+    tcase_add_test(tc, files_that_are_missing_or_malformed);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
