@@ -12,8 +12,11 @@
  *           generate_device: "cpu"      # or prefill_device; "cuda:0" ...
  *           backend: "AMXBF16"          # experts backend: amx, llamafile, reference, auto
  *
- * Keys that only choose classes in the other program are accepted and ignored. A device or an experts
- * backend that this build or machine lacks falls back to the CPU's with a warning in the log. */
+ * `match` may have a `class` too: torch.nn.Linear narrows an entry to linears, a class that ends in
+ * Attention, MLP, MoE, RotaryEmbedding and so on to those modules. What replaces them (`replace.class`,
+ * other kwargs) chooses classes in the other program: accepted and ignored. The backends AMXBF16 and
+ * AMXInt8 both mean amx: weights are used as the checkpoint has them. A device or backend that this
+ * build or machine lacks falls back to the CPU's own with a warning in the log. */
 #ifndef KT_RULE_H
 #define KT_RULE_H
 

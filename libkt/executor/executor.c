@@ -46,7 +46,7 @@ static const char *experts_name(const kt_executor_options *options, int32_t laye
 static kt_status open_device(struct kt_executor *ex, const kt_executor_options *options)
 {
     const char *name =
-        options->rule ? kt_rule_device(options->rule, "model.layers.0.self_attn") : "cpu";
+        options->rule ? kt_rule_device(options->rule, "model.layers.0.self_attn.o_proj") : "cpu";
     kt_status status = kt_device_open(ex->ctx, name, &ex->device);
     if (status != KT_ERROR_NOT_FOUND || !options->rule)
         return status;

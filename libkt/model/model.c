@@ -14,6 +14,7 @@
 void kt_model_options_init(kt_model_options *options, size_t size)
 {
     kt_model_options defaults = {.size = size, .check_finite = 1};
+    memset(options, 0, size);
     memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
 }
 

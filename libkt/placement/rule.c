@@ -57,11 +57,12 @@ static bool copy(const char *text, char **out)
     return !text || *out;
 }
 
-kt_status kt_rule_add(kt_rule *rule, const char *name_regex, const char *device,
-                      const char *experts_backend)
+kt_status kt_rule_add_entry(kt_rule *rule, const char *name_regex, enum kt_module_class class,
+                            const char *device, const char *experts_backend)
 {
-    struct kt_rule_entry entry = {0}, *bigger;
-    KT_TRY(compile(rule->ctx, name_regex, &entry.regex));
+    struct kt_rule_entry entry = {.class = class}, *bigger;
+    if (name_regex)
+        KT_TRY(compile(rule->ctx, name_regex, &entry.regex));
     bigger = realloc(rule->entries, (rule->num_entries + 1) * sizeof *bigger);
     if (bigger)
         rule->entries = bigger;
@@ -73,13 +74,27 @@ kt_status kt_rule_add(kt_rule *rule, const char *name_regex, const char *device,
     return KT_OK;
 }
 
-static bool matches(const struct kt_rule_entry *entry, const char *module)
+kt_status kt_rule_add(kt_rule *rule, const char *name_regex, const char *device,
+                      const char *experts_backend)
 {
+    return kt_rule_add_entry(rule, name_regex, KT_CLASS_ANY, device, experts_backend);
+}
+
+static bool found_in(void *regex, const char *module)
+{
+    if (!regex)
+        return true;
     pcre2_match_data *match = pcre2_match_data_create(1, NULL);
-    bool found = match && pcre2_match(entry->regex, (PCRE2_SPTR)module, PCRE2_ZERO_TERMINATED, 0, 0,
-                                      match, NULL) >= 0;
+    bool found = match && pcre2_match(regex, (PCRE2_SPTR)module, PCRE2_ZERO_TERMINATED, 0, 0, match,
+                                      NULL) >= 0;
     pcre2_match_data_free(match);
     return found;
+}
+
+static bool matches(const struct kt_rule_entry *entry, const char *module)
+{
+    return (entry->class == KT_CLASS_ANY || entry->class == kt_class_of_module(module)) &&
+           found_in(entry->regex, module);
 }
 
 const char *kt_rule_device(const kt_rule *rule, const char *module)

@@ -1,128 +1,100 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rule files: a YAML list of {match: {name}, replace: {kwargs: {generate_device, backend ...}}}. */
 #include <stdlib.h>
 #include <string.h>
-#include <yaml.h>
+#include <strings.h>
 
 #include "core/context.h"
-#include "formats/file.h"
+#include "formats/yaml.h"
 #include "placement/rule.h"
 
-enum { MAX_FILE_BYTES = 1 << 24 };
-
-struct reader {
-    kt_context *ctx;
-    const char *path;
-    yaml_document_t *document;
-};
-
-static kt_status wrong(const struct reader *r, const yaml_node_t *node, const char *what)
+/* Names of other programs' backends. Weights stay as the checkpoint has them with all of them. */
+static const char *backend_name(const char *name)
 {
-    return kt_fail(r->ctx, KT_ERROR_FORMAT, "%s:%zu: %s", r->path, node->start_mark.line + 1, what);
+    if (strncasecmp(name, "amx", 3) == 0)
+        return "amx";
+    return strcasecmp(name, "llamafile") == 0 ? "llamafile" : name;
 }
 
-/** The value of a key in a mapping, or NULL. */
-static yaml_node_t *get(const struct reader *r, const yaml_node_t *mapping, const char *key)
-{
-    if (!mapping || mapping->type != YAML_MAPPING_NODE)
-        return NULL;
-    for (yaml_node_pair_t *pair = mapping->data.mapping.pairs.start;
-         pair < mapping->data.mapping.pairs.top; pair++) {
-        yaml_node_t *name = yaml_document_get_node(r->document, pair->key);
-        if (name->type == YAML_SCALAR_NODE &&
-            strcmp((const char *)name->data.scalar.value, key) == 0)
-            return yaml_document_get_node(r->document, pair->value);
-    }
-    return NULL;
-}
-
-/** *text stays NULL where the key is absent. */
-static kt_status get_text(const struct reader *r, const yaml_node_t *mapping, const char *key,
+static kt_status get_text(struct kt_yaml *y, const yaml_node_t *map, const char *key,
                           const char **text)
 {
-    yaml_node_t *node = get(r, mapping, key);
-    if (!node)
-        return KT_OK;
-    if (node->type != YAML_SCALAR_NODE)
-        return kt_fail(r->ctx, KT_ERROR_FORMAT, "%s:%zu: %s must be a string", r->path,
-                       node->start_mark.line + 1, key);
-    *text = (const char *)node->data.scalar.value;
+    yaml_node_t *node = NULL;
+    if (map)
+        KT_TRY(kt_yaml_get(y, map, key, YAML_SCALAR_NODE, &node));
+    *text = node ? kt_yaml_text(node) : NULL;
     return KT_OK;
 }
 
-/** An entry without a name only picks a class for modules of another class: nothing to decide. */
-static kt_status add_entry(const struct reader *r, yaml_node_t *node, kt_rule *rule)
+static kt_status add_entry(struct kt_yaml *y, kt_rule *rule, const yaml_node_t *match,
+                           const yaml_node_t *kwargs)
 {
-    const char *name = NULL, *device = NULL, *backend = NULL;
-    yaml_node_t *match = get(r, node, "match"), *replace = get(r, node, "replace");
-    if (!match || match->type != YAML_MAPPING_NODE)
-        return wrong(r, node, "an entry of a rule needs a mapping \"match\" with a \"name\"");
-    yaml_node_t *kwargs = get(r, replace, "kwargs");
-    KT_TRY(get_text(r, match, "name", &name));
-    KT_TRY(get_text(r, kwargs, "prefill_device", &device));
-    KT_TRY(get_text(r, kwargs, "generate_device", &device));
-    KT_TRY(get_text(r, kwargs, "backend", &backend));
-    if (!name)
+    const char *name, *class, *device, *backend;
+    KT_TRY(get_text(y, match, "name", &name));
+    KT_TRY(get_text(y, match, "class", &class));
+    KT_TRY(get_text(y, kwargs, "generate_device", &device));
+    if (!device)
+        KT_TRY(get_text(y, kwargs, "prefill_device", &device));
+    KT_TRY(get_text(y, kwargs, "backend", &backend));
+    if (!name && !class)
+        return kt_yaml_fail(y, match, "\"match\" needs a \"name\" or a \"class\"");
+    enum kt_module_class kind = class ? kt_class_of_name(class) : KT_CLASS_ANY;
+    if (!name && kind == KT_CLASS_ANY) {
+        kt_log(y->ctx, KT_LOG_WARNING, "%s: line %zu: no module has the class %s; entry ignored",
+               y->path, match->start_mark.line + 1, class);
         return KT_OK;
-    kt_status status = kt_rule_add(rule, name, device, backend);
-    if (status != KT_ERROR_INVALID_ARGUMENT)
-        return status;
-    char sentence[512];
-    strncpy(sentence, kt_last_error(r->ctx), sizeof sentence - 1);
-    sentence[sizeof sentence - 1] = 0;
-    return wrong(r, match, sentence);
-}
-
-static kt_status add_entries(const struct reader *r, kt_rule *rule)
-{
-    yaml_node_t *root = yaml_document_get_root_node(r->document);
-    if (!root)
-        return kt_fail(r->ctx, KT_ERROR_FORMAT, "%s: the file is empty; a rule is a YAML list",
-                       r->path);
-    if (root->type != YAML_SEQUENCE_NODE)
-        return wrong(r, root, "a rule is a YAML list of entries with \"match\" and \"replace\"");
-    for (yaml_node_item_t *item = root->data.sequence.items.start;
-         item < root->data.sequence.items.top; item++)
-        KT_TRY(add_entry(r, yaml_document_get_node(r->document, *item), rule));
-    return KT_OK;
-}
-
-static kt_status parse(kt_context *ctx, const char *path, const char *data, size_t size,
-                       kt_rule *rule)
-{
-    yaml_parser_t parser;
-    yaml_document_t document;
-    kt_status status;
-    if (!yaml_parser_initialize(&parser))
-        return kt_fail_memory(ctx, sizeof parser, "a YAML parser");
-    yaml_parser_set_input_string(&parser, (const unsigned char *)data, size);
-    if (yaml_parser_load(&parser, &document)) {
-        struct reader reader = {ctx, path, &document};
-        status = add_entries(&reader, rule);
-        yaml_document_delete(&document);
-    } else {
-        status = kt_fail(ctx, KT_ERROR_FORMAT, "%s:%zu: %s", path, parser.problem_mark.line + 1,
-                         parser.problem ? parser.problem : "not YAML");
     }
-    yaml_parser_delete(&parser);
-    return status;
+    if (kt_rule_add_entry(rule, name, kind, device, backend ? backend_name(backend) : NULL) ==
+        KT_ERROR_INVALID_ARGUMENT) {
+        char reason[sizeof y->ctx->error];
+        strcpy(reason, kt_last_error(y->ctx));
+        return kt_yaml_fail(y, match, reason);
+    }
+    return KT_OK;
+}
+
+static kt_status read_entry(struct kt_yaml *y, kt_rule *rule, const yaml_node_t *entry)
+{
+    static const char *const entry_keys[] = {"match", "replace", "recursive", NULL};
+    static const char *const match_keys[] = {"name", "class", NULL};
+    static const char *const replace_keys[] = {"class", "kwargs", NULL};
+    yaml_node_t *match, *replace, *kwargs = NULL;
+    KT_TRY(kt_yaml_expect(y, entry, YAML_MAPPING_NODE, "an entry of a rule"));
+    KT_TRY(kt_yaml_allow(y, entry, entry_keys));
+    KT_TRY(kt_yaml_get(y, entry, "match", YAML_MAPPING_NODE, &match));
+    KT_TRY(kt_yaml_get(y, entry, "replace", YAML_MAPPING_NODE, &replace));
+    if (!match)
+        return kt_yaml_fail(y, entry, "an entry of a rule needs a \"match\"");
+    KT_TRY(kt_yaml_allow(y, match, match_keys));
+    if (replace) {
+        KT_TRY(kt_yaml_allow(y, replace, replace_keys));
+        KT_TRY(kt_yaml_get(y, replace, "kwargs", YAML_MAPPING_NODE, &kwargs));
+    }
+    return add_entry(y, rule, match, kwargs);
+}
+
+static kt_status read_entries(struct kt_yaml *y, kt_rule *rule)
+{
+    const yaml_node_t *root = kt_yaml_root(y);
+    KT_TRY(kt_yaml_expect(y, root, YAML_SEQUENCE_NODE, "a rule file"));
+    for (size_t i = 0; i < kt_yaml_size(root); i++)
+        KT_TRY(read_entry(y, rule, kt_yaml_item(y, root, i)));
+    return KT_OK;
 }
 
 kt_status kt_rule_load(kt_context *ctx, const char *path, kt_rule **out)
 {
+    struct kt_yaml *yaml;
     kt_rule *rule;
-    char *data;
-    size_t size;
-    KT_TRY(kt_rule_create(ctx, &rule));
-    kt_status status = kt_file_read(ctx, path, MAX_FILE_BYTES, &data, &size);
+    *out = NULL;
+    KT_TRY(kt_yaml_load(ctx, path, KT_YAML_MAX, &yaml));
+    kt_status status = kt_rule_create(ctx, &rule);
     if (status == KT_OK) {
-        status = parse(ctx, path, data, size, rule);
-        free(data);
+        status = read_entries(yaml, rule);
+        if (status == KT_OK)
+            *out = rule;
+        else
+            kt_rule_free(rule);
     }
-    if (status != KT_OK) {
-        kt_rule_free(rule);
-        return status;
-    }
-    *out = rule;
-    return KT_OK;
+    kt_yaml_free(yaml);
+    return status;
 }
