@@ -20,6 +20,13 @@ KT_API void kt_batch_clear(kt_batch *batch);
  * negative label, more than INT32_MAX tokens in all); the batch is unchanged then. */
 KT_API kt_status kt_batch_add(kt_batch *batch, const int32_t *input_ids, const int32_t *labels,
                               size_t length);
+/** Names `count` padding tokens `pad_id` that a padded batch would hold after the latest sequence.
+ * They change no loss and no gradient's value. But a framework that pads runs them through the
+ * routers, so that a routed expert which padding alone chose has a gradient of zeros instead of
+ * none, and AdamW steps its LoRA matrices. With padding named, training does exactly that. It costs
+ * their forward pass, and is ignored unless routed experts have LoRA.
+ * Errors: STATE without a sequence, INVALID_ARGUMENT, OUT_OF_MEMORY. */
+KT_API kt_status kt_batch_add_padding(kt_batch *batch, int32_t pad_id, size_t count);
 KT_API size_t kt_batch_num_sequences(const kt_batch *batch);
 KT_API size_t kt_batch_num_tokens(const kt_batch *batch);
 /** Labels that are not ignored, counted before the shift: the divisor of the loss, as

@@ -26,12 +26,14 @@ void kt_batch_free(kt_batch *batch)
     free(batch->input_ids);
     free(batch->labels);
     free(batch->cu_seqlens);
+    free(batch->padding_ids);
+    free(batch->padding_sequences);
     free(batch);
 }
 
 void kt_batch_clear(kt_batch *batch)
 {
-    batch->num_tokens = batch->num_sequences = batch->num_targets = 0;
+    batch->num_tokens = batch->num_sequences = batch->num_targets = batch->num_padding = 0;
 }
 
 static kt_status grow(kt_batch *batch, int32_t **array, size_t count)
@@ -84,6 +86,26 @@ kt_status kt_batch_add(kt_batch *batch, const int32_t *input_ids, const int32_t 
     batch->num_tokens += length;
     batch->num_targets += targets;
     batch->cu_seqlens[++batch->num_sequences] = (int32_t)batch->num_tokens;
+    return KT_OK;
+}
+
+kt_status kt_batch_add_padding(kt_batch *batch, int32_t pad_id, size_t count)
+{
+    size_t total = batch->num_padding + count;
+    if (batch->num_sequences == 0)
+        return kt_fail(batch->ctx, KT_ERROR_STATE, "padding belongs to a sequence; add one first");
+    if (count > (size_t)INT32_MAX - batch->num_tokens - batch->num_padding)
+        return kt_fail(batch->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "a batch holds at most %d tokens, padding included", INT32_MAX);
+    if (total > batch->padding_capacity) {
+        KT_TRY(grow(batch, &batch->padding_ids, total + total / 2));
+        KT_TRY(grow(batch, &batch->padding_sequences, total + total / 2));
+        batch->padding_capacity = total + total / 2;
+    }
+    for (; batch->num_padding < total; batch->num_padding++) {
+        batch->padding_ids[batch->num_padding] = pad_id;
+        batch->padding_sequences[batch->num_padding] = (int32_t)batch->num_sequences - 1;
+    }
     return KT_OK;
 }
 

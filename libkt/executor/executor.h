@@ -70,9 +70,9 @@ int kt_executor_fuses_loss(const struct kt_executor *executor, kt_forward_mode m
 /** Bytes of kept layer inputs. */
 uint64_t kt_step_inputs_size(const struct kt_executor *executor, const struct kt_step *step,
                              int64_t tokens);
-/** Peak of the arena over forward and, unless EVAL, backward. */
+/** Peak of the arena over forward, with so many padding tokens, and, unless EVAL, backward. */
 kt_status kt_step_measure(const struct kt_executor *executor, const struct kt_step *step,
-                          int64_t tokens, uint64_t *peak);
+                          int64_t tokens, int64_t padding, uint64_t *peak);
 kt_status kt_step_forward(const struct kt_executor *executor, struct kt_step *step);
 kt_status kt_step_backward(const struct kt_executor *executor, struct kt_step *step);
 

@@ -96,6 +96,29 @@ struct kt_attention kt_mla_expanded(const struct kt_pass *pass, const float *q, 
                                  .o_head_stride = d.v};
 }
 
+/** Each padding token attends to all tokens of its sequence. */
+static kt_status attend_padding(struct kt_pass *pass, const struct kt_attention *whole)
+{
+    int64_t real = pass->tokens - pass->padding;
+    for (int64_t i = 0; i < pass->padding && pass->kind != KT_PASS_MEASURE; i++) {
+        int32_t begin = pass->cu_seqlens[pass->padding_sequences[i]];
+        int32_t end = pass->cu_seqlens[pass->padding_sequences[i] + 1];
+        const int32_t query[] = {0, 1}, keys[] = {0, end - begin};
+        struct kt_attention a = *whole;
+        a.num_sequences = 1;
+        a.cu_seqlens_q = query;
+        a.cu_seqlens_k = keys;
+        a.q += (real + i) * a.q_stride;
+        a.o += (real + i) * a.o_stride;
+        a.k += begin * a.k_stride;
+        a.k_shared += begin * a.k_shared_stride;
+        a.v += begin * a.v_stride;
+        a.lse = NULL;
+        KT_TRY(pass->device->ops->attention_forward(pass->device, &a));
+    }
+    return KT_OK;
+}
+
 static kt_status forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
                          union kt_attention_state *state, float *y)
 {
@@ -115,6 +138,7 @@ static kt_status forward(struct kt_pass *pass, const struct kt_layer *layer, con
     struct kt_attention a = kt_mla_expanded(pass, s->q, s->kv, s->kv_a + d.latent, s->o);
     a.lse = s->lse;
     KT_TRY(ops->attention_forward(pass->device, &a));
+    KT_TRY(attend_padding(pass, &a));
     return kt_linear_forward(pass, layer->o, tokens, s->o, d.heads * d.v, 1, y,
                              pass->model->config.hidden_size);
 }

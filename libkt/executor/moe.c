@@ -69,6 +69,20 @@ static struct kt_experts *experts_of(const struct kt_pass *pass, const struct kt
                                          : pass->experts[layer - pass->model->layers];
 }
 
+/** An expert that padding chose has a gradient, of zeros if no other token chose it. */
+static void mark_padding(const struct kt_pass *pass, const struct kt_layer *layer,
+                         const struct routing *r)
+{
+    int64_t topk = r->router.topk, real = pass->tokens - pass->padding;
+    for (int64_t i = real * topk; pass->kind != KT_PASS_MEASURE && i < pass->tokens * topk; i++) {
+        for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
+            const struct kt_lora_pair *pair = kt_pass_lora(pass, &layer->experts[k][r->ids[i]]);
+            if (pair)
+                *pair->has_grad = 1;
+        }
+    }
+}
+
 kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
                          float *y)
 {
@@ -77,6 +91,7 @@ kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, con
     uint64_t mark = pass->arena.used;
     struct routing r;
     KT_TRY(route(pass, layer, n, &r));
+    mark_padding(pass, layer, &r);
     struct kt_expert_batch batch = expert_batch(pass, &r, n);
     KT_TRY(experts->ops->forward(experts, &weights, &batch, y));
     pass->arena.used = mark;

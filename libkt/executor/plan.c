@@ -38,7 +38,7 @@ kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size
         return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
                        "a plan needs 1 to %d tokens and no sequence longer than that", INT32_MAX);
     KT_TRY(kt_targets_all(ex->ctx, &step.targets, tokens));
-    kt_status status = kt_step_measure(ex, &step, tokens, &plan.workspace);
+    kt_status status = kt_step_measure(ex, &step, tokens, 0, &plan.workspace);
     kt_targets_free(&step.targets);
     KT_TRY(status);
     plan.workspace += experts_scratch(ex, tokens);

@@ -29,6 +29,11 @@ static kt_status check_batch(const struct kt_executor *ex, const kt_batch *batch
     int32_t vocab = ex->model->config.vocab_size;
     if (batch->num_tokens == 0)
         return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT, "the batch has no tokens");
+    for (size_t i = 0; i < batch->num_padding; i++)
+        if (batch->padding_ids[i] < 0 || batch->padding_ids[i] >= vocab)
+            return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
+                           "padding id %d is not in the model's vocabulary of %d ids",
+                           batch->padding_ids[i], vocab);
     for (size_t t = 0; t < batch->num_tokens; t++)
         if (batch->input_ids[t] < 0 || batch->input_ids[t] >= vocab || batch->labels[t] >= vocab)
             return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
@@ -38,26 +43,52 @@ static kt_status check_batch(const struct kt_executor *ex, const kt_batch *batch
     return KT_OK;
 }
 
+/** Padding matters to routed experts that train, and to nothing else. */
+static int runs_padding(const struct kt_executor *ex, const struct kt_step *step)
+{
+    for (int32_t i = 0; step->mode != KT_FORWARD_EVAL && ex->lora && i < ex->lora->num_attached;
+         i++)
+        if (ex->model->linears[ex->lora->attached[i]].role == KT_ROLE_ROUTED_EXPERT)
+            return 1;
+    return 0;
+}
+
+/** Positions of a sequence go on counting through its padding. */
+static int32_t place_padding(struct kt_executor *ex, const kt_batch *batch, int64_t i)
+{
+    int32_t sequence = batch->padding_sequences[i],
+            *position = &ex->positions[batch->num_tokens + i];
+    *position = i && batch->padding_sequences[i - 1] == sequence
+                    ? position[-1] + 1
+                    : batch->cu_seqlens[sequence + 1] - batch->cu_seqlens[sequence];
+    return *position;
+}
+
 /** Host arrays, tables and blocks for a step over the batch, all before anything is computed. */
 static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_batch *batch,
                          enum kt_pass_kind kind)
 {
     int64_t tokens = (int64_t)batch->num_tokens, longest = 0;
+    int64_t padding = runs_padding(ex, step) ? (int64_t)batch->num_padding : 0;
     uint64_t peak;
-    KT_TRY(reserve_tokens(ex, batch->num_tokens));
+    KT_TRY(reserve_tokens(ex, (size_t)(tokens + padding)));
     for (size_t s = 0; s < batch->num_sequences; s++) {
         int32_t begin = batch->cu_seqlens[s], end = batch->cu_seqlens[s + 1];
         for (int32_t t = begin; t < end; t++)
             ex->positions[t] = t - begin;
         longest = kt_max_i64(longest, end - begin);
     }
+    for (int64_t i = 0; i < padding; i++)
+        longest = kt_max_i64(longest, place_padding(ex, batch, i) + 1);
     KT_TRY(kt_executor_reserve_rope(ex, longest));
-    KT_TRY(kt_step_measure(ex, step, tokens, &peak));
+    KT_TRY(kt_step_measure(ex, step, tokens, padding, &peak));
     KT_TRY(kt_block_reserve(ex, &ex->inputs, kt_step_inputs_size(ex, step, tokens)));
     KT_TRY(kt_block_reserve(ex, &ex->workspace, peak));
     step->inputs = ex->inputs.memory;
     step->pass = kt_executor_pass(ex, kind);
-    step->pass.tokens = tokens;
+    step->pass.tokens = tokens + padding;
+    step->pass.padding = padding;
+    step->pass.padding_sequences = batch->padding_sequences;
     step->pass.training = step->mode != KT_FORWARD_EVAL;
     step->pass.num_sequences = (int32_t)batch->num_sequences;
     step->pass.cu_seqlens = batch->cu_seqlens;

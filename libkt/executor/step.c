@@ -28,12 +28,12 @@ static kt_status keep_input(struct kt_step *step, int32_t layer)
 {
     struct kt_pass *pass = &step->pass;
     const struct kt_device_ops *ops = pass->device->ops;
-    int64_t hidden = pass->model->config.hidden_size, n = pass->tokens * hidden;
-    int64_t at = n * (layer - step->lowest);
+    int64_t hidden = pass->model->config.hidden_size, tokens = pass->tokens - pass->padding;
+    int64_t n = tokens * hidden, at = n * (layer - step->lowest);
     if (!keeps_inputs(step) || layer < step->lowest)
         return KT_OK;
     if (pass->compute != KT_COMPUTE_BF16)
-        return ops->add(pass->device, pass->tokens, hidden, 1, step->x, hidden, 0,
+        return ops->add(pass->device, tokens, hidden, 1, step->x, hidden, 0,
                         (float *)step->inputs + at, hidden);
     KT_TRY(ops->pack_bf16(pass->device, n, step->x, (uint16_t *)step->inputs + at));
     return ops->unpack_bf16(pass->device, n, (uint16_t *)step->inputs + at, step->x);
@@ -53,24 +53,37 @@ static kt_status kept_input(struct kt_step *step, int32_t layer, const float **x
     return pass->device->ops->unpack_bf16(pass->device, n, (uint16_t *)step->inputs + at, step->x);
 }
 
+static kt_status embed(const struct kt_step *step)
+{
+    const struct kt_pass *pass = &step->pass;
+    const struct kt_batch *batch = step->batch;
+    int64_t hidden = pass->model->config.hidden_size, tokens = pass->tokens - pass->padding;
+    const struct kt_weight *table = &pass->model->embed_tokens;
+    KT_TRY(pass->device->ops->embedding(pass->device, table, tokens,
+                                        batch ? batch->input_ids : NULL, step->x, hidden));
+    return pass->device->ops->embedding(pass->device, table, pass->padding,
+                                        batch ? batch->padding_ids : NULL,
+                                        step->x + tokens * hidden, hidden);
+}
+
 kt_status kt_step_forward(const struct kt_executor *executor, struct kt_step *step)
 {
     struct kt_pass *pass = &step->pass;
     const struct kt_model *model = pass->model;
     int64_t hidden = model->config.hidden_size;
     int32_t layers = model->config.num_hidden_layers;
-    const int32_t *ids = step->batch ? step->batch->input_ids : NULL;
     step->x = kt_arena_floats(&pass->arena, pass->tokens, hidden);
     step->h = kt_arena_floats(&pass->arena, step->targets.num_rows, hidden);
     KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(pass->device->ops->embedding(pass->device, &model->embed_tokens, pass->tokens, ids,
-                                        step->x, hidden));
+    KT_TRY(embed(step));
     for (int32_t l = 0; l < layers; l++) {
         KT_TRY(kt_pass_tick(pass, "forward", l));
         KT_TRY(keep_input(step, l));
         KT_TRY(kt_layer_forward(pass, &model->layers[l], NULL, step->x));
     }
     KT_TRY(kt_pass_tick(pass, "forward", layers));
+    pass->tokens -= pass->padding;
+    pass->padding = 0;
     KT_TRY(kt_head_norm(pass, &step->targets, step->x, step->h));
     KT_TRY(kt_head_loss(pass, &step->targets, executor->logits_chunk, step->fused, step->h));
     return step->logits
@@ -103,14 +116,15 @@ kt_status kt_step_backward(const struct kt_executor *executor, struct kt_step *s
 }
 
 kt_status kt_step_measure(const struct kt_executor *executor, const struct kt_step *step,
-                          int64_t tokens, uint64_t *peak)
+                          int64_t tokens, int64_t padding, uint64_t *peak)
 {
     struct kt_step trial = *step;
     trial.batch = NULL;
     trial.inputs = (void *)(uintptr_t)64;
     trial.pass = kt_executor_pass(executor, KT_PASS_MEASURE);
     trial.pass.training = keeps_inputs(step);
-    trial.pass.tokens = tokens;
+    trial.pass.padding = padding;
+    trial.pass.tokens = tokens + padding;
     trial.pass.arena = kt_arena_measuring();
     KT_TRY(kt_step_forward(executor, &trial));
     if (keeps_inputs(step) && executor->lora)

@@ -207,6 +207,56 @@ START_TEST(threads_and_chunks_change_rounding_only)
 }
 END_TEST
 
+/** Matrices with a gradient now; those among them whose gradient is all zeros. */
+static int count_marked(const kt_lora *lora, int *zeros)
+{
+    int marked = 0;
+    *zeros = 0;
+    for (size_t i = 0; i < kt_lora_num_tensors(lora); i++) {
+        kt_lora_tensor t = {.size = sizeof t};
+        ck_assert_int_eq(kt_lora_get_tensor(lora, i, &t), KT_OK);
+        int64_t k = 0, n = t.rows * t.cols;
+        while (k < n && t.grad[k] == 0)
+            k++;
+        marked += t.has_grad;
+        *zeros += t.has_grad && k == n;
+    }
+    return marked;
+}
+
+START_TEST(padding_marks_experts_and_changes_nothing_else)
+{
+    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
+    int64_t n = (int64_t)kt_lora_num_parameters(c.lora);
+    const int32_t few[] = {5, 7, 11};
+    int zeros, without; /* the last token has no target: what it alone chose has zeros too */
+    kt_batch_clear(c.batch);
+    ck_assert_ok(c.ctx, kt_batch_add(c.batch, few, few, 3));
+    double loss = golden_step(&c, c.executor);
+    float *want = golden_gradients(c.lora);
+    double *wide = test_widen(n, want);
+    int marked = count_marked(c.lora, &without);
+    ck_assert_int_lt(marked, (int)kt_lora_num_tensors(c.lora));
+
+    for (int32_t id = 0; id < 60; id++)
+        ck_assert_ok(c.ctx, kt_batch_add_padding(c.batch, id, 2));
+    kt_lora_zero_grad(c.lora);
+    ck_assert_double_le(fabs(golden_step(&c, c.executor) - loss), 1e-6 * loss);
+    float *got = golden_gradients(c.lora);
+    ck_assert_double_le(test_error(n, got, wide), 1e-6);
+    ck_assert_int_eq(count_marked(c.lora, &zeros) - marked, zeros - without);
+    ck_assert_int_gt(zeros, without);
+
+    ck_assert_ok(c.ctx, kt_batch_add_padding(c.batch, 1 << 30, 1));
+    ck_assert_int_eq(kt_executor_forward(c.executor, c.batch, KT_FORWARD_TRAIN, NULL),
+                     KT_ERROR_INVALID_ARGUMENT);
+    free(got);
+    free(wide);
+    free(want);
+    golden_close(&c);
+}
+END_TEST
+
 START_TEST(log_probabilities_add_up_to_the_loss)
 {
     struct golden_case c = golden_open("v2", 1, KT_COMPUTE_F32);
@@ -472,6 +522,7 @@ static TCase *invariants(void)
     tcase_add_loop_test(tc, packed_is_the_sum_of_separate_sequences, 0, GOLDEN_CASES);
     tcase_add_loop_test(tc, repetition_and_recomputation_give_the_same_bits, 0, 2);
     tcase_add_loop_test(tc, threads_and_chunks_change_rounding_only, 0, GOLDEN_CASES);
+    tcase_add_test(tc, padding_marks_experts_and_changes_nothing_else);
     tcase_add_test(tc, log_probabilities_add_up_to_the_loss);
     tcase_add_test(tc, dropout_is_the_same_in_recomputation);
     tcase_add_loop_test(tc, layers_without_lora_are_not_gone_through, 0, 2);
