@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "backend/experts.h"
-#include "backends/cpu/cpu.h"
+#include "backends/cpu/experts.h"
 #include "backends/reference/reference.h"
 #include "core/dtype.h"
 
@@ -32,11 +32,14 @@ void kt_device_close(struct kt_device *dev)
 kt_status kt_experts_open(kt_context *ctx, const char *name, struct kt_experts **out)
 {
     *out = NULL;
-    if (strcmp(name, "reference") == 0 || strcmp(name, "auto") == 0)
+    if (strcmp(name, "cpu") == 0 || strcmp(name, "auto") == 0)
+        return kt_cpu_experts_open(ctx, out);
+    if (strcmp(name, "reference") == 0)
         return kt_reference_open(ctx, out);
-    return kt_fail(ctx, KT_ERROR_NOT_FOUND,
-                   "experts backend \"%s\" is not available here; use \"reference\" or \"auto\"",
-                   name);
+    return kt_fail(
+        ctx, KT_ERROR_NOT_FOUND,
+        "experts backend \"%s\" is not available here; use \"cpu\", \"reference\" or \"auto\"",
+        name);
 }
 
 void kt_experts_close(struct kt_experts *e)

@@ -22,15 +22,16 @@ void kt_philox(uint64_t key, uint64_t counter_hi, uint64_t counter_lo, uint32_t 
     out[3] = c3;
 }
 
-void kt_dropout_row(float p, uint64_t key, int64_t token, int64_t n, const float *x, int accumulate,
-                    float *y)
+void kt_dropout_row(float p, uint64_t key, int64_t token, int64_t first, int64_t n, const float *x,
+                    int accumulate, float *y)
 {
     float keep = p < 1.0f ? 1.0f / (1.0f - p) : 0.0f;
     uint32_t words[4];
     for (int64_t i = 0; i < n; i++) {
-        if (i % 4 == 0)
-            kt_philox(key, (uint64_t)token, (uint64_t)i / 4, words);
-        float value = kt_uniform_f32(words[i % 4]) < p ? 0.0f : x[i] * keep;
+        uint64_t e = (uint64_t)(first + i);
+        if (i == 0 || e % 4 == 0)
+            kt_philox(key, (uint64_t)token, e / 4, words);
+        float value = kt_uniform_f32(words[e % 4]) < p ? 0.0f : x[i] * keep;
         y[i] = accumulate ? y[i] + value : value;
     }
 }

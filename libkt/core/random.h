@@ -16,9 +16,9 @@ static inline float kt_uniform_f32(uint32_t word)
     return (float)(word >> 8) * 0x1p-24f;
 }
 
-/** y[i] (+)= x[i] / (1 - p), or 0 where element (token, i) of the mask that `key` names is dropped:
- * word i % 4 of Philox(key, token, i / 4) as a uniform number is below p. */
-void kt_dropout_row(float p, uint64_t key, int64_t token, int64_t n, const float *x, int accumulate,
-                    float *y);
+/** y[i] (+)= x[i] / (1 - p), or 0 where the mask that `key` names drops element (token, first + i):
+ * word e % 4 of Philox(key, token, e / 4), e = first + i, as a uniform number is below p. */
+void kt_dropout_row(float p, uint64_t key, int64_t token, int64_t first, int64_t n, const float *x,
+                    int accumulate, float *y);
 
 #endif

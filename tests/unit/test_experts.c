@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The expert backends: reference against its formula and central differences in double, the others
  * against reference. */
-#include "backend/experts.h"
+#include "backends/cpu/experts.h"
 #include "compare.h"
 #include "core/dtype.h"
 
@@ -58,14 +58,24 @@ static double experts_loss(void *arg)
     return loss;
 }
 
-START_TEST(reference_and_its_gradients)
+static const struct {
+    const char *name;
+    uint32_t isa_mask;
+} backends[] = {
+    {"reference", 0}, {"cpu", KT_ISA_AVX2}, {"cpu", KT_ISA_AVX512}, {"cpu", KT_ISA_AVX512_BF16},
+    {"cpu", 0},
+};
+
+enum { BACKENDS = sizeof backends / sizeof *backends };
+
+START_TEST(backend_and_its_gradients)
 {
     static const int32_t ids[TOKENS * TOPK] = {0, 1, 1, 3, 3, 0, 0, 3, 1,
                                                1, 3, 1, 0, 3, 1, 0, 3, 0};
-    float dropout = _i ? 0.3f : 0.0f;
-    kt_context *ctx = test_context(2, 0);
+    float dropout = _i % 2 ? 0.3f : 0.0f;
+    kt_context *ctx = test_context(2, backends[_i / 2].isa_mask);
     struct kt_experts *experts;
-    ck_assert_int_eq(kt_experts_open(ctx, "reference", &experts), KT_OK);
+    ck_assert_int_eq(kt_experts_open(ctx, backends[_i / 2].name, &experts), KT_OK);
     struct kt_weight weights[3][EXPERTS];
     struct kt_lora_pair lora[3][EXPERTS];
     uint8_t has_grad[3][EXPERTS] = {{0}};
@@ -81,7 +91,7 @@ START_TEST(reference_and_its_gradients)
         layer.weights[which] = weights[which];
         layer.lora[which] = lora[which];
         for (int64_t t = 0; t < TOKENS; t++)
-            kt_dropout_row(dropout, (uint64_t)which + 40, t, 16, ones, 0,
+            kt_dropout_row(dropout, (uint64_t)which + 40, t, 0, 16, ones, 0,
                            masks + (which * TOKENS + t) * 16);
         for (int e = 0; e < EXPERTS; e++) {
             uint64_t seed = (uint64_t)(100 * which + 10 * e);
@@ -145,6 +155,140 @@ START_TEST(reference_and_its_gradients)
 }
 END_TEST
 
+/* -- larger layers against reference ----------------------------------------------------------- */
+
+struct shape {
+    int32_t experts, hidden, inter, tokens, topk, rank;
+    int lora; /* bits of linears that have it, on every expert but the first */
+    float dropout;
+    kt_dtype dtype;
+    int32_t spread; /* experts in use */
+};
+
+static const struct shape shapes[] = {
+    {4, 64, 32, 1, 2, 0, 0, 0, KT_DTYPE_BF16, 4},
+    {7, 72, 130, 33, 3, 5, 7, 0, KT_DTYPE_F32, 7},
+    {3, 131, 45, 300, 2, 8, 3, 0.25f, KT_DTYPE_BF16, 2},
+    {2, 256, 160, 290, 1, 4, 4, 0.25f, KT_DTYPE_F16, 1},
+    {16, 100, 257, 40, 4, 0, 0, 0, KT_DTYPE_F16, 16},
+};
+
+struct outcome {
+    int64_t ny, nw, nl;
+    float *y, *dx, *dtw, *lora;
+    uint8_t has_grad[3 * 16];
+};
+
+static struct outcome run_backend(const char *name, uint32_t isa_mask, int32_t threads,
+                                  const struct shape *s, kt_compute compute, int small_chunks)
+{
+    kt_context *ctx = test_context(threads, isa_mask);
+    struct kt_experts *experts;
+    ck_assert_int_eq(kt_experts_open(ctx, name, &experts), KT_OK);
+    int64_t matrix = (int64_t)s->hidden * s->inter, low = (int64_t)s->rank * (s->hidden + s->inter);
+    struct outcome o = {.ny = (int64_t)s->tokens * s->hidden,
+                        .nw = (int64_t)s->tokens * s->topk,
+                        .nl = 3 * s->experts * low};
+    float *x = test_random(1, o.ny), *dy = test_random(2, o.ny), *tw = test_random(3, o.nw);
+    float *full = test_random(4, 3 * s->experts * matrix), *ab = test_random(5, o.nl);
+    uint16_t *half = malloc((size_t)(3 * s->experts * matrix) * 2);
+    o.y = test_random(6, o.ny), o.dx = test_random(7, o.ny), o.dtw = test_random(8, o.nw);
+    o.lora = test_random(9, o.nl);
+    for (int64_t i = 0; i < 3 * s->experts * matrix; i++)
+        half[i] = s->dtype == KT_DTYPE_BF16
+                      ? kt_f32_to_bf16(full[i] * 0.2f)
+                      : (uint16_t)(((uint32_t)i * 40503u & 0x83ffu) | (9u + (uint32_t)i % 3) << 10);
+    int32_t *ids = malloc((size_t)o.nw * sizeof *ids);
+    for (int64_t i = 0; i < o.nw; i++)
+        ids[i] = (int32_t)(i * 7 / 3 % s->spread);
+    struct kt_weight w[3][16];
+    struct kt_lora_pair lora[3][16];
+    struct kt_expert_layer layer = {
+        .num_experts = s->experts, .hidden_size = s->hidden, .intermediate_size = s->inter};
+    for (int which = 0; which < 3; which++) {
+        layer.weights[which] = w[which];
+        layer.lora[which] = s->lora >> which & 1 ? lora[which] : NULL;
+        for (int e = 0; e < s->experts; e++) {
+            int64_t at = (which * s->experts + e) * matrix, lat = (which * s->experts + e) * low;
+            int64_t rows = which == KT_EXPERT_DOWN ? s->hidden : s->inter;
+            int64_t cols = which == KT_EXPERT_DOWN ? s->inter : s->hidden;
+            w[which][e] = (struct kt_weight){s->dtype == KT_DTYPE_F32 ? (void *)(full + at)
+                                                                      : (void *)(half + at),
+                                             s->dtype, rows, cols};
+            lora[which][e] = (struct kt_lora_pair){s->rank,
+                                                   0.5f,
+                                                   s->dropout,
+                                                   (uint64_t)(which * 100 + e),
+                                                   e ? ab + lat : NULL,
+                                                   ab + lat + s->rank * cols,
+                                                   o.lora + lat,
+                                                   o.lora + lat + s->rank * cols,
+                                                   &o.has_grad[which * 16 + e]};
+        }
+    }
+    if (small_chunks)
+        ((struct kt_cpu_experts *)experts)->chunk_bytes = 1;
+    struct kt_expert_batch batch = {compute, 1, s->tokens, s->topk, ids, tw, x};
+    ck_assert_int_eq(experts->ops->forward(experts, &layer, &batch, o.y), KT_OK);
+    ck_assert_int_eq(experts->ops->backward(experts, &layer, &batch, dy, o.dx, o.dtw), KT_OK);
+    ck_assert_uint_le(kt_context_memory_peak(ctx),
+                      experts->ops->scratch_bytes(experts, &layer, s->tokens, s->topk) + 256);
+    free(x), free(dy), free(tw), free(full), free(ab), free(half), free(ids);
+    kt_experts_close(experts);
+    ck_assert_uint_eq(kt_context_memory_used(ctx), 0);
+    kt_context_free(ctx);
+    return o;
+}
+
+static void free_outcome(struct outcome *o)
+{
+    free(o->y), free(o->dx), free(o->dtw), free(o->lora);
+}
+
+static void check_close(int64_t n, const float *got, const float *want, double tolerance)
+{
+    double *wide = test_widen(n, want);
+    ck_assert_double_lt(test_error(n, got, wide), tolerance);
+    free(wide);
+}
+
+START_TEST(backends_agree_with_reference)
+{
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        struct outcome want = run_backend("reference", 0, 2, &shapes[i], KT_COMPUTE_F32, 0);
+        for (int compute = 0; compute < 2; compute++) {
+            struct outcome got = run_backend(backends[_i].name, backends[_i].isa_mask, 2,
+                                             &shapes[i], (kt_compute)compute, (int)i % 2);
+            double tolerance = compute ? 5e-3 : 2e-6;
+            check_close(want.ny, got.y, want.y, tolerance);
+            check_close(want.ny, got.dx, want.dx, tolerance);
+            check_close(want.nw, got.dtw, want.dtw, tolerance);
+            check_close(want.nl, got.lora, want.lora, tolerance);
+            ck_assert(memcmp(got.has_grad, want.has_grad, sizeof want.has_grad) == 0);
+            free_outcome(&got);
+        }
+        free_outcome(&want);
+    }
+}
+END_TEST
+
+START_TEST(bits_do_not_depend_on_threads)
+{
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        struct outcome one = run_backend("cpu", 0, 1, &shapes[i], KT_COMPUTE_BF16, 1);
+        for (int32_t threads = 1; threads < 6; threads += 2) {
+            struct outcome many = run_backend("cpu", 0, threads, &shapes[i], KT_COMPUTE_BF16, 1);
+            ck_assert(memcmp(one.y, many.y, (size_t)one.ny * 4) == 0);
+            ck_assert(memcmp(one.dx, many.dx, (size_t)one.ny * 4) == 0);
+            ck_assert(memcmp(one.dtw, many.dtw, (size_t)one.nw * 4) == 0);
+            ck_assert(memcmp(one.lora, many.lora, (size_t)one.nl * 4) == 0);
+            free_outcome(&many);
+        }
+        free_outcome(&one);
+    }
+}
+END_TEST
+
 START_TEST(unknown_backends_are_errors)
 {
     kt_context *ctx = test_context(1, 0);
@@ -162,7 +306,9 @@ int main(void)
     Suite *suite = suite_create("experts");
     TCase *tc = tcase_create("experts");
     tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, reference_and_its_gradients, 0, 2);
+    tcase_add_loop_test(tc, backend_and_its_gradients, 0, 2 * BACKENDS);
+    tcase_add_loop_test(tc, backends_agree_with_reference, 1, BACKENDS);
+    tcase_add_test(tc, bits_do_not_depend_on_threads);
     tcase_add_test(tc, unknown_backends_are_errors);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);

@@ -49,7 +49,7 @@ static void drop_rows(void *arg, int64_t begin, int64_t end, int32_t thread)
     const struct rows *r = arg;
     (void)thread;
     for (int64_t t = begin; t < end; t++)
-        kt_dropout_row(r->alpha, r->key, t, r->dim, r->x + t * r->ldx, r->accumulate,
+        kt_dropout_row(r->alpha, r->key, t, 0, r->dim, r->x + t * r->ldx, r->accumulate,
                        r->y + t * r->ldy);
 }
 

@@ -145,7 +145,7 @@ static const float *lora_input(const struct kt_lora_pair *lora, const struct kt_
     if (!drops(lora, batch))
         return in;
     for (int64_t r = 0; r < w->n; r++)
-        kt_dropout_row(lora->dropout, lora->dropout_key, w->slots[r] / batch->topk, cols,
+        kt_dropout_row(lora->dropout, lora->dropout_key, w->slots[r] / batch->topk, 0, cols,
                        in + r * cols, 0, w->dropped + r * cols);
     return w->dropped;
 }
@@ -202,7 +202,7 @@ static void linear_backward(kt_context *ctx, const struct kt_expert_layer *layer
     memset(w->dropped, 0, (size_t)(n * cols) * sizeof *w->dropped);
     multiply(ctx, 1, dlow, a, dense(w->dropped, n, cols));
     for (int64_t r = 0; r < n; r++)
-        kt_dropout_row(lora->dropout, lora->dropout_key, w->slots[r] / batch->topk, cols,
+        kt_dropout_row(lora->dropout, lora->dropout_key, w->slots[r] / batch->topk, 0, cols,
                        w->dropped + r * cols, 1, din + r * cols);
 }
 

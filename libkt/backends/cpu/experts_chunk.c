@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Forward and backward of one chunk of rows, phase by phase. */
+#include <string.h>
+
+#include "backends/cpu/experts.h"
+#include "core/memory.h"
+
+enum { LD = KT_EXPERT_BLOCK_COLS };
+
+static char *inter_row(const struct kt_expert_call *c, char *buffer, int64_t row, int64_t col)
+{
+    return buffer + (row * c->inter_stride + col) * c->kernel->element_size;
+}
+
+static void keep_full(const struct kt_expert_call *c, float *buffer, int64_t row, int64_t col,
+                      int64_t cols, const float *from)
+{
+    if (buffer)
+        memcpy(buffer + row * c->inter + col, from, (size_t)cols * sizeof *from);
+}
+
+/* h = act(gate) * up */
+static void gate_up_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct kt_expert_call *c = arg;
+    struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
+    int64_t col_blocks = kt_blocks(c->inter, LD);
+    for (int64_t i = begin; i < end; i++) {
+        const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
+        int64_t col = i % col_blocks * LD, cols = kt_min_i64(LD, c->inter - col);
+        kt_expert_linear(c, &t, KT_EXPERT_GATE, rows, c->x, c->hidden_stride, col, cols, t.gate,
+                         LD);
+        kt_expert_linear(c, &t, KT_EXPERT_UP, rows, c->x, c->hidden_stride, col, cols, t.up, LD);
+        for (int64_t r = 0; r < rows->count; r++) {
+            float *h = t.gate + r * LD;
+            c->kernels->row.silu_mul(cols, h, t.up + r * LD, h);
+            c->kernel->convert(cols, h, inter_row(c, c->h, rows->first + r, col));
+            keep_full(c, c->h_full, rows->first + r, col, cols, h);
+        }
+    }
+}
+
+static void down_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct kt_expert_call *c = arg;
+    struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
+    int64_t col_blocks = kt_blocks(c->hidden, LD);
+    for (int64_t i = begin; i < end; i++) {
+        const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
+        int64_t col = i % col_blocks * LD, cols = kt_min_i64(LD, c->hidden - col);
+        kt_expert_linear(c, &t, KT_EXPERT_DOWN, rows, c->h, c->inter_stride, col, cols,
+                         c->out + rows->first * c->hidden + col, c->hidden);
+    }
+}
+
+void kt_expert_chunk_forward(struct kt_expert_call *c)
+{
+    kt_expert_gather(c, c->batch->x, c->x);
+    kt_expert_low(c, KT_EXPERT_GATE);
+    kt_expert_low(c, KT_EXPERT_UP);
+    kt_parallel_for(c->pool, c->num_blocks * kt_blocks(c->inter, LD), 1, gate_up_blocks, c);
+    kt_expert_low(c, KT_EXPERT_DOWN);
+    kt_parallel_for(c->pool, c->num_blocks * kt_blocks(c->hidden, LD), 1, down_blocks, c);
+    kt_expert_scatter(c, 1);
+}
+
+/* One row of a block: the part of d(topk_weight), and dgate and dup in place of gate and up. */
+static void activate_row(const struct kt_expert_call *c, struct kt_expert_thread *t, int64_t row,
+                         int64_t r, int64_t block, int64_t cols)
+{
+    float *gate = t->gate + r * LD, *up = t->up + r * LD, *dh = t->dh + r * LD, *h = t->tile;
+    float weight = c->batch->topk_weights[kt_expert_slot(c, row)];
+    int64_t col = block * LD;
+    c->kernels->row.silu_mul(cols, gate, up, h);
+    c->partial[row * kt_blocks(c->inter, LD) + block] = c->kernels->row.dot(cols, dh, h);
+    keep_full(c, c->h_full, row, col, cols, h);
+    c->kernels->row.silu_mul_backward(cols, weight, gate, up, dh, gate, up);
+    c->kernel->convert(cols, gate, inter_row(c, c->h, row, col));
+    c->kernel->convert(cols, up, inter_row(c, c->dup, row, col));
+    keep_full(c, c->dgate_full, row, col, cols, gate);
+    keep_full(c, c->dup_full, row, col, cols, up);
+}
+
+static void activation_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct kt_expert_call *c = arg;
+    struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
+    int64_t col_blocks = kt_blocks(c->inter, LD);
+    for (int64_t i = begin; i < end; i++) {
+        const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
+        int64_t block = i % col_blocks, col = block * LD, cols = kt_min_i64(LD, c->inter - col);
+        kt_expert_linear(c, &t, KT_EXPERT_GATE, rows, c->x, c->hidden_stride, col, cols, t.gate,
+                         LD);
+        kt_expert_linear(c, &t, KT_EXPERT_UP, rows, c->x, c->hidden_stride, col, cols, t.up, LD);
+        kt_expert_linear_backward(c, &t, KT_EXPERT_DOWN, rows, c->dy_rows, c->hidden_stride, col,
+                                  cols, 0, t.dh, LD);
+        for (int64_t r = 0; r < rows->count; r++)
+            activate_row(c, &t, rows->first + r, r, block, cols);
+    }
+}
+
+static void dx_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct kt_expert_call *c = arg;
+    struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
+    int64_t col_blocks = kt_blocks(c->hidden, LD);
+    for (int64_t i = begin; i < end; i++) {
+        const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
+        int64_t col = i % col_blocks * LD, cols = kt_min_i64(LD, c->hidden - col);
+        float *out = c->out + rows->first * c->hidden + col;
+        kt_expert_linear_backward(c, &t, KT_EXPERT_GATE, rows, c->h, c->inter_stride, col, cols, 0,
+                                  out, c->hidden);
+        kt_expert_linear_backward(c, &t, KT_EXPERT_UP, rows, c->dup, c->inter_stride, col, cols, 1,
+                                  out, c->hidden);
+    }
+}
+
+static void sum_partials(struct kt_expert_call *c)
+{
+    int64_t col_blocks = kt_blocks(c->inter, LD);
+    for (int64_t row = 0; row < c->end - c->begin; row++) {
+        float sum = 0;
+        for (int64_t i = 0; i < col_blocks; i++)
+            sum += c->partial[row * col_blocks + i];
+        c->dtopk_weights[kt_expert_slot(c, row)] = sum;
+    }
+}
+
+void kt_expert_chunk_backward(struct kt_expert_call *c)
+{
+    kt_expert_gather(c, c->batch->x, c->x);
+    kt_expert_gather(c, c->dy, c->dy_rows);
+    kt_expert_low(c, KT_EXPERT_GATE);
+    kt_expert_low(c, KT_EXPERT_UP);
+    kt_expert_dlow(c, KT_EXPERT_DOWN);
+    kt_parallel_for(c->pool, c->num_blocks * kt_blocks(c->inter, LD), 1, activation_blocks, c);
+    sum_partials(c);
+    kt_expert_low(c, KT_EXPERT_DOWN);
+    kt_expert_dlow(c, KT_EXPERT_GATE);
+    kt_expert_dlow(c, KT_EXPERT_UP);
+    kt_expert_lora_gradients(c);
+    kt_parallel_for(c->pool, c->num_blocks * kt_blocks(c->hidden, LD), 1, dx_blocks, c);
+    kt_expert_scatter(c, 0);
+}
