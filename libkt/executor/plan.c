@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "core/context.h"
+#include "core/memory.h"
 #include "executor/executor.h"
 
 /** Most scratch the experts take in one layer. */
@@ -16,14 +17,29 @@ static uint64_t experts_scratch(const struct kt_executor *ex, int64_t tokens)
                                         .activation = config->activation};
         if (!ex->experts[l])
             continue;
-        for (int k = 0; k < KT_EXPERT_LINEARS; k++)
+        for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
             layer.weights[k] = ex->model->layers[l].expert_weights[k];
+            if (ex->lora)
+                layer.lora[k] = &ex->lora->slots[ex->model->layers[l].experts[k][0].index];
+        }
         uint64_t bytes =
             ex->experts[l]->ops->scratch_bytes(ex->experts[l], &layer, tokens, config->router.topk);
         if (bytes > most)
             most = bytes;
     }
     return most;
+}
+
+/** Scratch that the device keeps for its widest operation. */
+static uint64_t device_scratch(const struct kt_executor *ex, int64_t tokens)
+{
+    int64_t widest = ex->model->config.n_routed_experts;
+    for (int32_t i = 0; i < ex->model->num_linears; i++) {
+        widest = kt_max_i64(widest, ex->model->linears[i].weight.rows);
+        widest = kt_max_i64(widest, ex->model->linears[i].weight.cols);
+    }
+    return ex->device->ops->scratch_bytes(ex->device, tokens, widest,
+                                          ex->model->config.num_attention_heads);
 }
 
 kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size_t max_sequence,
@@ -41,7 +57,7 @@ kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size
     kt_status status = kt_step_measure(ex, &step, tokens, 0, &plan.workspace);
     kt_targets_free(&step.targets);
     KT_TRY(status);
-    plan.workspace += experts_scratch(ex, tokens);
+    plan.workspace += experts_scratch(ex, tokens) + device_scratch(ex, tokens);
     plan.layer_inputs = kt_step_inputs_size(ex, &step, tokens);
     plan.adapter = ex->lora ? ex->lora->num_parameters * 4 * sizeof(float) : 0;
     plan.total_allocated = plan.adapter + plan.layer_inputs + plan.workspace;

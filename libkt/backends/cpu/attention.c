@@ -194,3 +194,9 @@ kt_status kt_cpu_attention_backward(struct kt_device *dev, const struct kt_atten
     kt_parallel_for(dev->ctx->pool, p.keys, 1, backward_keys, &p);
     return KT_OK;
 }
+
+uint64_t kt_cpu_attention_scratch_bytes(const kt_context *ctx, int64_t tokens, int32_t num_heads)
+{
+    int64_t rows = kt_max_i64(kt_pool_num_threads(ctx->pool), num_heads);
+    return (uint64_t)tokens * (uint64_t)rows * sizeof(float);
+}

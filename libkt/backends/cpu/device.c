@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "backends/cpu/cpu.h"
+#include "backends/cpu/gemm.h"
 
 #include <stdlib.h>
 
@@ -33,10 +33,31 @@ static void cpu_free(struct kt_device *dev, void *memory)
     kt_buffer_free(dev->ctx, memory);
 }
 
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static uint64_t cpu_scratch_bytes(const struct kt_device *dev, int64_t tokens, int64_t widest,
+                                  int32_t num_heads)
+{
+    const struct kt_cpu_device *cpu = (const struct kt_cpu_device *)dev;
+    uint64_t most = 0;
+    for (int compute = 0; compute < 2; compute++) {
+        const struct kt_gemm_kernel *kernel =
+            kt_gemm_kernel_for(&cpu->kernels, (kt_compute)compute);
+        most = larger(most, kt_gemm_scratch_bytes(dev->ctx, kernel, tokens, widest));
+        most = larger(most, kt_gemm_scratch_bytes(dev->ctx, kernel, widest, tokens));
+    }
+    most = larger(most, kt_cpu_attention_scratch_bytes(dev->ctx, tokens, num_heads));
+    return larger(most, kt_cpu_router_scratch_bytes(dev->ctx, widest));
+}
+
 static const struct kt_device_ops cpu_ops = {
     .name = "cpu",
     .alloc = cpu_alloc,
     .free = cpu_free,
+    .scratch_bytes = cpu_scratch_bytes,
     .linear_forward = kt_cpu_linear_forward,
     .linear_backward = kt_cpu_linear_backward,
     .gemm = kt_cpu_gemm,

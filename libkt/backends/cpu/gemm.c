@@ -4,7 +4,7 @@
 #include "core/dtype.h"
 #include "core/memory.h"
 
-enum { TRANSPOSE_BLOCK = 64 };
+enum { TRANSPOSE_BLOCK = 64, CONVERTED_BYTES = 16 << 20, MIN_ROWS = 48, BLOCK_ROWS = 256 };
 
 int64_t kt_gemm_row_stride(const struct kt_gemm_kernel *kernel, int64_t k)
 {
@@ -146,10 +146,35 @@ static void multiply_blocks(void *arg, int64_t begin, int64_t end, int32_t threa
     }
 }
 
-static void scale_c(const struct product *p)
+static void clear(const struct product *p)
 {
     for (int64_t i = 0; i < p->m && !p->accumulate; i++)
         memset(p->c + i * p->ldc, 0, (size_t)p->n * sizeof *p->c);
+}
+
+/* Rows of depth k that are converted at a time. */
+static int64_t converted_rows(const struct kt_gemm_kernel *kernel, int64_t m, int64_t k)
+{
+    int64_t row_bytes = kt_gemm_row_stride(kernel, k) * kernel->element_size;
+    return kt_min_i64(m, kt_max_i64(CONVERTED_BYTES / row_bytes, MIN_ROWS));
+}
+
+uint64_t kt_gemm_scratch_bytes(const struct kt_context *ctx, const struct kt_gemm_kernel *kernel,
+                               int64_t m, int64_t k)
+{
+    uint64_t row_bytes = (uint64_t)kt_gemm_row_stride(kernel, k) * (uint64_t)kernel->element_size;
+    return kt_gemm_panel_bytes(kernel) * (uint64_t)kt_pool_num_threads(ctx->pool) +
+           (uint64_t)converted_rows(kernel, m, k) * row_bytes;
+}
+
+static void multiply_converted(struct kt_pool *pool, struct product *p)
+{
+    p->block_cols = block_cols(p->kernel);
+    p->block_rows = kt_min_i64(p->m, BLOCK_ROWS);
+    p->row_blocks = (p->m + p->block_rows - 1) / p->block_rows;
+    kt_parallel_for(pool, p->m, 16, p->trans_a ? convert_columns : convert_rows, p);
+    kt_parallel_for(pool, (p->n + p->block_cols - 1) / p->block_cols * p->row_blocks, 1,
+                    multiply_blocks, p);
 }
 
 kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
@@ -173,21 +198,20 @@ kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
     if (m <= 0 || n <= 0)
         return KT_OK;
     if (k <= 0) {
-        scale_c(&p);
+        clear(&p);
         return KT_OK;
     }
-    int32_t threads = kt_pool_num_threads(ctx->pool);
-    uint64_t panel_bytes = kt_gemm_panel_bytes(kernel) * (uint64_t)threads;
-    uint64_t row_bytes = (uint64_t)m * (uint64_t)p.row_stride * (uint64_t)kernel->element_size;
     void *memory;
-    KT_TRY(kt_scratch_get(scratch, panel_bytes + row_bytes, "a matrix product", &memory));
+    KT_TRY(kt_scratch_get(scratch, kt_gemm_scratch_bytes(ctx, kernel, m, k), "a matrix product",
+                          &memory));
     p.panels = memory;
-    p.rows = (char *)memory + panel_bytes;
-    kt_parallel_for(ctx->pool, m, 16, trans_a ? convert_columns : convert_rows, &p);
-    p.block_cols = block_cols(kernel);
-    p.block_rows = kt_min_i64(m, 256);
-    p.row_blocks = (m + p.block_rows - 1) / p.block_rows;
-    kt_parallel_for(ctx->pool, (n + p.block_cols - 1) / p.block_cols * p.row_blocks, 1,
-                    multiply_blocks, &p);
+    p.rows = p.panels + kt_gemm_panel_bytes(kernel) * (uint64_t)kt_pool_num_threads(ctx->pool);
+    int64_t rows = converted_rows(kernel, m, k);
+    for (int64_t row = 0; row < m; row += rows) {
+        p.m = kt_min_i64(rows, m - row);
+        p.a = a + row * (trans_a ? 1 : lda);
+        p.c = c + row * ldc;
+        multiply_converted(ctx->pool, &p);
+    }
     return KT_OK;
 }

@@ -2,7 +2,8 @@
 /** \file backends/cpu/gemm.h
  * Matrix products over the micro-kernels of kernels.h: C[m,n] (+)= alpha * A[m,k] * B[k,n].
  *
- * A is float32 activations, converted once a call into rows of the kernel's elements. B is packed
+ * A is float32 activations, converted into rows of the kernel's elements, as many at a time as fit
+ * into a bounded scratch. B is packed
  * by blocks of KT_GEMM_BLOCK_COLS columns x a depth that fits level-2 cache, in scratch of the
  * thread that works on the block, straight from the memory it lies in. Each element of C is summed
  * by one thread in ascending k, so that its bits do not depend on the number of threads or rows. */
@@ -30,8 +31,12 @@ void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, in
                    float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
                    int accumulate, float *c, int64_t ldc, void *panels);
 
-/** The same for m rows from `row`, n columns from `col` of the right factor. */
+/** The right factor without its columns before `col`. */
 struct kt_gemm_right kt_gemm_right_cols(const struct kt_gemm_right *b, int64_t col);
+
+/** Scratch of kt_gemm_run, at most. */
+uint64_t kt_gemm_scratch_bytes(const struct kt_context *ctx, const struct kt_gemm_kernel *kernel,
+                               int64_t m, int64_t k);
 
 /** A whole product over the pool. trans_a: a is [k, m]. */
 kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,

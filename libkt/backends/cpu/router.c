@@ -20,9 +20,16 @@ struct routing {
 
 static const float normalizer_floor = 1e-20f;
 
-static int64_t scratch_floats(const struct kt_router *r)
+/* n_group is at most num_experts; a line more keeps threads apart */
+static int64_t scratch_floats(int64_t num_experts)
 {
-    return 2 * (int64_t)r->num_experts + r->n_group + 16;
+    return 3 * num_experts + 16;
+}
+
+uint64_t kt_cpu_router_scratch_bytes(const kt_context *ctx, int64_t num_experts)
+{
+    return (uint64_t)kt_pool_num_threads(ctx->pool) * (uint64_t)scratch_floats(num_experts) *
+           sizeof(float);
 }
 
 static void score(const struct routing *g, const float *logits, float *scores)
@@ -107,7 +114,7 @@ static void route(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct routing *g = arg;
     for (int64_t t = begin; t < end; t++)
-        route_token(g, t, g->scratch + thread * scratch_floats(g->r));
+        route_token(g, t, g->scratch + thread * scratch_floats(g->r->num_experts));
 }
 
 /* With w_j = f s_j / (S + floor), S = sum of the chosen s: ds_j = (f dw_j - sum_i dw_i w_i) / S. */
@@ -139,15 +146,14 @@ static void route_backward(void *arg, int64_t begin, int64_t end, int32_t thread
 {
     const struct routing *g = arg;
     for (int64_t t = begin; t < end; t++)
-        route_token_backward(g, t, g->scratch + thread * scratch_floats(g->r));
+        route_token_backward(g, t, g->scratch + thread * scratch_floats(g->r->num_experts));
 }
 
 static kt_status run(struct kt_device *dev, struct routing *g, int64_t tokens, kt_range_fn fn)
 {
     struct kt_cpu_device *cpu = kt_cpu(dev);
-    uint64_t threads = (uint64_t)kt_pool_num_threads(dev->ctx->pool);
     void *memory;
-    KT_TRY(kt_scratch_get(&cpu->scratch, threads * (uint64_t)scratch_floats(g->r) * sizeof(float),
+    KT_TRY(kt_scratch_get(&cpu->scratch, kt_cpu_router_scratch_bytes(dev->ctx, g->r->num_experts),
                           "routing", &memory));
     g->row = &cpu->kernels.row;
     g->scratch = memory;
