@@ -135,7 +135,7 @@ static void tiny_set(struct tiny *t, const char *key, const char *json)
         json_object_del(t->config, key);
 }
 
-static void tiny_remove(struct tiny *t, const char *name)
+__attribute__((unused)) static void tiny_remove(struct tiny *t, const char *name)
 {
     struct kt_tensor *gone = tiny_find(t, name);
     free((char *)gone->name);
@@ -144,7 +144,7 @@ static void tiny_remove(struct tiny *t, const char *name)
 }
 
 /** Narrows a tensor to BF16 or F16 (whose small integers and 64ths are exact enough to compare). */
-static void tiny_narrow(struct kt_tensor *t, kt_dtype dtype)
+__attribute__((unused)) static void tiny_narrow(struct kt_tensor *t, kt_dtype dtype)
 {
     float *wide = (float *)t->data;
     uint16_t *narrow = (uint16_t *)t->data;
@@ -171,7 +171,7 @@ static void tiny_write(struct tiny *t)
                      KT_OK);
 }
 
-static kt_status tiny_load(struct tiny *t, kt_model **model)
+__attribute__((unused)) static kt_status tiny_load(struct tiny *t, kt_model **model)
 {
     tiny_write(t);
     return kt_model_load(fixture_context, fixture_folder, NULL, model);
