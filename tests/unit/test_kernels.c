@@ -1,0 +1,448 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every kernel of every instruction set that this CPU has, against its plain C twin: sizes with
+ * tails, odd strides, guard pages behind every buffer, poisoned outputs. */
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "backends/cpu/kernels.h"
+#include "compare.h"
+#include "core/dtype.h"
+
+static const uint32_t levels[] = {
+    KT_ISA_AVX2,
+    KT_ISA_AVX2 | KT_ISA_AVX512,
+    KT_ISA_AVX2 | KT_ISA_AVX512 | KT_ISA_AVX512_BF16,
+};
+
+enum { LEVELS = sizeof levels / sizeof *levels };
+
+static const int64_t sizes[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 65, 100, 129};
+
+enum { SIZES = sizeof sizes / sizeof *sizes };
+
+/* False when the CPU lacks the level. */
+static bool init_level(struct kt_kernels *kernels, uint32_t level)
+{
+    struct kt_cpu cpu;
+    kt_cpu_detect(&cpu, 0);
+    kt_kernels_init(kernels, level);
+    return (cpu.isa & level) == level;
+}
+
+/* -- memory that ends at a page that cannot be touched -------------------------------------------
+ */
+
+enum { REGIONS = 8, REGION_BYTES = 1 << 16 };
+
+static struct {
+    char *pages;
+    bool taken;
+} regions[REGIONS];
+
+struct guarded {
+    int region;
+    void *data;
+};
+
+static struct guarded guard(size_t bytes)
+{
+    struct guarded g = {0};
+    while (regions[g.region].taken)
+        g.region++;
+    ck_assert_int_lt(g.region, REGIONS);
+    ck_assert_uint_le(bytes, REGION_BYTES);
+    char *pages = regions[g.region].pages;
+    if (!pages) {
+        size_t page = (size_t)sysconf(_SC_PAGESIZE);
+        pages = mmap(NULL, REGION_BYTES + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                     -1, 0);
+        ck_assert_ptr_ne(pages, MAP_FAILED);
+        ck_assert_int_eq(mprotect(pages + REGION_BYTES, page, PROT_NONE), 0);
+        regions[g.region].pages = pages;
+    }
+    regions[g.region].taken = true;
+    g.data = pages + REGION_BYTES - bytes;
+    memset(g.data, 0xa5, bytes);
+    return g;
+}
+
+static void release(struct guarded *g)
+{
+    regions[g->region].taken = false;
+}
+
+/* n random floats, or 16-bit elements whose rounding has every case. */
+static struct guarded guarded_random(kt_dtype dtype, uint64_t seed, int64_t n)
+{
+    struct guarded g = guard((size_t)n * kt_dtype_size(dtype));
+    float *x = test_random(seed, n);
+    for (int64_t i = 0; i < n; i++) {
+        if (dtype == KT_DTYPE_F32)
+            ((float *)g.data)[i] = x[i];
+        else if (dtype == KT_DTYPE_BF16)
+            ((uint16_t *)g.data)[i] = kt_f32_to_bf16(x[i]);
+        else
+            ((uint16_t *)g.data)[i] =
+                (uint16_t)(((uint32_t)(i + (int64_t)seed) * 40503u & 0x83ffu) | 14u << 10);
+    }
+    free(x);
+    return g;
+}
+
+static float value_of(kt_dtype dtype, const void *data, int64_t i)
+{
+    float x;
+    kt_dtype_to_f32(dtype, (const char *)data + i * (int64_t)kt_dtype_size(dtype), &x, 1);
+    return x;
+}
+
+static float rounded(const struct kt_gemm_kernel *k, float x)
+{
+    return k->bf16 ? kt_bf16_to_f32(kt_f32_to_bf16(x)) : x;
+}
+
+/* Element i of converted rows or panels. */
+static float element_of(const struct kt_gemm_kernel *k, const void *data, int64_t i)
+{
+    return k->element_size == 4 ? ((const float *)data)[i]
+                                : kt_bf16_to_f32(((const uint16_t *)data)[i]);
+}
+
+static int64_t padded(const struct kt_gemm_kernel *k, int64_t depth)
+{
+    return (depth + k->k_step - 1) / k->k_step * k->k_step;
+}
+
+/* -- matrix kernels ---------------------------------------------------------------------------- */
+
+static void check_convert(const struct kt_gemm_kernel *k, int64_t n)
+{
+    struct guarded from = guarded_random(KT_DTYPE_F32, 1, n);
+    struct guarded to = guard((size_t)(padded(k, n) * k->element_size));
+    float *x = from.data;
+    int wrong = 0;
+    if (n > 2) {
+        x[0] = NAN;
+        x[1] = 3.4e38f;
+        x[2] = -INFINITY;
+    }
+    k->convert(n, from.data, to.data);
+    for (int64_t i = 0; i < padded(k, n); i++) {
+        float want = i < n ? rounded(k, x[i]) : 0, got = element_of(k, to.data, i);
+        wrong += isnan(want) ? !isnan(got) : got != want;
+    }
+    ck_assert_int_eq(wrong, 0);
+    release(&from), release(&to);
+}
+
+static void check_pack(const struct kt_gemm_kernel *k, kt_dtype dtype, int64_t depth, int64_t cols)
+{
+    for (int transposed = 0; transposed < 2; transposed++) {
+        int64_t rows = transposed ? cols : depth, width = transposed ? depth : cols;
+        int wrong = 0;
+        struct kt_matrix b = {.dtype = dtype, .ld = width + 3};
+        struct guarded m = guarded_random(dtype, 2, (rows - 1) * b.ld + width);
+        struct guarded panel = guard((size_t)(padded(k, depth) * k->nr * k->element_size));
+        b.data = m.data;
+        (transposed ? k->pack_nt : k->pack_nn)(depth, cols, &b, panel.data);
+        for (int64_t p = 0; p < padded(k, depth); p++) {
+            for (int64_t j = 0; j < k->nr; j++) {
+                int64_t at = (p / k->k_step * k->nr + j) * k->k_step + p % k->k_step;
+                float want = 0;
+                if (p < depth && j < cols)
+                    want = rounded(
+                        k, value_of(dtype, m.data, transposed ? j * b.ld + p : p * b.ld + j));
+                wrong += element_of(k, panel.data, at) != want;
+            }
+        }
+        ck_assert_int_eq(wrong, 0);
+        release(&m), release(&panel);
+    }
+}
+
+static void check_tile(const struct kt_gemm_kernel *k, int64_t rows, int64_t cols, int64_t depth)
+{
+    int64_t n = padded(k, depth), lda = n + 2 * k->k_step, ldc = cols + 3;
+    struct guarded a = guard((size_t)(((rows - 1) * lda + n) * k->element_size));
+    struct guarded panel = guard((size_t)(n * k->nr * k->element_size));
+    struct guarded c = guarded_random(KT_DTYPE_F32, 5, (rows - 1) * ldc + cols);
+    float *before = malloc((size_t)((rows - 1) * ldc + cols) * 4), *got = c.data;
+    for (int64_t i = 0; i < rows; i++) {
+        float *row = test_random(10 + (uint64_t)i, n);
+        k->convert(n, row, (char *)a.data + i * lda * k->element_size);
+        free(row);
+    }
+    float *right = test_random(3, n * k->nr);
+    struct kt_matrix b = {right, KT_DTYPE_F32, k->nr};
+    k->pack_nn(n, k->nr, &b, panel.data);
+    for (int accumulate = 1, wrong = 0; accumulate >= 0; accumulate--) {
+        memcpy(before, c.data, (size_t)((rows - 1) * ldc + cols) * 4);
+        k->tile(rows, cols, n, a.data, lda, panel.data, -0.5f, accumulate, c.data, ldc);
+        for (int64_t i = 0; i < rows; i++) {
+            for (int64_t j = 0; j < ldc && i * ldc + j < (rows - 1) * ldc + cols; j++) {
+                double sum = 0;
+                for (int64_t p = 0; p < n; p++)
+                    sum += (double)element_of(k, a.data, i * lda + p) *
+                           (double)rounded(k, right[p * k->nr + (j < cols ? j : 0)]);
+                double want = (accumulate ? before[i * ldc + j] : 0) - 0.5 * sum;
+                if (j < cols)
+                    wrong += !(fabs(got[i * ldc + j] - want) < 2e-6 * sqrt((double)n) + 1e-6);
+                else
+                    wrong += got[i * ldc + j] != before[i * ldc + j];
+            }
+        }
+        ck_assert_int_eq(wrong, 0);
+    }
+    free(right), free(before);
+    release(&a), release(&panel), release(&c);
+}
+
+/* 1, 2 and those next to whole vectors of 4, 8, 16 ... columns. */
+static int64_t next_cols(const struct kt_gemm_kernel *k, int64_t cols)
+{
+    do
+        cols++;
+    while (cols > 2 && cols < k->nr && cols % (k->nr / 4) > 1 &&
+           cols % (k->nr / 4) < k->nr / 4 - 1);
+    return cols;
+}
+
+START_TEST(matrix_kernels)
+{
+    struct kt_kernels kernels;
+    uint32_t level = _i ? levels[_i - 1] : 0;
+    if (!init_level(&kernels, level))
+        return;
+    for (int which = 0; which < 2; which++) {
+        const struct kt_gemm_kernel *k = which ? &kernels.bf16 : &kernels.f32;
+        ck_assert_int_eq(k->bf16, which);
+        ck_assert_int_le(k->mr, KT_GEMM_MAX_ROWS);
+        ck_assert_int_le(k->nr, KT_GEMM_MAX_COLS);
+        for (int i = 0; i < SIZES; i++) {
+            check_convert(k, sizes[i]);
+            for (int64_t cols = 1; cols <= k->nr; cols = next_cols(k, cols))
+                for (int dtype = KT_DTYPE_F32; dtype <= KT_DTYPE_BF16; dtype++)
+                    check_pack(k, (kt_dtype)dtype, sizes[i], cols);
+        }
+        for (int64_t rows = 1; rows <= k->mr; rows++)
+            for (int64_t cols = 1; cols <= k->nr; cols = next_cols(k, cols))
+                check_tile(k, rows, cols, sizes[(rows + cols) % SIZES]);
+    }
+}
+END_TEST
+
+/* -- row kernels ------------------------------------------------------------------------------- */
+
+/* Inputs of a row kernel, and outputs that start the same for both twins. */
+struct row_case {
+    int64_t n;
+    struct guarded x, y, z, out, out2, want, want2;
+};
+
+static struct row_case open_row(int64_t n)
+{
+    return (struct row_case){n,
+                             guarded_random(KT_DTYPE_F32, 1, n),
+                             guarded_random(KT_DTYPE_F32, 2, n),
+                             guarded_random(KT_DTYPE_F32, 3, n),
+                             guarded_random(KT_DTYPE_F32, 4, n),
+                             guarded_random(KT_DTYPE_F32, 5, n),
+                             guarded_random(KT_DTYPE_F32, 4, n),
+                             guarded_random(KT_DTYPE_F32, 5, n)};
+}
+
+static void close_row(struct row_case *c)
+{
+    release(&c->x), release(&c->y), release(&c->z), release(&c->out), release(&c->out2);
+    release(&c->want), release(&c->want2);
+}
+
+static void same_rows(const struct row_case *c)
+{
+    double *want = test_widen(c->n, c->want.data), *want2 = test_widen(c->n, c->want2.data);
+    ck_assert_double_lt(test_error(c->n, c->out.data, want), 1e-6);
+    ck_assert_double_lt(test_error(c->n, c->out2.data, want2), 1e-6);
+    free(want), free(want2);
+}
+
+static void check_reductions(const struct kt_row_kernels *k, const struct kt_row_kernels *twin,
+                             struct row_case *c)
+{
+    int64_t n = c->n;
+    float *x = c->x.data, *y = c->y.data, *z = c->z.data;
+    double bound = 1e-6 * sqrt((double)n) + 1e-7;
+    ck_assert_double_lt(fabs((double)k->dot(n, x, y) - twin->dot(n, x, y)), bound);
+    ck_assert_double_lt(fabs((double)k->dot3(n, x, y, z) - twin->dot3(n, x, y, z)), bound);
+    ck_assert_double_lt(fabs((double)k->sum(n, x) - twin->sum(n, x)), bound);
+    ck_assert(k->max(n, x) == twin->max(n, x));
+}
+
+static void check_maps(const struct kt_row_kernels *k, const struct kt_row_kernels *twin,
+                       struct row_case *c)
+{
+    int64_t n = c->n;
+    float *x = c->x.data, *y = c->y.data, *z = c->z.data, *out = c->out.data, *want = c->want.data;
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        k->scale_add(n, 0.3f, x, accumulate, out);
+        twin->scale_add(n, 0.3f, x, accumulate, want);
+        same_rows(c);
+        k->norm_backward(n, 0.7f, 0.2f, x, y, z, accumulate, out);
+        twin->norm_backward(n, 0.7f, 0.2f, x, y, z, accumulate, want);
+        same_rows(c);
+    }
+    k->scale_mul(n, 1.7f, x, y, out);
+    twin->scale_mul(n, 1.7f, x, y, want);
+    same_rows(c);
+    k->sigmoid(n, x, out);
+    twin->sigmoid(n, x, want);
+    same_rows(c);
+    k->silu_mul(n, x, y, out);
+    twin->silu_mul(n, x, y, want);
+    same_rows(c);
+    k->silu_mul_backward(n, 0.9f, x, y, z, out, c->out2.data);
+    twin->silu_mul_backward(n, 0.9f, x, y, z, want, c->want2.data);
+    same_rows(c);
+    ck_assert_double_lt(
+        fabs((double)k->exp_sum(n, 5, 1, x, out) / twin->exp_sum(n, 5, 1, x, want) - 1), 1e-5);
+    same_rows(c);
+    k->exp_sum(n, 1, 0, x, x); /* in place */
+    twin->exp_sum(n, 1, 0, c->y.data, want);
+    for (int dtype = KT_DTYPE_F32; dtype <= KT_DTYPE_BF16; dtype++) {
+        struct guarded from = guarded_random((kt_dtype)dtype, 7, n);
+        k->widen(n, (kt_dtype)dtype, from.data, out);
+        int64_t right = 0;
+        while (right < n && out[right] == value_of((kt_dtype)dtype, from.data, right))
+            right++;
+        ck_assert_int_eq(right, n);
+        release(&from);
+    }
+    struct guarded half = guard((size_t)n * 2);
+    k->to_bf16(n, y, half.data);
+    for (int64_t i = 0; i < n; i++)
+        ck_assert_uint_eq(((uint16_t *)half.data)[i], kt_f32_to_bf16(y[i]));
+    release(&half);
+}
+
+START_TEST(row_kernels)
+{
+    struct kt_kernels kernels, twin;
+    kt_kernels_init(&twin, 0);
+    if (!init_level(&kernels, levels[_i]))
+        return;
+    for (int i = 0; i < SIZES; i++) {
+        struct row_case c = open_row(sizes[i]);
+        check_reductions(&kernels.row, &twin.row, &c);
+        check_maps(&kernels.row, &twin.row, &c);
+        close_row(&c);
+    }
+}
+END_TEST
+
+START_TEST(exponentials_against_the_c_library)
+{
+    struct kt_kernels kernels;
+    if (!init_level(&kernels, _i ? levels[_i - 1] : 0))
+        return;
+    enum { N = 20011 };
+    float *x = malloc(N * sizeof *x), *y = malloc(N * sizeof *y);
+    for (int i = 0; i < N; i++)
+        x[i] = -86 + 174.0f * (float)i / N;
+    kernels.row.exp_sum(N, 1, 0, x, y);
+    double worst = 0, worst_sigmoid = 0;
+    for (int i = 0; i < N; i++)
+        worst = fmax(worst, fabs(y[i] / exp((double)x[i]) - 1));
+    kernels.row.sigmoid(N, x, y);
+    for (int i = 0; i < N; i++)
+        worst_sigmoid = fmax(worst_sigmoid, fabs(y[i] * (1 + exp(-(double)x[i])) - 1));
+    ck_assert_double_lt(worst, 2e-7);
+    ck_assert_double_lt(worst_sigmoid, 1e-6);
+    float special[] = {-INFINITY, -1e30f, NAN, 1e30f}, out[4];
+    kernels.row.exp_sum(4, 1, 0, special, out);
+    ck_assert(out[0] < 1e-37f && out[1] < 1e-37f && isnan(out[2]) && out[3] > 1e38f);
+    free(x), free(y);
+}
+END_TEST
+
+START_TEST(every_half_precision_number)
+{
+    struct kt_kernels kernels;
+    if (!init_level(&kernels, _i ? levels[_i - 1] : 0))
+        return;
+    uint16_t *all = malloc(65536 * sizeof *all), *back = malloc(65536 * sizeof *back);
+    float *wide = malloc(65536 * sizeof *wide);
+    int wrong = 0;
+    for (int i = 0; i < 65536; i++)
+        all[i] = (uint16_t)i;
+    kernels.row.widen(65536, KT_DTYPE_F16, all, wide);
+    for (int i = 0; i < 65536; i++) {
+        float want = kt_f16_to_f32((uint16_t)i);
+        wrong += isnan(want) ? !isnan(wide[i]) : memcmp(&want, &wide[i], 4) != 0;
+    }
+    kernels.row.widen(65536, KT_DTYPE_BF16, all, wide);
+    kernels.row.to_bf16(65536, wide, back);
+    for (int i = 0; i < 65536; i++)
+        wrong += back[i] != i && !(isnan(wide[i]) && (back[i] | 0x40) == (i | 0x40));
+    ck_assert_int_eq(wrong, 0);
+    free(all), free(back), free(wide);
+}
+END_TEST
+
+/* -- the baseline ------------------------------------------------------------------------------ */
+
+#if defined(__x86_64__)
+/* Registers and mnemonics of AVX: "%ymm", "%zmm", or a mnemonic with the v of the VEX prefix. */
+static bool is_avx(const char *instruction)
+{
+    return strstr(instruction, "%ymm") || strstr(instruction, "%zmm") ||
+           (instruction[0] == 'v' && strncmp(instruction, "verr", 4) != 0 &&
+            strncmp(instruction, "verw", 4) != 0 && strncmp(instruction, "vmcall", 6) != 0);
+}
+
+/* What is outside kernels_<set>.c must run on any x86-64 CPU. */
+START_TEST(baseline_objects_hold_no_avx)
+{
+    char line[512], object[256] = "", command[512];
+    int instructions = 0, members = 0, special = 0;
+    snprintf(command, sizeof command, "objdump -d --no-show-raw-insn %s", KT_INTERNAL_LIBRARY);
+    FILE *listing = popen(command, "r");
+    ck_assert_ptr_nonnull(listing);
+    while (fgets(line, sizeof line, listing)) {
+        char *tab = strchr(line, '\t');
+        if (strstr(line, "file format")) {
+            sscanf(line, "%255[^:]", object);
+            members++;
+            special += strstr(object, "kernels_avx") != NULL;
+        } else if (tab && !strstr(object, "kernels_avx")) {
+            instructions++;
+            if (is_avx(tab + 1))
+                ck_abort_msg("%s has %s", object, tab + 1);
+        }
+    }
+    ck_assert_int_eq(pclose(listing), 0);
+    ck_assert_int_gt(instructions, 10000);
+    ck_assert_int_gt(members, 20);
+    ck_assert_int_eq(special, LEVELS);
+}
+END_TEST
+#endif
+
+int main(void)
+{
+    Suite *suite = suite_create("kernels");
+    TCase *tc = tcase_create("kernels");
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, matrix_kernels, 0, LEVELS + 1);
+    tcase_add_loop_test(tc, row_kernels, 0, LEVELS);
+    tcase_add_loop_test(tc, exponentials_against_the_c_library, 0, LEVELS + 1);
+    tcase_add_loop_test(tc, every_half_precision_number, 0, LEVELS + 1);
+#if defined(__x86_64__)
+    tcase_add_test(tc, baseline_objects_hold_no_avx);
+#endif
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
