@@ -30,6 +30,12 @@ kt_status kt_mla_rotate(struct kt_pass *pass, float *x, int64_t stride, int64_t 
 struct kt_attention kt_mla_expanded(const struct kt_pass *pass, const float *q, const float *kv,
                                     const float *rotary_key, float *o);
 
+/** Attention of q over the cache in the space of the latents, which all heads share: q K_h replaces
+ * q, and V_h maps the weighted sum of latents to the head's output, where K_h and V_h are the
+ * head's rows of kv_b. No key or value is expanded. */
+kt_status kt_mla_absorbed(struct kt_pass *pass, const struct kt_layer *layer, const float *q,
+                          const struct kt_cache_slice *cache, float *o);
+
 /** kt_attention_ops.forward_cached; a cache row is the normed latent and the rotated key. */
 kt_status kt_mla_forward_cached(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
                                 const struct kt_cache_slice *cache, float *y);
