@@ -2,7 +2,8 @@
 """Two ways to compute the same numbers: PEFT's own LoRA layers, and weights merged by autograd.
 
 Both engines offer `trainable` (PEFT tensor name -> leaf tensor), `logits(ids)` for one sequence
-with the adapter on, `base_logits(ids)` without it, `used_experts()` and `generate(ids, n)`.
+with the adapter on, `base_logits(ids)` without it, and `generate(ids, n)`; the first one computes
+`logits(ids, padding)` with that many padding tokens after the sequence, whose logits it drops.
 The merged engine computes W + s B A inside the autograd graph and runs the model on the result
 (torch.func.functional_call): the exact LoRA gradients for a transformers version whose routed
 experts are one fused parameter, where PEFT has no linear to wrap.
@@ -16,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+PAD = 2
 
 
 def load_model(folder, dtype=torch.float32):
@@ -57,9 +60,12 @@ class PeftEngine:
                 p.data = p.data.float()
                 self.trainable[name.replace(".default.", ".")] = p
 
-    def logits(self, ids):
+    def logits(self, ids, padding=0):
+        mask = (torch.arange(len(ids) + padding) < len(ids)).long()
+        ids = torch.nn.functional.pad(ids, (0, padding), value=PAD)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            return self.model(input_ids=ids[None], use_cache=False).logits[0]
+            out = self.model(input_ids=ids[None], attention_mask=mask[None], use_cache=False)
+        return out.logits[0][:len(ids) - padding]
 
     def base_logits(self, ids):
         with torch.no_grad(), self.model.disable_adapter():
@@ -110,7 +116,8 @@ class MergedEngine:
             params[fused] = params[fused] + full
         return params
 
-    def logits(self, ids):
+    def logits(self, ids, padding=0):
+        assert padding == 0
         return torch.func.functional_call(self.model, self.merged(), kwargs={
             "input_ids": ids[None], "use_cache": False}).logits[0]
 

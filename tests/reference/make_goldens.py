@@ -30,6 +30,10 @@ LINEARS = ["q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", 
            "gate_proj", "up_proj", "down_proj"]
 NEW_TOKENS, STEPS = 32, 10
 
+SPARSE = {**models.V3, "vocab_size": 96, "hidden_size": 32, "intermediate_size": 40,
+          "moe_intermediate_size": 12, "num_nextn_predict_layers": 0, "n_routed_experts": 24,
+          "num_experts_per_tok": 2, "rope_scaling": None}
+
 CASES = {
     "v3": dict(config=models.V3, seed=30, lengths=(13, 37, 22), shards=3, margin=2e-3),
     "v3bf16": dict(config=models.V3, seed=31, lengths=(13, 37, 22), shards=2, margin=2.5e-2,
@@ -39,6 +43,9 @@ CASES = {
                   shards=1, margin=1e-3, dtype=torch.float16),
     "v2lite": dict(config=models.V2LITE, seed=22, lengths=(13, 37, 22), shards=2, margin=1e-3,
                    tf5=True),
+    # Two micro-batches of two, each padded to its longest rounded up to a multiple of 8.
+    "v3pad": dict(config=SPARSE, seed=23, lengths=(5, 12, 9, 3), padding=(11, 4, 7, 13), shards=1,
+                  margin=1e-3),
 }
 
 
@@ -83,20 +90,20 @@ def make_data(engine, lengths, vocab, seed, margin):
         sequences.append(ids)
     labels = [ids.clone() for ids in sequences]
     labels[0][:4] = -100      # a prompt
-    labels[1][10:15] = -100   # an earlier turn; its first label counts, though nothing predicts it
+    labels[1][10:15] = -100  # an earlier turn; its first label counts, though nothing predicts it
     labels[2][:3] = -100
     labels[2][-1:] = -100
     return sequences, labels
 
 
-def backward(engine, sequences, labels):
+def backward(engine, sequences, labels, padding):
     """The loss of one step as transformers 4.57.1 computes it, gradients left in .grad."""
     count = sum((l != -100).sum() for l in labels)
     total, logits = 0.0, []
     for p in engine.trainable.values():
         p.grad = None
-    for ids, l in zip(sequences, labels):
-        out = engine.logits(ids).float()
+    for ids, l, pads in zip(sequences, labels, padding):
+        out = engine.logits(ids, pads).float()
         shifted = torch.nn.functional.pad(l, (0, 1), value=-100)[1:]
         loss = torch.nn.functional.cross_entropy(out, shifted, reduction="sum") / count
         loss.backward()
@@ -107,13 +114,13 @@ def backward(engine, sequences, labels):
     return total, torch.cat(logits)
 
 
-def adamw(engine, sequences, labels):
+def adamw(engine, sequences, labels, padding):
     """Ten steps on one batch; updates engine.trainable. -> losses, grad norms before clipping"""
     params = list(engine.trainable.values())
     optimizer = torch.optim.AdamW(params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
     losses, norms = [], []
     for _ in range(STEPS):
-        loss, _ = backward(engine, sequences, labels)
+        loss, _ = backward(engine, sequences, labels, padding)
         norms.append(torch.nn.utils.clip_grad_norm_(params, 1.0).item())
         optimizer.step()
         losses.append(loss)
@@ -124,20 +131,23 @@ def grads(engine):
     return {n: p.grad.clone() for n, p in engine.trainable.items() if p.grad is not None}
 
 
-def compute(engine, sequences, labels):
+def compute(engine, sequences, labels, padding=None):
     """Everything in golden.safetensors but PyTorch's own bf16 errors."""
     prompt = sequences[0][:8]
     out = {"input_ids": torch.cat(sequences), "labels": torch.cat(labels),
            "cu_seqlens": torch.tensor([0] + [len(s) for s in sequences]).cumsum(0)}
+    if padding:
+        out.update(padding=torch.tensor(padding), padding_id=torch.tensor([engines.PAD]))
+    padding = padding or [0] * len(sequences)
     with engines.Margins(engine) as m:
-        loss, out["logits"] = backward(engine, sequences, labels)
+        loss, out["logits"] = backward(engine, sequences, labels, padding)
         out["loss"] = torch.tensor([loss])
         out.update({f"grad.{n}": g for n, g in grads(engine).items()})
         out["logits_base"] = torch.cat([engine.base_logits(s) for s in sequences])
         out["greedy"] = engine.generate(prompt, NEW_TOKENS)
         out["greedy_prompt_len"] = torch.tensor([len(prompt)])
         top = engine.logits(out["greedy"]).detach().topk(2).values[len(prompt) - 1:-1]
-        losses, norms = adamw(engine, sequences, labels)
+        losses, norms = adamw(engine, sequences, labels, padding)
     out["losses"] = torch.tensor(losses)
     out["grad_norms"] = torch.tensor(norms)
     out.update({f"step{STEPS}.{n}": p.detach().clone() for n, p in engine.trainable.items()})
@@ -149,7 +159,7 @@ def compute(engine, sequences, labels):
 def bf16_errors(case, golden, sequences, labels):
     """PyTorch in bfloat16 with float32 adapter weights under autocast, against the golden."""
     engine = engines.PeftEngine(case / "model", case / "adapter", torch.bfloat16, autocast=True)
-    loss, logits = backward(engine, sequences, labels)
+    loss, logits = backward(engine, sequences, labels, [0] * len(labels))
     out = {"logits": relative(logits, golden["logits"]),
            "loss": abs(loss - golden["loss"].item()) / golden["loss"].item()}
     mine = grads(engine)
@@ -204,7 +214,7 @@ def make_case(name, folder, tf517):
         engine = engines.PeftEngine(case / "model", case / "adapter")
         data = make_data(engine, spec["lengths"], config["vocab_size"], seed + attempt,
                          spec["margin"])
-        golden = compute(engine, *data)
+        golden = compute(engine, *data, spec.get("padding"))
         if golden["router_margin"] > 1e-4 and golden["greedy_margin"] > 1e-3:
             break
     else:

@@ -66,15 +66,29 @@ static inline float golden_number(const struct golden_case *c, const char *name,
     return ((const float *)t->data)[i];
 }
 
+/** Padding after the latest sequence, in cases that have any. */
+static inline void golden_add_padding(struct golden_case *c, int64_t sequence)
+{
+    int64_t n;
+    if (!kt_checkpoint_find(c->numbers, "padding"))
+        return;
+    int32_t *counts = golden_ints(c, "padding", &n), *id = golden_ints(c, "padding_id", &n);
+    ck_assert_ok(c->ctx, kt_batch_add_padding(c->batch, id[0], (size_t)counts[sequence]));
+    free(counts);
+    free(id);
+}
+
 static inline void golden_fill_batch(struct golden_case *c)
 {
     int64_t tokens, offsets;
     int32_t *ids = golden_ints(c, "input_ids", &tokens),
             *labels = golden_ints(c, "labels", &tokens);
     int32_t *cu = golden_ints(c, "cu_seqlens", &offsets);
-    for (int64_t s = 0; s + 1 < offsets; s++)
+    for (int64_t s = 0; s + 1 < offsets; s++) {
         ck_assert_ok(c->ctx, kt_batch_add(c->batch, ids + cu[s], labels + cu[s],
                                           (size_t)(cu[s + 1] - cu[s])));
+        golden_add_padding(c, s);
+    }
     free(ids);
     free(labels);
     free(cu);
@@ -141,7 +155,7 @@ static inline float *golden_gradients(const kt_lora *lora)
     return all;
 }
 
-static const char *const golden_cases[] = {"v3", "v3bf16", "v2", "v2f16", "v2lite"};
+static const char *const golden_cases[] = {"v3", "v3bf16", "v2", "v2f16", "v2lite", "v3pad"};
 enum { GOLDEN_CASES = sizeof golden_cases / sizeof golden_cases[0] };
 
 #endif
