@@ -11,23 +11,25 @@ KT_BEGIN_DECLS
 
 typedef struct kt_dataset_options {
     size_t size;
-    const char *dataset_dir;   /**< folder of dataset_info.json; "data" */
-    const char *dataset;       /**< comma-separated names in dataset_info.json */
-    const char *template_name; /**< as in kt_template_names() */
-    int32_t cutoff_len;        /**< 2048; at least 1 */
-    int64_t max_samples;       /**< of each dataset; 0 = all */
-    int32_t train_on_prompt;   /**< 0 */
-    int32_t mask_history;      /**< 0 */
+    const char *dataset_dir;    /**< folder of dataset_info.json; "data" */
+    const char *dataset;        /**< comma-separated names in dataset_info.json */
+    const char *template_name;  /**< as in kt_template_names() */
+    int32_t cutoff_len;         /**< 2048; at least 1 */
+    int64_t max_samples;        /**< of each dataset; 0 = all */
+    int32_t train_on_prompt;    /**< 0 */
+    int32_t mask_history;       /**< 0 */
     const char *default_system; /**< NULL = the template's */
-    const char *name, *author; /**< fill {{name}} and {{author}}; NULL = leave the text as it is */
+    const char *name, *author;  /**< fill {{name}} and {{author}}; NULL = leave the text as it is */
     uint64_t reserved[8];
 } kt_dataset_options;
 
 KT_API void kt_dataset_options_init(kt_dataset_options *options, size_t size);
 
-/** Reads, formats and tokenizes. Errors name the file and the entry: NOT_FOUND, FORMAT (malformed,
- * empty), INVALID_ARGUMENT (cutoff_len), UNSUPPORTED; examples that lose every label (too long a
- * prompt, an empty reply) are dropped with a warning in the log; none left is FORMAT. */
+/** Reads, formats and tokenizes. Entries that LLaMA-Factory leaves out (no response, roles that do
+ * not take turns) are left out with a warning in the log. Entries whose answer cutoff_len cuts away
+ * entirely stay, as they do there, with every label KT_IGNORE_LABEL, and a warning counts them.
+ * Errors name the file and the entry: NOT_FOUND, FORMAT (malformed, empty, no entry with a label),
+ * INVALID_ARGUMENT (cutoff_len), UNSUPPORTED. */
 KT_API kt_status kt_dataset_load(kt_context *ctx, const kt_tokenizer *tokenizer,
                                  const kt_dataset_options *options, kt_dataset **out);
 KT_API void kt_dataset_free(kt_dataset *dataset);

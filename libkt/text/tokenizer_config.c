@@ -34,29 +34,57 @@ static kt_status put_special(kt_tokenizer *t, const struct kt_json *json, const 
     return kt_added_put(&t->added, &t->vocab, &token) ? KT_OK : memory(t);
 }
 
-static kt_status read_special(kt_tokenizer *t, const struct kt_json *json, const char *key,
-                              int32_t *id)
+/* Tokenizer classes of transformers with special tokens of their own where the file lacks the key;
+ * a null in the file means none. */
+static const struct class_defaults {
+    const char *name, *bos, *eos, *unk, *pad;
+} classes[] = {
+    {"LlamaTokenizer", "<s>", "</s>", "<unk>", NULL},
+    {"Qwen2Tokenizer", NULL, "<|endoftext|>", "<|endoftext|>", "<|endoftext|>"},
+    {"GPT2Tokenizer", "<|endoftext|>", "<|endoftext|>", "<|endoftext|>", NULL},
+    {"", NULL, NULL, NULL, NULL},
+};
+
+/* A class is known with and without "Fast" at its end; the last row stands for all others. */
+static const struct class_defaults *find_class(const char *name)
 {
-    const char *content;
-    KT_TRY(put_special(t, json, json_object_get(json->object, key), &content));
-    if (content)
-        *id = kt_tokenizer_find(t, &t->added, content, strlen(content));
-    return KT_OK;
+    const struct class_defaults *c = classes;
+    for (; *c->name; c++) {
+        size_t length = strlen(c->name);
+        if (strncmp(name, c->name, length) == 0 &&
+            (!name[length] || strcmp(name + length, "Fast") == 0))
+            break;
+    }
+    return c;
 }
 
-static kt_status read_specials(kt_tokenizer *t, const struct kt_json *json)
+static kt_status read_special(kt_tokenizer *t, const struct kt_json *json, const char *key,
+                              const char *otherwise, int32_t *id)
+{
+    const char *content;
+    json_t *value = json_object_get(json->object, key);
+    json_t *fallback = !value && otherwise ? json_string(otherwise) : NULL;
+    kt_status status = put_special(t, json, fallback ? fallback : value, &content);
+    if (status == KT_OK && content)
+        *id = kt_tokenizer_find(t, &t->added, content, strlen(content));
+    json_decref(fallback);
+    return status;
+}
+
+static kt_status read_specials(kt_tokenizer *t, const struct kt_json *json,
+                               const struct class_defaults *class)
 {
     int32_t other;
     size_t i;
     json_t *item;
     const char *content;
-    KT_TRY(read_special(t, json, "bos_token", &t->bos));
-    KT_TRY(read_special(t, json, "eos_token", &t->eos));
-    KT_TRY(read_special(t, json, "unk_token", &other));
-    KT_TRY(read_special(t, json, "sep_token", &other));
-    KT_TRY(read_special(t, json, "pad_token", &t->pad));
-    KT_TRY(read_special(t, json, "cls_token", &other));
-    KT_TRY(read_special(t, json, "mask_token", &other));
+    KT_TRY(read_special(t, json, "bos_token", class->bos, &t->bos));
+    KT_TRY(read_special(t, json, "eos_token", class->eos, &t->eos));
+    KT_TRY(read_special(t, json, "unk_token", class->unk, &other));
+    KT_TRY(read_special(t, json, "sep_token", NULL, &other));
+    KT_TRY(read_special(t, json, "pad_token", class->pad, &t->pad));
+    KT_TRY(read_special(t, json, "cls_token", NULL, &other));
+    KT_TRY(read_special(t, json, "mask_token", NULL, &other));
     json_array_foreach(json_object_get(json->object, "additional_special_tokens"), i, item)
         KT_TRY(put_special(t, json, item, &content));
     return KT_OK;
@@ -77,11 +105,7 @@ static kt_status read_added_decoder(kt_tokenizer *t, const struct kt_json *json,
 /* LlamaTokenizerFast puts its own post-processor in place of the file's. */
 static kt_status set_post_processor(kt_tokenizer *t, const struct kt_json *json)
 {
-    const char *class = "";
     bool add_bos = true, add_eos = false;
-    KT_TRY(kt_json_string(json, "tokenizer_class", KT_JSON_OPTIONAL, &class));
-    if (strcmp(class, "LlamaTokenizerFast") != 0 && strcmp(class, "LlamaTokenizer") != 0)
-        return KT_OK;
     KT_TRY(kt_json_bool(json, "add_bos_token", KT_JSON_OPTIONAL, &add_bos));
     KT_TRY(kt_json_bool(json, "add_eos_token", KT_JSON_OPTIONAL, &add_eos));
     if ((add_bos && t->bos < 0) || (add_eos && t->eos < 0))
@@ -99,6 +123,7 @@ static kt_status apply_config(kt_tokenizer *t, const char *path, const json_t *r
                               bool *has_decoder)
 {
     struct kt_json json = {t->ctx, path, "", root};
+    const char *name = "";
     json_t *decoder = NULL;
     if (!json_is_object(root))
         return kt_fail(t->ctx, KT_ERROR_FORMAT, "%s: must be a JSON object", path);
@@ -106,13 +131,15 @@ static kt_status apply_config(kt_tokenizer *t, const char *path, const json_t *r
         kt_json_container(&json, "added_tokens_decoder", KT_JSON_OPTIONAL, JSON_OBJECT, &decoder));
     *has_decoder = decoder != NULL;
     KT_TRY(read_added_decoder(t, &json, decoder));
-    KT_TRY(read_specials(t, &json));
+    KT_TRY(kt_json_string(&json, "tokenizer_class", KT_JSON_OPTIONAL, &name));
+    const struct class_defaults *class = find_class(name);
+    KT_TRY(read_specials(t, &json, class));
     if (t->pretokenizer.lone_byte_level) {
         t->pretokenizer.add_space = false;
         KT_TRY(
             kt_json_bool(&json, "add_prefix_space", KT_JSON_OPTIONAL, &t->pretokenizer.add_space));
     }
-    return set_post_processor(t, &json);
+    return class == classes ? set_post_processor(t, &json) : KT_OK;
 }
 
 /* Loads folder/name; *root stays NULL when the file does not exist. */
@@ -142,7 +169,7 @@ kt_status kt_tokenizer_read_config(kt_tokenizer *t, const char *folder)
     status = load_optional(t, folder, "special_tokens_map.json", &path, &root);
     struct kt_json json = {t->ctx, path, "", root};
     if (status == KT_OK && root)
-        status = read_specials(t, &json);
+        status = read_specials(t, &json, find_class(""));
     json_decref(root);
     free(path);
     return status;

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "text/template.h"
+
+#include <stdio.h>
+
+#include "core/context.h"
+
+static kt_status memory(const kt_tokenizer *t)
+{
+    return kt_fail_memory(t->ctx, 0, "a chat template");
+}
+
+static kt_status put_special(struct kt_chat *chat, const char *word, int32_t *id)
+{
+    const kt_tokenizer *t = chat->tokenizer;
+    struct kt_added_token token = {
+        .content = (char *)word, .length = strlen(word), .special = true};
+    int32_t old = kt_tokenizer_find(t, &chat->added, word, token.length);
+    if (id == &chat->eos && old >= 0 && old == chat->eos)
+        return KT_OK;
+    if (!kt_added_put(&chat->added, &t->vocab, &token))
+        return memory(t);
+    *id = kt_added_find(&chat->added, word, token.length)->id;
+    if (old < 0)
+        kt_log(t->ctx, KT_LOG_WARNING,
+               "template %s: the tokenizer has no token \"%s\"; it gets the new id %d, which the "
+               "model must have an embedding for",
+               chat->template->name, word, *id);
+    return KT_OK;
+}
+
+static kt_status fix_special_tokens(struct kt_chat *chat)
+{
+    const char *const *stop = chat->template->stop_words;
+    int32_t id;
+    size_t i = 0;
+    if (chat->template->replace_eos)
+        KT_TRY(put_special(chat, stop[i++], &chat->eos));
+    if (chat->eos < 0)
+        KT_TRY(put_special(chat, "<|endoftext|>", &chat->eos));
+    for (; i < KT_TEMPLATE_STOP_WORDS && stop[i]; i++)
+        KT_TRY(put_special(chat, stop[i], &id));
+    return kt_added_index(&chat->added, chat->tokenizer->nfc) ? KT_OK : memory(chat->tokenizer);
+}
+
+kt_status kt_chat_open(const kt_tokenizer *tokenizer, const char *template_name,
+                       struct kt_chat *chat)
+{
+    *chat = (struct kt_chat){
+        .tokenizer = tokenizer, .template = kt_template_find(template_name), .eos = tokenizer->eos};
+    if (!chat->template)
+        return kt_fail(tokenizer->ctx, KT_ERROR_NOT_FOUND,
+                       "there is no template \"%s\"; the templates are %s", template_name,
+                       kt_template_names());
+    if (!kt_added_copy(&chat->added, &tokenizer->added))
+        return memory(tokenizer);
+    kt_status status = fix_special_tokens(chat);
+    if (status != KT_OK)
+        kt_chat_close(chat);
+    return status;
+}
+
+void kt_chat_close(struct kt_chat *chat)
+{
+    kt_added_free(&chat->added);
+}
+
+/* Replaces the first `name` in `text`. False when memory ran out. */
+static bool substitute(struct kt_bytes *text, const char *name, const char *value, size_t length)
+{
+    size_t size = strlen(name);
+    char *at = text->count ? memmem(text->data, text->count, name, size) : NULL;
+    if (!at)
+        return true;
+    size_t before = (size_t)(at - text->data), after = text->count - before - size;
+    if (!kt_grow((void **)&text->data, &text->capacity, before + length + after, 1))
+        return false;
+    memmove(text->data + before + length, text->data + before + size, after);
+    if (length)
+        memcpy(text->data + before, value, length);
+    text->count = before + length + after;
+    return true;
+}
+
+/* `turn_number` (NULL = none) stands for {{idx}}, which LLaMA-Factory replaces after the content is
+ * in place, in the content too. */
+static kt_status encode_text(const struct kt_chat *chat, const char *slot, const char *content,
+                             size_t length, const char *turn_number, struct kt_ids *ids)
+{
+    struct kt_bytes text = {0};
+    bool ok = kt_bytes_append(&text, slot, strlen(slot)) &&
+              substitute(&text, "{{content}}", content, length) &&
+              (!turn_number || substitute(&text, "{{idx}}", turn_number, strlen(turn_number)));
+    kt_status status =
+        ok ? kt_tokenizer_encode_with(chat->tokenizer, &chat->added, text.data, text.count, ids)
+           : memory(chat->tokenizer);
+    free(text.data);
+    return status;
+}
+
+static kt_status encode_slots(const struct kt_chat *chat, const struct kt_slot *slots,
+                              const char *content, size_t length, const char *turn_number,
+                              struct kt_ids *ids)
+{
+    for (size_t i = 0; i < KT_TEMPLATE_SLOTS && slots[i].kind != KT_SLOT_END; i++) {
+        if (slots[i].kind == KT_SLOT_TEXT) {
+            KT_TRY(encode_text(chat, slots[i].text, content, length, turn_number, ids));
+            continue;
+        }
+        int32_t id = slots[i].kind == KT_SLOT_BOS ? chat->tokenizer->bos : chat->eos;
+        if (id >= 0 && !kt_ids_push(ids, id))
+            return memory(chat->tokenizer);
+    }
+    return KT_OK;
+}
+
+kt_status kt_chat_encode(const struct kt_chat *chat, size_t index, const struct kt_turn *turn,
+                         const char *system, size_t system_length, struct kt_ids *ids)
+{
+    const struct kt_template *t = chat->template;
+    char number[24];
+    snprintf(number, sizeof number, "%zu", index / 2);
+    if (index == 0) {
+        KT_TRY(encode_slots(chat, t->prefix, "", 0, NULL, ids));
+        if (system_length)
+            KT_TRY(encode_slots(chat, t->system, system, system_length, NULL, ids));
+    }
+    if (turn->role == KT_ROLE_ASSISTANT)
+        return encode_slots(chat, t->assistant, turn->text, turn->length, NULL, ids);
+    if (turn->role == KT_ROLE_USER)
+        return encode_slots(chat, t->user, turn->text, turn->length, number, ids);
+    if (turn->role == KT_ROLE_OBSERVATION)
+        return encode_slots(chat, t->observation[0].kind ? t->observation : t->user, turn->text,
+                            turn->length, NULL, ids);
+    return kt_fail(chat->tokenizer->ctx, KT_ERROR_UNSUPPORTED,
+                   "messages that call functions are not supported yet");
+}
+
+static bool read_role(const char *name, enum kt_role *role)
+{
+    static const char *const names[] = {"user", "assistant", "observation", "function"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *role = (enum kt_role)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static kt_status encode_messages(const struct kt_chat *chat, const kt_message *messages,
+                                 size_t num_messages, struct kt_ids *ids)
+{
+    kt_context *ctx = chat->tokenizer->ctx;
+    const char *system = chat->template->default_system;
+    if (num_messages && strcmp(messages[0].role, "system") == 0) {
+        if (*messages[0].content)
+            system = messages[0].content;
+        messages++;
+        num_messages--;
+    }
+    for (size_t i = 0; i < num_messages; i++) {
+        struct kt_turn turn = {0, messages[i].content, strlen(messages[i].content)};
+        if (!read_role(messages[i].role, &turn.role) || (turn.role & 1) != (i & 1))
+            return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                           "message %zu has the role \"%s\"; user and assistant take turns, after "
+                           "one system message at most",
+                           i, messages[i].role);
+        KT_TRY(kt_chat_encode(chat, i, &turn, system, strlen(system), ids));
+    }
+    if (num_messages % 2 == 0)
+        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT, "the last message must be the user's");
+    return KT_OK;
+}
+
+kt_status kt_tokenizer_apply_template(const kt_tokenizer *tokenizer, const char *template_name,
+                                      const kt_message *messages, size_t num_messages,
+                                      int32_t **ids, size_t *num_ids)
+{
+    struct kt_chat chat;
+    struct kt_ids all = {0};
+    *ids = NULL;
+    *num_ids = 0;
+    KT_TRY(kt_chat_open(tokenizer, template_name, &chat));
+    kt_status status = encode_messages(&chat, messages, num_messages, &all);
+    kt_chat_close(&chat);
+    if (status != KT_OK) {
+        free(all.data);
+        return status;
+    }
+    *ids = all.data;
+    *num_ids = all.count;
+    return KT_OK;
+}
+
+kt_status kt_tokenizer_stop_ids(const kt_tokenizer *tokenizer, const char *template_name,
+                                int32_t *ids, size_t capacity, size_t *num)
+{
+    struct kt_chat chat;
+    int32_t all[KT_TEMPLATE_STOP_WORDS + 1];
+    size_t count = 0;
+    *num = 0;
+    KT_TRY(kt_chat_open(tokenizer, template_name, &chat));
+    const char *const *stop = chat.template->stop_words;
+    all[count++] = chat.eos;
+    for (size_t i = chat.template->replace_eos; i < KT_TEMPLATE_STOP_WORDS && stop[i]; i++)
+        all[count++] = kt_added_find(&chat.added, stop[i], strlen(stop[i]))->id;
+    kt_chat_close(&chat);
+    if (count > capacity)
+        return kt_fail(tokenizer->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "template %s has %zu stop ids, and there is room for %zu", template_name,
+                       count, capacity);
+    memcpy(ids, all, count * sizeof *ids);
+    *num = count;
+    return KT_OK;
+}
