@@ -258,6 +258,23 @@ START_TEST(weights_that_are_not_finite_are_named)
 }
 END_TEST
 
+static int say_stop(void *user)
+{
+    (void)user;
+    return 1;
+}
+
+START_TEST(the_search_can_be_cancelled)
+{
+    ck_assert_int_eq(tiny_load(&tiny, &model), KT_OK);
+    fixture_context->options.cancel = say_stop;
+    ck_assert_fails(kt_model_check_finite(model), KT_ERROR_CANCELLED, "cancelled");
+    kt_model *second;
+    ck_assert_fails(tiny_load(&tiny, &second), KT_ERROR_CANCELLED, "cancelled");
+    ck_assert_ptr_null(second);
+}
+END_TEST
+
 START_TEST(nan_is_found_in_half_precision)
 {
     struct kt_tensor *t = tiny_find(&tiny, "model.layers.0.self_attn.o_proj.weight");
@@ -477,6 +494,7 @@ int main(void)
     tcase_add_test(v3, other_dtypes_are_refused);
     tcase_add_loop_test(v3, weights_that_are_not_finite_are_named, 0, 4);
     tcase_add_loop_test(v3, nan_is_found_in_half_precision, 0, 2);
+    tcase_add_test(v3, the_search_can_be_cancelled);
     tcase_add_loop_test(v3, bad_configurations_are_refused, 0, sizeof bad_v3 / sizeof *bad_v3);
     tcase_add_test(v3, files_that_are_missing_or_damaged_are_named);
     tcase_add_test(v3, rope_tables_are_those_of_transformers);
