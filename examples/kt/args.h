@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file args.h
+ * A command's arguments: options that begin with --, one path, then key=value. */
+#ifndef KT_ARGS_H
+#define KT_ARGS_H
+
+#include <stdbool.h>
+
+typedef struct arg_option {
+    const char *name;   /**< with its dashes; NULL ends a table */
+    bool *flag;         /**< set when the option is given, or NULL */
+    const char **value; /**< takes the argument after the option, or NULL */
+} arg_option;
+
+typedef struct arguments {
+    char *path;
+    char **overrides; /**< key=value arguments */
+    int num_overrides;
+} arguments;
+
+/** Sorts argv, which it reorders. `name`, the command, is named in errors. Returns an exit code. */
+int arguments_parse(arguments *out, const char *name, int argc, char **argv,
+                    const arg_option *options);
+
+#endif

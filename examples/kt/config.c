@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "config.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <yaml.h>
+
+#include "app.h"
+#include "keys.h"
+
+static void value_free(value *v)
+{
+    for (size_t i = 0; i < v->num_items; i++) {
+        value_free(&v->items[i]);
+        if (v->names)
+            free(v->names[i]);
+    }
+    free(v->items);
+    free(v->names);
+    free(v->text);
+}
+
+static bool is_null_text(const char *text)
+{
+    return !*text || !strcmp(text, "~") || !strcmp(text, "null") || !strcmp(text, "Null") ||
+           !strcmp(text, "NULL");
+}
+
+static value scalar_value(const char *text, bool quoted)
+{
+    value v = {.kind = VALUE_NULL};
+    if (quoted || !is_null_text(text)) {
+        v.kind = VALUE_SCALAR;
+        v.text = app_copy(text);
+    }
+    return v;
+}
+
+static const char *node_text(const yaml_node_t *node)
+{
+    return (const char *)node->data.scalar.value;
+}
+
+/* A list's text is its items with commas between them. */
+static char *join(const value *v)
+{
+    char *text = app_copy("");
+    for (size_t i = 0; i < v->num_items; i++) {
+        char *longer = app_text("%s%s%s", text, i ? "," : "",
+                                v->items[i].kind == VALUE_SCALAR ? v->items[i].text : "");
+        free(text);
+        text = longer;
+    }
+    return text;
+}
+
+static bool convert(yaml_document_t *doc, int id, int depth, value *out)
+{
+    const yaml_node_t *node = yaml_document_get_node(doc, id);
+    *out = (value){.kind = VALUE_NULL};
+    if (!node || depth > 8)
+        return false;
+    if (node->type == YAML_SCALAR_NODE) {
+        *out = scalar_value(node_text(node), node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE);
+    } else if (node->type == YAML_SEQUENCE_NODE) {
+        size_t num = (size_t)(node->data.sequence.items.top - node->data.sequence.items.start);
+        *out = (value){.kind = VALUE_LIST, .items = app_alloc(num, sizeof(value))};
+        for (; out->num_items < num; out->num_items++)
+            if (!convert(doc, node->data.sequence.items.start[out->num_items], depth + 1,
+                         &out->items[out->num_items]))
+                return false;
+        out->text = join(out);
+    } else if (node->type == YAML_MAPPING_NODE) {
+        size_t num = (size_t)(node->data.mapping.pairs.top - node->data.mapping.pairs.start);
+        *out = (value){.kind = VALUE_MAP,
+                       .items = app_alloc(num, sizeof(value)),
+                       .names = app_alloc(num, sizeof(char *))};
+        for (; out->num_items < num; out->num_items++) {
+            const yaml_node_pair_t *pair = &node->data.mapping.pairs.start[out->num_items];
+            const yaml_node_t *name = yaml_document_get_node(doc, pair->key);
+            if (name->type != YAML_SCALAR_NODE ||
+                !convert(doc, pair->value, depth + 1, &out->items[out->num_items]))
+                return false;
+            out->names[out->num_items] = app_copy(node_text(name));
+        }
+    }
+    return true;
+}
+
+static entry *add_entry(config *cfg, const char *name, value v, size_t line)
+{
+    cfg->entries = app_resize(cfg->entries, cfg->num_entries + 1, sizeof(entry));
+    entry *e = &cfg->entries[cfg->num_entries++];
+    *e = (entry){.key = app_copy(name), .value = v, .line = line};
+    return e;
+}
+
+static int read_mapping(config *cfg, yaml_document_t *doc)
+{
+    const yaml_node_t *root = yaml_document_get_root_node(doc);
+    if (!root)
+        return app_fail("%s: the file is empty; it must hold lines of the form key: value",
+                        cfg->file);
+    if (root->type != YAML_MAPPING_NODE)
+        return app_fail("%s:%zu: expected lines of the form key: value", cfg->file,
+                        root->start_mark.line + 1);
+    for (const yaml_node_pair_t *pair = root->data.mapping.pairs.start;
+         pair < root->data.mapping.pairs.top; pair++) {
+        const yaml_node_t *name = yaml_document_get_node(doc, pair->key);
+        size_t line = name->start_mark.line + 1;
+        if (name->type != YAML_SCALAR_NODE)
+            return app_fail("%s:%zu: a key must be a plain word", cfg->file, line);
+        for (size_t i = 0; i < cfg->num_entries; i++)
+            if (!strcmp(cfg->entries[i].key, node_text(name)))
+                return app_fail("%s:%zu: %s: the key was given before, at line %zu", cfg->file,
+                                line, node_text(name), cfg->entries[i].line);
+        value v;
+        bool ok = convert(doc, pair->value, 0, &v);
+        add_entry(cfg, node_text(name), v, line);
+        if (!ok)
+            return app_fail("%s:%zu: %s: the value is nested too deeply", cfg->file, line,
+                            node_text(name));
+    }
+    return APP_OK;
+}
+
+static int read_yaml(config *cfg, yaml_parser_t *parser)
+{
+    yaml_document_t doc;
+    if (!yaml_parser_load(parser, &doc)) {
+        size_t line = parser->problem_mark.line + 1;
+        if (parser->error == YAML_READER_ERROR)
+            return app_fail("%s: not a YAML file: %s", cfg->file, parser->problem);
+        return app_fail("%s:%zu: not valid YAML: %s", cfg->file, line,
+                        parser->problem ? parser->problem : "unreadable");
+    }
+    int rc = read_mapping(cfg, &doc);
+    yaml_document_delete(&doc);
+    return rc;
+}
+
+static int read_file(config *cfg, const char *path)
+{
+    cfg->file = app_copy(path);
+    FILE *file = fopen(path, "rb");
+    if (!file)
+        return app_fail("%s: cannot open the configuration: %m", path);
+    yaml_parser_t parser;
+    if (!yaml_parser_initialize(&parser)) {
+        fclose(file);
+        return app_fail("out of memory");
+    }
+    yaml_parser_set_input_file(&parser, file);
+    int rc = read_yaml(cfg, &parser);
+    yaml_parser_delete(&parser);
+    fclose(file);
+    return rc;
+}
+
+static bool parse_flow(const char *text, value *out)
+{
+    yaml_parser_t parser;
+    yaml_document_t doc;
+    if (!yaml_parser_initialize(&parser))
+        return false;
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text, strlen(text));
+    bool loaded = yaml_parser_load(&parser, &doc);
+    bool ok = loaded && yaml_document_get_root_node(&doc) && convert(&doc, 1, 0, out);
+    if (loaded)
+        yaml_document_delete(&doc);
+    yaml_parser_delete(&parser);
+    return ok;
+}
+
+/* [a, b] and {a: 1} on the command line are YAML; anything else is taken as it stands. */
+static int parse_override(const char *name, const char *text, value *out)
+{
+    if (*text != '[' && *text != '{')
+        *out = scalar_value(text, false);
+    else if (!parse_flow(text, out))
+        return app_usage("command line: %s: \"%s\" is not valid YAML", name, text);
+    return APP_OK;
+}
+
+/* A map may be given as JSON text, as on LLaMA-Factory's command line. */
+static void expand_map(entry *e)
+{
+    const key *k = key_find(e->key);
+    value map;
+    if (!k || k->type != KEY_MAP || e->value.kind != VALUE_SCALAR || e->value.text[0] != '{')
+        return;
+    if (parse_flow(e->value.text, &map)) {
+        value_free(&e->value);
+        e->value = map;
+    }
+}
+
+static int apply_override(config *cfg, const char *argument)
+{
+    const char *equals = strchr(argument, '=');
+    if (*argument == '-')
+        return app_usage("%s is not an option of this command; see kt help", argument);
+    if (!equals || equals == argument)
+        return app_usage("%s: expected key=value after the configuration", argument);
+    char *name = app_text("%.*s", (int)(equals - argument), argument);
+    value v = {.kind = VALUE_NULL};
+    int rc = parse_override(name, equals + 1, &v);
+    add_entry(cfg, name, v, 0);
+    free(name);
+    return rc;
+}
+
+static const entry *find_entry(const config *cfg, const char *name)
+{
+    for (size_t i = cfg->num_entries; i-- > 0;)
+        if (!strcmp(cfg->entries[i].key, name))
+            return &cfg->entries[i];
+    return NULL;
+}
+
+int config_load(config *cfg, const char *path, char **overrides, int num)
+{
+    struct stat st;
+    *cfg = (config){0};
+    int rc = APP_OK;
+    if (!stat(path, &st) && S_ISDIR(st.st_mode))
+        add_entry(cfg, "model_name_or_path", scalar_value(path, true), 0);
+    else
+        rc = read_file(cfg, path);
+    for (int i = 0; i < num && rc == APP_OK; i++)
+        rc = apply_override(cfg, overrides[i]);
+    for (size_t i = 0; i < cfg->num_entries && rc == APP_OK; i++) {
+        expand_map(&cfg->entries[i]);
+        if (find_entry(cfg, cfg->entries[i].key) == &cfg->entries[i])
+            rc = key_check(cfg, &cfg->entries[i]);
+    }
+    return rc;
+}
+
+void config_free(config *cfg)
+{
+    for (size_t i = 0; i < cfg->num_entries; i++) {
+        free(cfg->entries[i].key);
+        value_free(&cfg->entries[i].value);
+    }
+    free(cfg->entries);
+    free(cfg->file);
+    *cfg = (config){0};
+}
+
+const entry *config_find(const config *cfg, const char *name)
+{
+    const entry *e = find_entry(cfg, name);
+    return e && e->value.kind != VALUE_NULL ? e : NULL;
+}
+
+int config_fail(const config *cfg, const char *name, const char *format, ...)
+{
+    const entry *e = find_entry(cfg, name);
+    char *sentence = NULL;
+    va_list args;
+    va_start(args, format);
+    int length = vasprintf(&sentence, format, args);
+    va_end(args);
+    const char *text = length < 0 ? "out of memory" : sentence;
+    if (e && e->line)
+        app_fail("%s:%zu: %s: %s", cfg->file, e->line, name, text);
+    else if (e)
+        app_fail("command line: %s: %s", name, text);
+    else
+        app_fail("%s: %s: %s", cfg->file ? cfg->file : "command line", name, text);
+    free(sentence);
+    return APP_ERROR;
+}
