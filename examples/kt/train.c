@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kt train: the loop. One optimizer step is one packed batch of per_device_train_batch_size x
+ * gradient_accumulation_steps sequences. */
+#include "train.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "app.h"
+#include "args.h"
+#include "keys.h"
+
+static volatile sig_atomic_t interrupts;
+
+static void on_interrupt(int signal_number)
+{
+    (void)signal_number;
+    if (interrupts++)
+        _exit(APP_INTERRUPTED);
+}
+
+static void catch_interrupts(void)
+{
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+static int library_failed(train_run *run)
+{
+    return app_fail("%s", kt_last_error(run->session.ctx));
+}
+
+static int load_data(train_run *run)
+{
+    session *s = &run->session;
+    double val_size = config_float(run->cfg, "val_size");
+    int rc = APP_OK;
+    if (config_find(run->cfg, "dataset"))
+        rc = session_load_dataset(s, "dataset", &run->dataset);
+    if (rc == APP_OK && config_find(run->cfg, "eval_dataset"))
+        rc = session_load_dataset(s, "eval_dataset", &run->evaluation);
+    else if (rc == APP_OK && val_size > 1e-6)
+        rc = session_told(
+            s, "val_size",
+            kt_dataset_split(run->dataset, val_size, run->options.seed, &run->evaluation));
+    run->plan.step_examples = run->options.eval_batch;
+    if (rc == APP_OK && run->options.do_train)
+        rc = train_plan_make(&run->plan, &run->options, run->cfg,
+                             kt_dataset_num_examples(run->dataset));
+    return rc;
+}
+
+static int create_adapter(session *s, const kt_lora_options *options)
+{
+    kt_status status = kt_lora_create(s->model, options, &s->lora);
+    return session_told(s, status == KT_ERROR_NOT_FOUND ? "lora_target" : "lora_rank", status);
+}
+
+static int load_adapter(train_run *run)
+{
+    session *s = &run->session;
+    const train_options *o = &run->options;
+    int rc;
+    if (o->resume)
+        rc = session_told(s, "resume_from_checkpoint", kt_lora_load(s->model, o->resume, &s->lora));
+    else if (config_find(run->cfg, "adapter_name_or_path"))
+        rc = session_load_adapter(s);
+    else
+        rc = create_adapter(s, &o->lora);
+    if (rc == APP_OK)
+        kt_lora_set_seed(s->lora, o->seed);
+    return rc;
+}
+
+static int prepare(train_run *run)
+{
+    session *s = &run->session;
+    train_options *o = &run->options;
+    int rc = output_prepare(o, run->cfg);
+    if (rc == APP_OK && config_find(run->cfg, "kt_optimize_rule"))
+        rc = session_check_path(run->cfg, "kt_optimize_rule");
+    if (rc == APP_OK)
+        rc = session_open(s, run->cfg);
+    if (rc == APP_OK)
+        rc = session_check_template(s);
+    if (rc == APP_OK)
+        rc = session_load_tokenizer(s);
+    if (rc == APP_OK)
+        rc = session_load_model(s);
+    if (rc == APP_OK)
+        rc = load_data(run);
+    if (rc == APP_OK)
+        rc = load_adapter(run);
+    if (rc == APP_OK)
+        rc = session_create_executor(s, o->compute);
+    if (rc == APP_OK)
+        rc = session_told(s, "lora_rank",
+                          kt_optimizer_create(s->lora, &o->optimizer, &run->optimizer));
+    if (rc == APP_OK)
+        rc = session_told(s, "per_device_train_batch_size", kt_batch_create(s->ctx, &run->batch));
+    return rc;
+}
+
+static int order_epoch(train_run *run, uint64_t epoch)
+{
+    uint64_t n = run->plan.num_examples;
+    if (run->order_epoch == (int64_t)epoch)
+        return APP_OK;
+    if (!run->order)
+        run->order = app_alloc(n, sizeof *run->order);
+    run->order_epoch = (int64_t)epoch;
+    if (run->options.disable_shuffling) {
+        for (uint64_t i = 0; i < n; i++)
+            run->order[i] = (int64_t)i;
+        return APP_OK;
+    }
+    kt_status status =
+        kt_random_permutation(run->session.ctx, run->options.data_seed + epoch, n, run->order);
+    return status == KT_OK ? APP_OK : library_failed(run);
+}
+
+/* A micro-batch, with the padding that transformers would give it: to its longest sequence, rounded
+ * up to a multiple of 8. Padding decides which experts' matrices AdamW touches. */
+static int add_micro_batch(train_run *run, const int64_t *indices, uint64_t num)
+{
+    kt_tokenizer *tokenizer = run->session.tokenizer;
+    int32_t pad = kt_tokenizer_pad_id(tokenizer);
+    size_t width = 0;
+    kt_status status = KT_OK;
+    if (pad < 0)
+        pad = kt_tokenizer_eos_id(tokenizer);
+    for (uint64_t i = 0; i < num; i++) {
+        kt_example e = {.size = sizeof e};
+        if (kt_dataset_get(run->dataset, (size_t)indices[i], &e) == KT_OK && e.length > width)
+            width = e.length;
+    }
+    width = (width + 7) / 8 * 8;
+    for (uint64_t i = 0; i < num && status == KT_OK; i++) {
+        kt_example e = {.size = sizeof e};
+        status = kt_dataset_get(run->dataset, (size_t)indices[i], &e);
+        if (status == KT_OK)
+            status = kt_batch_add(run->batch, e.input_ids, e.labels, e.length);
+        if (status == KT_OK && pad >= 0 && width > e.length)
+            status = kt_batch_add_padding(run->batch, pad, width - e.length);
+    }
+    run->state.padded_tokens += width * num;
+    return session_told(&run->session, "per_device_train_batch_size", status);
+}
+
+static int fill_batch(train_run *run)
+{
+    uint64_t first, step = run->state.step, size = run->options.batch;
+    int rc = order_epoch(run, step / run->plan.epoch_steps);
+    uint64_t num = train_plan_step(&run->plan, step, &first);
+    kt_batch_clear(run->batch);
+    for (uint64_t i = 0; i < num && rc == APP_OK; i += size)
+        rc = add_micro_batch(run, run->order + first + i, num - i < size ? num - i : size);
+    run->state.tokens += kt_batch_num_tokens(run->batch);
+    return rc;
+}
+
+static int take_step(train_run *run, double *loss)
+{
+    session *s = &run->session;
+    train_state *state = &run->state;
+    kt_loss result = {.size = sizeof result};
+    int rc = fill_batch(run);
+    if (rc != APP_OK)
+        return rc;
+    kt_executor_set_step(s->executor, state->step);
+    kt_status status =
+        kt_schedule_rate(s->ctx, &run->options.schedule, state->step, &run->learning_rate);
+    if (status == KT_OK)
+        status = kt_executor_forward(s->executor, run->batch, KT_FORWARD_TRAIN, &result);
+    if (status == KT_OK)
+        status = kt_executor_backward(s->executor, NULL);
+    if (status == KT_OK)
+        status = kt_optimizer_step(run->optimizer, run->learning_rate, &run->grad_norm);
+    if (status == KT_ERROR_OUT_OF_MEMORY)
+        return session_told(s, "per_device_train_batch_size", status);
+    if (status != KT_OK)
+        return app_fail("step %llu: %s", (unsigned long long)state->step + 1,
+                        kt_last_error(s->ctx));
+    *loss = result.loss;
+    state->loss_total += result.loss;
+    state->loss_window += result.loss;
+    state->step++;
+    return APP_OK;
+}
+
+static int log_loss(train_run *run)
+{
+    train_state *state = &run->state;
+    double steps = (double)(state->step - state->last_logged);
+    json_t *item = json_pack("{sfsf}", "loss", round(state->loss_window / steps * 1e6) / 1e6,
+                             "learning_rate", run->learning_rate);
+    if (run->options.optimizer.max_grad_norm > 0)
+        json_object_set_new(item, "grad_norm", json_real(run->grad_norm));
+    state->loss_window = 0;
+    state->last_logged = state->step;
+    return output_log(run, item);
+}
+
+static int evaluate_and_log(train_run *run)
+{
+    json_t *metrics;
+    int rc = train_evaluate(run, &metrics);
+    return rc == APP_OK ? output_log(run, metrics) : rc;
+}
+
+static bool due(uint64_t every, uint64_t step)
+{
+    return every && step % every == 0;
+}
+
+/* What transformers' callbacks do after a step: log, evaluate, save, in this order. */
+static int after_step(train_run *run)
+{
+    const train_options *o = &run->options;
+    const train_plan *plan = &run->plan;
+    uint64_t step = run->state.step;
+    bool last = step == plan->total_steps, epoch_end = last || step % plan->epoch_steps == 0;
+    double epoch = train_plan_epoch(plan, o, step);
+    bool log = due(plan->log_every, step) || (o->logging_first_step && step == 1) ||
+               (o->logging == MOMENT_EPOCH && epoch_end);
+    bool evaluate = (due(plan->eval_every, step) && o->eval_delay <= (double)step) ||
+                    (o->evaluating == MOMENT_EPOCH && epoch_end && o->eval_delay <= epoch);
+    bool save = due(plan->save_every, step) || (last && o->saving == MOMENT_STEPS) ||
+                (o->saving == MOMENT_EPOCH && epoch_end);
+    int rc = log ? log_loss(run) : APP_OK;
+    if (rc == APP_OK && evaluate)
+        rc = evaluate_and_log(run);
+    if (rc == APP_OK && save)
+        rc = output_checkpoint(run, !o->save_only_model);
+    return rc;
+}
+
+static int loop(train_run *run)
+{
+    int rc = APP_OK;
+    if (run->options.eval_on_start && run->evaluation && !run->options.resume)
+        rc = evaluate_and_log(run);
+    while (rc == APP_OK && run->state.step < run->plan.total_steps) {
+        double loss = 0;
+        rc = take_step(run, &loss);
+        if (rc == APP_OK) {
+            progress_step(loss);
+            rc = after_step(run);
+        }
+        if (rc == APP_OK && interrupts && run->state.step < run->plan.total_steps)
+            rc = train_stop(run);
+    }
+    return rc;
+}
+
+static int train(train_run *run)
+{
+    int rc = output_begin(run);
+    if (rc != APP_OK)
+        return rc;
+    if (run->options.resume)
+        printf("resuming after step %llu from %s\n", (unsigned long long)run->state.step,
+               run->options.resume);
+    catch_interrupts();
+    run->start_time = now_seconds();
+    run->start_step = run->state.step;
+    progress_begin(run);
+    rc = loop(run);
+    if (rc == APP_OK)
+        rc = train_finish(run);
+    progress_end();
+    return rc;
+}
+
+static int execute(train_run *run)
+{
+    int rc = prepare(run);
+    if (rc == APP_OK) {
+        key_print_ignored(run->cfg, stdout);
+        rc = train_report(run);
+    }
+    run->options.schedule.total_steps = run->plan.total_steps;
+    run->options.schedule.warmup_steps = train_plan_warmup(&run->plan, &run->options);
+    if (rc == APP_OK && run->options.resume)
+        rc = output_load_checkpoint(run);
+    if (rc == APP_OK)
+        rc = output_make_folder(run);
+    if (rc == APP_OK && run->options.do_train)
+        rc = train(run);
+    if (rc == APP_OK && run->options.do_eval)
+        rc = train_final_evaluation(run);
+    return rc;
+}
+
+static void free_run(train_run *run)
+{
+    json_decref(run->state.history);
+    free(run->order);
+    kt_batch_free(run->batch);
+    kt_optimizer_free(run->optimizer);
+    kt_dataset_free(run->evaluation);
+    kt_dataset_free(run->dataset);
+    session_close(&run->session);
+    train_options_free(&run->options);
+}
+
+int train_command(int argc, char **argv)
+{
+    bool check = false;
+    const arg_option options[] = {{"--check", &check, NULL}, {0}};
+    arguments args;
+    int rc = arguments_parse(&args, "train", argc, argv, options);
+    if (rc != APP_OK)
+        return rc;
+    config cfg;
+    train_run run = {.cfg = &cfg, .order_epoch = -1};
+    run.options.yaml = args.path;
+    run.options.overrides = args.overrides;
+    run.options.num_overrides = args.num_overrides;
+    run.state.history = json_array();
+    rc = config_load(&cfg, args.path, args.overrides, args.num_overrides);
+    if (rc == APP_OK)
+        rc = train_options_read(&run.options, &cfg);
+    if (rc == APP_OK && check)
+        printf("%s: every key is known and possible\n", args.path);
+    if (rc == APP_OK && check)
+        key_print_ignored(&cfg, stdout);
+    if (rc == APP_OK && !check)
+        rc = execute(&run);
+    free_run(&run);
+    config_free(&cfg);
+    return rc;
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
+#include "app.h"
+#include "train.h"
+
+/* How many evaluation batches go through the model together: as many as keep within a training
+ * step's number of sequences, so that the weights are read seldom. */
+static size_t group_size(const train_run *run)
+{
+    size_t batches = run->plan.step_examples / run->options.eval_batch;
+    return (batches ? batches : 1) * run->options.eval_batch;
+}
+
+/* Sum over the batches of the group of (examples x mean loss of the batch), from the log
+ * probabilities of the latest forward. */
+static double weighted_loss(const train_run *run, size_t num)
+{
+    const int32_t *labels = kt_batch_labels(run->batch);
+    const int32_t *offsets = kt_batch_cu_seqlens(run->batch);
+    const float *logprobs = kt_executor_logprobs(run->session.executor);
+    double total = 0;
+    for (size_t first = 0; first < num; first += run->options.eval_batch) {
+        size_t last = first + run->options.eval_batch < num ? first + run->options.eval_batch : num;
+        double sum = 0;
+        uint64_t targets = 0;
+        for (int32_t i = offsets[first]; i < offsets[last]; i++) {
+            sum -= (double)logprobs[i];
+            targets += labels[i] != KT_IGNORE_LABEL;
+        }
+        if (targets)
+            total += sum / (double)targets * (double)(last - first);
+    }
+    return total;
+}
+
+static int evaluate_group(train_run *run, size_t first, size_t num, double *total)
+{
+    session *s = &run->session;
+    kt_loss loss = {.size = sizeof loss};
+    kt_batch_clear(run->batch);
+    for (size_t i = first; i < first + num; i++) {
+        kt_example e = {.size = sizeof e};
+        if (kt_dataset_get(run->evaluation, i, &e) != KT_OK ||
+            kt_batch_add(run->batch, e.input_ids, e.labels, e.length) != KT_OK)
+            return app_fail("%s", kt_last_error(s->ctx));
+    }
+    if (kt_executor_forward(s->executor, run->batch, KT_FORWARD_EVAL, &loss) != KT_OK)
+        return app_fail("evaluation: %s", kt_last_error(s->ctx));
+    *total += weighted_loss(run, num);
+    return APP_OK;
+}
+
+static double rounded(double x, double unit)
+{
+    return round(x / unit) * unit;
+}
+
+int train_evaluate(train_run *run, json_t **metrics)
+{
+    size_t num = kt_dataset_num_examples(run->evaluation), group = group_size(run);
+    double start = now_seconds(), total = 0;
+    int rc = APP_OK;
+    for (size_t i = 0; i < num && rc == APP_OK; i += group)
+        rc = evaluate_group(run, i, i + group < num ? group : num - i, &total);
+    if (rc != APP_OK)
+        return rc;
+    double seconds = now_seconds() - start;
+    double batches = ceil((double)num / (double)run->options.eval_batch);
+    *metrics = json_pack("{sfsfsfsf}", "eval_loss", total / (double)num, "eval_runtime",
+                         rounded(seconds, 1e-4), "eval_samples_per_second",
+                         rounded((double)num / seconds, 1e-3), "eval_steps_per_second",
+                         rounded(batches / seconds, 1e-3));
+    return APP_OK;
+}

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What kt train prints before the first step, and whether the steps will fit into memory. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "app.h"
+#include "train.h"
+
+static int longest_first(const void *a, const void *b)
+{
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* The most tokens that a step can have, whatever the order, and the longest sequence. */
+static void largest_step(const train_run *run, const kt_dataset *dataset, size_t *tokens,
+                         size_t *longest)
+{
+    size_t num = kt_dataset_num_examples(dataset);
+    size_t *lengths = app_alloc(num, sizeof *lengths);
+    for (size_t i = 0; i < num; i++) {
+        kt_example e = {.size = sizeof e};
+        if (kt_dataset_get(dataset, i, &e) == KT_OK)
+            lengths[i] = e.length;
+    }
+    qsort(lengths, num, sizeof *lengths, longest_first);
+    *tokens = 0;
+    *longest = num ? lengths[0] : 0;
+    for (size_t i = 0; i < num && i < run->plan.step_examples; i++)
+        *tokens += lengths[i];
+    free(lengths);
+}
+
+static int check_memory(train_run *run, uint64_t needed)
+{
+    char a[FORMAT_SIZE], b[FORMAT_SIZE];
+    uint64_t limit = run->session.memory_limit, used = kt_context_memory_used(run->session.ctx);
+    uint64_t installed = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    const char *remedy = "lower per_device_train_batch_size, gradient_accumulation_steps or "
+                         "cutoff_len";
+    if (limit && needed + used > limit)
+        return config_fail(run->cfg, "memory_limit",
+                           "a step needs %s, the limit is %s; raise it or %s",
+                           format_bytes(a, needed + used), format_bytes(b, limit), remedy);
+    if (needed > installed)
+        return config_fail(run->cfg, "per_device_train_batch_size",
+                           "a step needs %s, this machine has %s; %s", format_bytes(a, needed),
+                           format_bytes(b, installed), remedy);
+    return APP_OK;
+}
+
+static int report_memory(train_run *run)
+{
+    char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE], d[FORMAT_SIZE], e[FORMAT_SIZE];
+    kt_memory_plan plan = {.size = sizeof plan};
+    size_t tokens, longest;
+    largest_step(run, run->dataset ? run->dataset : run->evaluation, &tokens, &longest);
+    if (kt_executor_plan_memory(run->session.executor, tokens, longest, &plan) != KT_OK)
+        return app_fail("%s", kt_last_error(run->session.ctx));
+    printf(
+        "memory   weights %s mapped; adapter %s, layer inputs %s, workspace %s: %s for a step of "
+        "up to %zu tokens\n",
+        format_bytes(a, plan.weights_mapped), format_bytes(b, plan.adapter),
+        format_bytes(c, plan.layer_inputs), format_bytes(d, plan.workspace),
+        format_bytes(e, plan.total_allocated), tokens);
+    return check_memory(run, plan.total_allocated);
+}
+
+static void report_data(const train_run *run)
+{
+    if (run->dataset)
+        printf("data     %zu examples", kt_dataset_num_examples(run->dataset));
+    else
+        printf("data    ");
+    if (run->evaluation)
+        printf("%s %zu to evaluate on", run->dataset ? "," : "",
+               kt_dataset_num_examples(run->evaluation));
+    putchar('\n');
+    const train_plan *plan = &run->plan;
+    if (run->dataset)
+        printf("steps    %llu: %llu for each epoch, of %llu sequences each\n",
+               (unsigned long long)plan->total_steps, (unsigned long long)plan->epoch_steps,
+               (unsigned long long)plan->step_examples);
+}
+
+int train_report(train_run *run)
+{
+    char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE];
+    kt_model_info info = {.size = sizeof info};
+    if (kt_model_get_info(run->session.model, &info) != KT_OK)
+        return app_fail("%s", kt_last_error(run->session.ctx));
+    uint64_t trained = run->session.lora ? kt_lora_num_parameters(run->session.lora) : 0;
+    uint64_t all = info.num_parameters + trained;
+    run->flops_per_token =
+        6.0 * (double)(all - (uint64_t)info.vocab_size * (uint64_t)info.hidden_size);
+    printf("device   %s\n", kt_context_cpu_description(run->session.ctx));
+    printf("model    %s, %s parameters, %s active, %s; arithmetic in %s\n", info.architecture,
+           format_count(a, info.num_parameters), format_count(b, info.num_active_parameters),
+           format_bytes(c, info.num_bytes),
+           run->options.compute == KT_COMPUTE_BF16 ? "bfloat16" : "float32");
+    report_data(run);
+    int rc = report_memory(run);
+    if (rc == APP_OK)
+        printf("trainable params: %s || all params: %s || trainable%%: %.4f\n",
+               format_grouped(a, trained), format_grouped(b, all),
+               100.0 * (double)trained / (double)all);
+    fflush(stdout);
+    return rc;
+}
