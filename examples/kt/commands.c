@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "app.h"
+
+#define CONFIGURATION                                                                              \
+    "X.yaml is a LLaMA-Factory configuration, and key=value arguments go over\n"                   \
+    "it; kt help keys lists every key.\n"
+
+static const char info_help[] =
+    "usage: kt info MODEL|X.yaml [--tensors]\n\n"
+    "Prints a checkpoint's architecture, its parameters (all, and those that one token passes) "
+    "and\n"
+    "its tensors by data type.\n\n"
+    "  --tensors  every tensor: name, data type, shape, file; those that are not used are marked\n";
+
+static const char data_help[] =
+    "usage: kt data X.yaml [--jsonl] [--num N] [key=value ...]\n\n"
+    "Shows what the model will be trained on: the first examples after the template, the part "
+    "that\n"
+    "takes no part in the loss dimmed. " CONFIGURATION "\n"
+    "  --jsonl  every example of `dataset`, in the file's order, as one line\n"
+    "           {\"input_ids\": [...], \"labels\": [...]}; -100 = no part in the loss\n"
+    "  --num N  how many examples to show (3)\n";
+
+static const char train_help[] =
+    "usage: kt train X.yaml [--check] [key=value ...]\n\n"
+    "Fine-tunes with LoRA. " CONFIGURATION "\n"
+    "  --check  read and check the configuration, then stop\n\n"
+    "Ctrl-C finishes the running step, saves a checkpoint and prints the command that goes on "
+    "from\n"
+    "it with the same result as an uninterrupted run. A second Ctrl-C stops at once.\n";
+
+static const char chat_help[] =
+    "usage: kt chat X.yaml|MODEL [key=value ...]\n\n"
+    "Talks with a model, with adapter_name_or_path or without. " CONFIGURATION "\n"
+    "Lines from a pipe are one prompt each; every answer is printed on lines of its own. "
+    "Commands:\n"
+    "  /clear      forget the conversation\n"
+    "  /save FILE  write the conversation as JSON\n"
+    "  /help       list the commands\n"
+    "  /exit       leave (so does Ctrl-D)\n"
+    "Ctrl-C stops the answer that is being written.\n";
+
+static const char generate_help[] =
+    "usage: kt generate X.yaml|MODEL --prompt TEXT [key=value ...]\n\n"
+    "Prints the answer to one prompt, for scripts. " CONFIGURATION "\n"
+    "  --prompt TEXT  the prompt; - reads it from standard input\n\n"
+    "Without the key template the text is continued as it stands.\n";
+
+const command commands[] = {
+    {"train", train_command, "fine-tune a model with LoRA", train_help},
+    {"chat", chat_command, "talk with a model", chat_help},
+    {"generate", generate_command, "answer one prompt", generate_help},
+    {"data", data_command, "show what a dataset becomes", data_help},
+    {"info", info_command, "describe a checkpoint", info_help},
+    {0},
+};
+
+const command *command_find(const char *name)
+{
+    for (const command *c = commands; c->name; c++)
+        if (!strcmp(c->name, name))
+            return c;
+    return NULL;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kt generate: one answer to one prompt. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app.h"
+#include "args.h"
+#include "files.h"
+#include "talk.h"
+
+static int answer(const config *cfg, const char *prompt)
+{
+    talk t;
+    kt_message messages[2];
+    size_t num = 0, num_ids;
+    int32_t *ids = NULL;
+    char *text = NULL;
+    if (config_string(cfg, "default_system"))
+        messages[num++] = (kt_message){"system", config_string(cfg, "default_system")};
+    messages[num++] = (kt_message){"user", prompt};
+    int rc = talk_open(&t, cfg);
+    if (rc == APP_OK)
+        rc = talk_encode(&t, messages, num, &ids, &num_ids);
+    if (rc == APP_OK)
+        rc = talk_answer(&t, ids, num_ids, &text);
+    if (rc == APP_OK)
+        putchar('\n');
+    free(text);
+    kt_free(ids);
+    talk_close(&t);
+    return rc;
+}
+
+static int read_prompt(const char *argument, char **prompt)
+{
+    size_t size;
+    *prompt = strcmp(argument, "-") ? app_copy(argument) : file_read("/dev/stdin", &size);
+    return *prompt ? APP_OK : app_fail("cannot read the prompt: %m");
+}
+
+int generate_command(int argc, char **argv)
+{
+    const char *prompt = NULL;
+    const arg_option options[] = {{"--prompt", NULL, &prompt}, {0}};
+    arguments args;
+    char *text = NULL;
+    int rc = arguments_parse(&args, "generate", argc, argv, options);
+    if (rc != APP_OK)
+        return rc;
+    if (!prompt)
+        return app_usage("kt generate needs --prompt TEXT; see kt help generate");
+    config cfg;
+    rc = config_load(&cfg, args.path, args.overrides, args.num_overrides);
+    if (rc == APP_OK)
+        rc = read_prompt(prompt, &text);
+    if (rc == APP_OK)
+        rc = answer(&cfg, text);
+    free(text);
+    config_free(&cfg);
+    return rc;
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <kt/kt.h>
+
+#include "app.h"
+#include "keys.h"
+
+static void print_overview(FILE *out)
+{
+    fputs("kt fine-tunes mixture-of-experts language models with LoRA, and chats with them.\n\n"
+          "usage: kt COMMAND ...\n\n",
+          out);
+    for (const command *c = commands; c->name; c++)
+        fprintf(out, "  %-10s %s\n", c->name, c->summary);
+    fputs("  help       kt help COMMAND: all about a command; kt help keys: every key\n\n"
+          "Exit codes: 0 done, 1 an error (one sentence on stderr), 2 a command line without\n"
+          "meaning, 130 stopped by Ctrl-C.\n",
+          out);
+}
+
+static int unknown_command(const char *name)
+{
+    return app_usage("%s is not a command; see kt help", name);
+}
+
+static int print_help(const char *topic)
+{
+    if (!topic) {
+        print_overview(stdout);
+        return APP_OK;
+    }
+    if (!strcmp(topic, "keys")) {
+        key_print_table(stdout);
+        return APP_OK;
+    }
+    const command *c = command_find(topic);
+    if (!c)
+        return unknown_command(topic);
+    fputs(c->help, stdout);
+    return APP_OK;
+}
+
+static void print_version(void)
+{
+    uint32_t v = kt_version();
+    printf("kt %u.%u.%u\n", v >> 16, v >> 8 & 0xff, v & 0xff);
+}
+
+static bool asks_help(const char *argument)
+{
+    return !strcmp(argument, "--help") || !strcmp(argument, "-h");
+}
+
+static int run(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_overview(stderr);
+        return APP_USAGE;
+    }
+    if (asks_help(argv[1]) || !strcmp(argv[1], "help"))
+        return print_help(argc > 2 ? argv[2] : NULL);
+    if (!strcmp(argv[1], "--version")) {
+        print_version();
+        return APP_OK;
+    }
+    const command *c = command_find(argv[1]);
+    if (!c)
+        return unknown_command(argv[1]);
+    for (int i = 2; i < argc; i++)
+        if (asks_help(argv[i]))
+            return print_help(c->name);
+    return c->run(argc - 2, argv + 2);
+}
+
+int main(int argc, char **argv)
+{
+    /* A file over the size limit is an error of the write call, not the end of the program. */
+    signal(SIGXFSZ, SIG_IGN);
+    int rc = run(argc, argv);
+    if ((fflush(stdout) || ferror(stdout)) && rc == APP_OK)
+        rc = app_fail("cannot write the output: %s", strerror(errno));
+    return rc;
+}
