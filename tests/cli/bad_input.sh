@@ -1,0 +1,82 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Bad input: one sentence that names the file or the key, and nothing half-written.
+. "$(dirname "$0")/common.sh"
+make_all
+train=("$KT" train sft.yaml)
+
+# The model
+refuses 1 'model_name_or_path: nowhere: No such file' "${train[@]}" model_name_or_path=nowhere
+make_model no_tokenizer
+rm no_tokenizer/tokenizer.json
+refuses 1 'model_name_or_path: .*tokenizer.json' "${train[@]}" model_name_or_path=no_tokenizer
+refuses 1 'model_name_or_path: .*tokenizer.json' "$KT" chat no_tokenizer template=deepseek3
+make_model no_shard
+rm no_shard/model-00002-of-00003.safetensors
+refuses 1 'model_name_or_path: .*model-00002-of-00003' "${train[@]}" model_name_or_path=no_shard
+refuses 1 'model-00002-of-00003' "$KT" info no_shard
+make_model cut_shard
+truncate -s -16 cut_shard/model-00001-of-00003.safetensors
+refuses 1 'model_name_or_path: .*model-00001-of-00003' "${train[@]}" model_name_or_path=cut_shard
+make_model no_config
+rm no_config/config.json
+refuses 1 'model_name_or_path: .*config.json' "${train[@]}" model_name_or_path=no_config
+
+# The data
+refuses 1 'dataset: .*dataset_info.json' "${train[@]}" dataset_dir=nowhere
+refuses 1 'dataset: .*pairz' "${train[@]}" dataset=pairz
+refuses 1 'template: llama9 is not known; choose one of .*deepseek3' "${train[@]}" template=llama9
+refuses 1 'template: the key is missing' "${train[@]}" template=null
+refuses 1 'cutoff_len: 0 is out of range' "${train[@]}" cutoff_len=0
+try_data() {
+    printf '%s' "$1" >data/pairs.json
+    refuses 1 "$2" "${train[@]}"
+    refuses 1 "$2" "$KT" data sft.yaml --jsonl
+    [ -s refuses.out ] && fail "kt data printed something for $1"
+}
+try_data '[]' 'dataset: .*pairs.json'
+try_data '' 'dataset: .*pairs.json'
+try_data '[{"instruction": "a", "output": "b"' 'dataset: .*pairs.json'
+try_data '[{"instruction": "a", "output": ""}]' 'dataset: .*pairs'
+try_data '[{"instruction": 3, "output": {}}]' 'dataset: .*pairs.json'
+make_data data
+rm data/pairs.json
+refuses 1 'dataset: .*pairs.json' "${train[@]}"
+make_data data
+
+# The adapter
+refuses 1 'lora_target: .*warp_proj' "${train[@]}" lora_target=warp_proj
+refuses 1 'adapter_name_or_path: nowhere' "${train[@]}" adapter_name_or_path=nowhere
+refuses 1 'adapter_name_or_path: .*several adapters' "${train[@]}" adapter_name_or_path=a,b
+refuses 1 'adapter_name_or_path: ' "${train[@]}" adapter_name_or_path="$CASES/v2lite/adapter"
+refuses 1 'adapter_name_or_path: ' "$KT" generate model --prompt hi template=deepseek3 \
+    adapter_name_or_path="$CASES/v2lite/adapter"
+
+# The output folder
+touch file
+refuses 1 'output_dir: cannot create file/out: Not a directory' "${train[@]}" output_dir=file/out
+if [ "$(id -u)" != 0 ]; then
+    mkdir locked && chmod 500 locked
+    refuses 1 'output_dir: cannot write into locked' "${train[@]}" output_dir=locked
+fi
+mkdir used && cp "$CASES/v3/adapter/"* used
+before=$(cat used/* | cksum)
+refuses 1 'output_dir: used already holds a result; .*overwrite_output_dir' \
+    "${train[@]}" output_dir=used
+[ "$before" = "$(cat used/* | cksum)" ] || fail "the full folder was changed"
+refuses 1 'resume_from_checkpoint: out holds no checkpoint' "${train[@]}" resume_from_checkpoint=true
+refuses 1 'resume_from_checkpoint: gone is not a folder' "${train[@]}" resume_from_checkpoint=gone
+refuses 1 'resume_from_checkpoint: used has no ' "${train[@]}" resume_from_checkpoint=used
+
+# A file system that is full in mid-run: no torn file, no folder of a checkpoint half made.
+(ulimit -f 40; trap '' XFSZ; "${train[@]}" output_dir=small >small.out 2>small.err)
+[ $? = 1 ] || fail "a full file system is an error"
+[ "$(grep -vc '^kt: warning' small.err)" = 1 ] || fail "not one sentence: $(cat small.err)"
+grep -q '^kt: .*output_dir: ' small.err || fail "$(cat small.err)"
+[ -z "$(ls small | grep -v trainer_log.jsonl)" ] || fail "half-written: $(ls small)"
+
+# Memory
+refuses 1 'memory_limit: a step needs .*lower per_device_train_batch_size' \
+    "${train[@]}" memory_limit=400K
+refuses 1 'memory_limit: ' "${train[@]}" memory_limit=100K
+echo ok

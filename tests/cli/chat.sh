@@ -1,0 +1,80 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# kt chat through a pipe and kt generate, with an adapter and without; kt info.
+. "$(dirname "$0")/common.sh"
+make_all
+cat >chat.yaml <<'YAML'
+model_name_or_path: model
+template: deepseek3
+infer_backend: ktransformers
+trust_remote_code: true
+use_kt: true
+cpu_infer: 32
+chunk_size: 8192
+max_new_tokens: 8
+YAML
+
+# Greedy answers are the same however they are asked for.
+ask() {
+    "$KT" generate "$@" --prompt 'who is ann?' do_sample=false
+}
+ask chat.yaml >a 2>err || fail "$(cat err)"
+[ -s err ] && fail "on stderr: $(cat err)"
+ask model template=deepseek3 max_new_tokens=8 temperature=0 >b || fail "generate from a folder"
+diff a b || fail "a folder and a configuration differ"
+printf 'who is ann?' | "$KT" generate chat.yaml --prompt - do_sample=false >b || fail "from stdin"
+diff a b || fail "a prompt from stdin differs"
+printf 'who is ann?\n/clear\n\nwho is ann?\n/exit\nnever\n' |
+    "$KT" chat chat.yaml do_sample=false >b 2>err || fail "$(cat err)"
+diff <(cat a a) b || fail "a conversation that was cleared differs"
+ask chat.yaml chunk_size=3 >b || fail "chunks"
+diff a b || fail "the prompt in chunks differs"
+
+# Sampling depends on the seed alone.
+n=0
+for seed in 1 1 2 3 4; do
+    n=$((n + 1))
+    "$KT" generate chat.yaml --prompt 'who is ann?' seed=$seed top_p=1 top_k=0 temperature=1.5 \
+        >sample$seed.$n || fail "seed $seed"
+done
+cmp sample1.1 sample1.2 || fail "the same seed, another answer"
+[ "$(cat sample*.? | sort -u | wc -l)" -gt 1 ] || fail "all seeds give one answer"
+
+# Several turns, saved.
+printf 'who is bob?\nand cid?\n/save talk.json\n' | "$KT" chat chat.yaml >b || fail "turns"
+[ "$(grep -c '"role": "user"' talk.json)" = 2 ] || fail "/save"
+[ "$(grep -c '"role": "assistant"' talk.json)" = 2 ] || fail "/save"
+printf 'who is bob?\n/save nowhere/talk.json\n' | "$KT" chat chat.yaml >b 2>err
+[ $? = 1 ] && grep -q '^kt: cannot write nowhere/talk.json' err || fail "/save into nothing"
+"$KT" chat chat.yaml default_system='be brief' </dev/null >b || fail "no prompt at all"
+[ -s b ] && fail "something was said without a prompt"
+
+# An adapter changes the answer; a new one, whose B is zero, does not.
+"$KT" train sft.yaml max_steps=1 learning_rate=0 >/dev/null 2>err || fail "$(cat err)"
+ask chat.yaml adapter_name_or_path=out >b || fail "with a new adapter"
+diff a b || fail "a new adapter changes the answer"
+"$KT" train sft.yaml overwrite_output_dir=true learning_rate=0.02 max_steps=30 >/dev/null 2>err ||
+    fail "$(cat err)"
+ask chat.yaml adapter_name_or_path=out >b || fail "with an adapter"
+cmp -s a b && fail "30 steps changed nothing"
+
+# Beyond the context: a sentence, not a crash.
+long=$(printf 'word %.0s' $(seq 100))
+refuses_context() {
+    "$KT" generate chat.yaml --prompt "$long" >b 2>err
+    [ $? = 1 ] && [ "$(wc -l <err)" = 1 ] && grep -q '^kt: .*64' err || fail "$(cat err)"
+}
+refuses_context
+"$KT" generate chat.yaml --prompt 'who is ann?' max_new_tokens=500 do_sample=false >b 2>err ||
+    fail "an answer that fills the context"
+grep -q '^kt: warning: .*64' err || fail "the end of the context is told: $(cat err)"
+"$KT" generate model --prompt 'the one' max_new_tokens=4 >b || fail "without a template"
+
+# kt info
+"$KT" info model >b || fail "info"
+grep -q '^architecture: *DeepseekV3ForCausalLM$' b || fail "architecture"
+grep -Eq '^parameters: .* active for a token' b || fail "parameters"
+grep -Eq '^F32 +[0-9]+ ' b || fail "data types"
+"$KT" info model --tensors | grep -q '^model.embed_tokens.weight F32 \[197, 48\] ' || fail "tensors"
+"$KT" info model --tensors | grep -q '(not used)$' || fail "the MTP layer is marked"
+echo ok

@@ -1,0 +1,107 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# kt train from end to end: the files, the counting, evaluation, and resuming bit for bit.
+. "$(dirname "$0")/common.sh"
+make_all
+
+train() {
+    "$KT" train sft.yaml "$@" >train.out 2>train.err || fail "$*: $(cat train.err)"
+    [ -s train.err ] && fail "$*: unexpected on stderr: $(cat train.err)"
+    return 0
+}
+
+same() {
+    cmp "$1" "$2" || fail "$1 and $2 differ"
+}
+
+# A whole run. 22 examples, 2 at a time: 11 batches, 2 of them a step: 6 steps an epoch.
+train plot_loss=false
+for f in adapter_model.safetensors adapter_config.json trainer_state.json trainer_log.jsonl \
+    train_results.json all_results.json README.md tokenizer.json tokenizer_config.json; do
+    [ -s out/$f ] || fail "out/$f is missing"
+    [ "$f" = trainer_log.jsonl ] || [ "$f" = all_results.json ] || [ "$f" = train_results.json ] ||
+        [ "$f" = README.md ] || [ -s out/checkpoint-4/$f ] || fail "checkpoint-4/$f is missing"
+done
+[ -d out/checkpoint-8 ] || fail "the last step is saved"
+[ "$(wc -l <out/trainer_log.jsonl)" = 9 ] || fail "8 log lines and a last one are expected"
+[ -z "$(find out -name '*.tmp' -o -name 'tmp-*')" ] || fail "temporary files were left"
+[ "$(json_value out/trainer_state.json global_step)" = 8 ] || fail "global_step"
+[ "$(json_value out/trainer_state.json num_train_epochs)" = 2 ] || fail "num_train_epochs"
+grep -q '"epoch": 0.181818' out/trainer_log.jsonl || fail "epoch after the first step: 2 of 11"
+grep -q '"current_steps": 6, .*"epoch": 1.0,' out/trainer_log.jsonl || fail "epoch after six steps"
+grep -Eq '^trainable params: [0-9,]+ \|\| all params: [0-9,]+ \|\| trainable%: [0-9.]+$' train.out ||
+    fail "parameter counts"
+grep -q '^memory .*for a step of up to' train.out || fail "memory plan"
+
+# The same command again goes on from the last checkpoint, which has nothing left to do.
+cp out/adapter_model.safetensors before
+train
+same before out/adapter_model.safetensors
+
+# Stopped after 4 steps, resumed from there: the same bits, whatever the dropout.
+train output_dir=whole lora_dropout=0.1 bf16=true
+train output_dir=half lora_dropout=0.1 bf16=true
+rm -r half/checkpoint-8 half/adapter_model.safetensors
+train output_dir=half lora_dropout=0.1 bf16=true resume_from_checkpoint=half/checkpoint-4
+grep -q 'resuming after step 4' train.out || fail "it did not resume"
+same whole/adapter_model.safetensors half/adapter_model.safetensors
+same whole/checkpoint-8/optimizer.zst half/checkpoint-8/optimizer.zst
+same whole/checkpoint-8/training_state.json half/checkpoint-8/training_state.json
+same whole/checkpoint-8/trainer_state.json half/checkpoint-8/trainer_state.json
+[ "$(wc -l <half/trainer_log.jsonl)" = 9 ] || fail "the log goes on where the checkpoint was"
+
+# A checkpoint of a run with other batches is refused.
+"$KT" train sft.yaml output_dir=new gradient_accumulation_steps=4 \
+    resume_from_checkpoint=half/checkpoint-4 >other.out 2>other.err
+[ $? = 1 ] || fail "a checkpoint of other batches was taken"
+grep -q 'gradient_accumulation_steps: is 4, but the checkpoint half/checkpoint-4 was made with 2' \
+    other.err || fail "$(cat other.err)"
+[ -e new ] && fail "a refused run left a folder"
+
+# Interrupted by Ctrl-C somewhere: a checkpoint, the command that goes on, and the same bits.
+long=(max_steps=80 save_strategy=no logging_steps=1)
+train output_dir=straight "${long[@]}"
+"$KT" train sft.yaml output_dir="cut short" "${long[@]}" >cut.out 2>cut.err &
+pid=$!
+for _ in $(seq 1000); do
+    [ "$(wc -l <"cut short/trainer_log.jsonl")" -ge 5 ] && break
+    sleep 0.02
+done 2>/dev/null
+kill -INT $pid
+wait $pid
+[ $? = 130 ] || fail "exit code after Ctrl-C"
+[ -s cut.err ] && fail "on stderr: $(cat cut.err)"
+[ -e "cut short/adapter_model.safetensors" ] && fail "an interrupted run has no result"
+command=$(sed -n 's/^  kt train/train/p' cut.out)
+command=${command/train sft.yaml/train}
+eval "$command"
+same straight/adapter_model.safetensors "cut short/adapter_model.safetensors"
+[ "$(wc -l <"cut short/trainer_log.jsonl")" = 81 ] || fail "the log of the resumed run"
+
+# Going on with an adapter trains exactly its tensors; overwrite starts anew and clears the log.
+train adapter_name_or_path=whole overwrite_output_dir=true max_steps=2 save_strategy=no
+[ "$(wc -l <out/trainer_log.jsonl)" = 3 ] || fail "the old log was kept"
+
+# Evaluation, fractions of steps and epochs, a limit on checkpoints, models without state.
+train output_dir=eval max_steps=-1 num_train_epochs=1.5 val_size=0.2 eval_strategy=steps \
+    eval_steps=2 save_steps=0.25 save_total_limit=2 save_only_model=true logging_steps=0.5 \
+    per_device_eval_batch_size=2 plot_loss=false
+[ "$(json_value eval/trainer_state.json max_steps)" = 8 ] || fail "ceil(1.5 * 5) steps"
+[ "$(ls -d eval/checkpoint-*)" = "eval/checkpoint-6
+eval/checkpoint-8" ] || fail "checkpoints: $(ls -d eval/checkpoint-*)"
+[ -e eval/checkpoint-8/optimizer.zst ] && fail "save_only_model"
+grep -q '"eval_loss"' eval/eval_results.json || fail "eval_results.json"
+[ "$(grep -c '"eval_loss"' eval/trainer_log.jsonl)" = 4 ] || fail "evaluations at 2, 4, 6, 8"
+"$KT" train sft.yaml output_dir=eval resume_from_checkpoint=last 2>&1 |
+    grep -q 'resume_from_checkpoint: eval/checkpoint-8 has no training_state.json' ||
+    fail "a checkpoint without state was taken"
+"$KT" train sft.yaml output_dir=only do_train=false do_eval=true val_size=0.2 >train.out 2>&1 ||
+    fail "evaluation alone: $(cat train.out)"
+[ -s only/eval_results.json ] || fail "evaluation alone"
+
+# File order, epochs as the moment to log, save and evaluate.
+train output_dir=order disable_shuffling=true max_steps=-1 num_train_epochs=2 \
+    logging_strategy=epoch save_strategy=epoch
+[ -d order/checkpoint-6 ] && [ -d order/checkpoint-12 ] || fail "a checkpoint each epoch"
+[ "$(wc -l <order/trainer_log.jsonl)" = 3 ] || fail "a log line each epoch"
+echo ok
