@@ -144,7 +144,8 @@ int talk_answer(talk *t, const int32_t *ids, size_t num_ids, char **answer)
     if (rc == APP_OK)
         rc = emit(t, &state, -1, &result);
     if (full)
-        app_warn("the answer ends here: %s", kt_last_error(t->session.ctx));
+        app_warn("the answer ends here: the context of %zu tokens is full",
+                 kt_generator_length(t->generator));
     *answer = result.data;
     return rc;
 }

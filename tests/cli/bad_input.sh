@@ -37,9 +37,12 @@ try_data() {
 try_data '[]' 'dataset: .*pairs.json'
 try_data '' 'dataset: .*pairs.json'
 try_data '[{"instruction": "a", "output": "b"' 'dataset: .*pairs.json'
-try_data '[{"instruction": "a", "output": ""}]' 'dataset: .*pairs'
+try_data '[{"instruction": "a"}]' 'dataset: .*pairs.json: none of the 1 entries'
 try_data '[{"instruction": 3, "output": {}}]' 'dataset: .*pairs.json'
-make_data data
+printf '[{"instruction": "a", "output": "b"}, {"instruction": "a", "output": null}]' >data/pairs.json
+"$KT" data sft.yaml --jsonl >some.out 2>some.err || fail "one label-less sample among others"
+[ "$(wc -l <some.out)" = 1 ] || fail "the label-less sample was kept"
+grep -q '^kt: warning: .*pairs.json: entry 2' some.err || fail "it was left out in silence"
 rm data/pairs.json
 refuses 1 'dataset: .*pairs.json' "${train[@]}"
 make_data data
