@@ -2,8 +2,8 @@
 # Sourced by every test here. Arguments of a test: the program kt, and the folder of the reference
 # cases. The test runs in a folder of its own, which is removed at the end.
 set -u
-KT=$1
-CASES=$2
+KT=$(realpath "$1")
+CASES=$(realpath "$2")
 HERE=$(cd "$(dirname "$0")" && pwd)
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
