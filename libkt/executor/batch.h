@@ -8,8 +8,8 @@
 
 struct kt_batch {
     kt_context *ctx;
-    int32_t *input_ids, *labels; /**< [num_tokens] */
-    int32_t *cu_seqlens;         /**< [num_sequences + 1] */
+    int32_t *input_ids, *labels;              /**< [num_tokens] */
+    int32_t *cu_seqlens;                      /**< [num_sequences + 1] */
     int32_t *padding_ids, *padding_sequences; /**< [num_padding] */
     size_t num_tokens, num_sequences, num_targets, num_padding;
     size_t token_capacity, sequence_capacity, padding_capacity;

@@ -47,7 +47,8 @@ static kt_status project_down(struct kt_pass *pass, const struct kt_lora_pair *p
     return pass->device->ops->gemm(pass->device, &g);
 }
 
-static kt_status lora_forward(struct kt_pass *pass, const struct kt_lora_pair *pair,
+/** y += the rows of LoRA that begin at `begin` and belong to w. */
+static kt_status lora_forward(struct kt_pass *pass, const struct kt_lora_pair *pair, int64_t begin,
                               const struct kt_weight *w, int64_t tokens, const float *x,
                               int64_t ldx, float *y, int64_t ldy)
 {
@@ -63,7 +64,7 @@ static kt_status lora_forward(struct kt_pass *pass, const struct kt_lora_pair *p
                         .alpha = pair->scale,
                         .a = u,
                         .lda = pair->rank,
-                        .b = pair->b,
+                        .b = pair->b + begin * pair->rank,
                         .ldb = pair->rank,
                         .accumulate = 1,
                         .c = y,
@@ -73,16 +74,25 @@ static kt_status lora_forward(struct kt_pass *pass, const struct kt_lora_pair *p
     return KT_OK;
 }
 
-kt_status kt_linear_forward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
-                            const float *x, int64_t ldx, int accumulate, float *y, int64_t ldy)
+kt_status kt_linear_rows_forward(struct kt_pass *pass, const struct kt_linear *linear,
+                                 int64_t begin, int64_t count, int64_t tokens, const float *x,
+                                 int64_t ldx, int accumulate, float *y, int64_t ldy)
 {
     const struct kt_device_ops *ops = pass->device->ops;
     const struct kt_lora_pair *pair = kt_pass_lora(pass, linear);
-    const struct kt_weight *w = &linear->weight;
-    KT_TRY(ops->linear_forward(pass->device, w, pass->compute, tokens, x, ldx, accumulate, y, ldy));
+    struct kt_weight w = kt_weight_rows(&linear->weight, begin, count);
+    KT_TRY(
+        ops->linear_forward(pass->device, &w, pass->compute, tokens, x, ldx, accumulate, y, ldy));
     if (linear->bias)
-        KT_TRY(ops->add(pass->device, tokens, w->rows, 1, linear->bias, 0, 1, y, ldy));
-    return pair ? lora_forward(pass, pair, w, tokens, x, ldx, y, ldy) : KT_OK;
+        KT_TRY(ops->add(pass->device, tokens, count, 1, linear->bias + begin, 0, 1, y, ldy));
+    return pair ? lora_forward(pass, pair, begin, &w, tokens, x, ldx, y, ldy) : KT_OK;
+}
+
+kt_status kt_linear_forward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
+                            const float *x, int64_t ldx, int accumulate, float *y, int64_t ldy)
+{
+    return kt_linear_rows_forward(pass, linear, 0, linear->weight.rows, tokens, x, ldx, accumulate,
+                                  y, ldy);
 }
 
 /** du [tokens, rank] = scale * dy B; dB += scale * dy^T u; dA += du^T x */

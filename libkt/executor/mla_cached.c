@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/context.h"
+#include "core/memory.h"
 #include "executor/mla.h"
 
 /** Appends the new tokens' normed latents and rotated keys. */
@@ -16,19 +17,29 @@ static kt_status append(struct kt_pass *pass, const struct kt_layer *layer,
                     rows + d.latent, d.row);
 }
 
-/** Keys and values of all rows by kv_b, then ordinary attention. */
+/** Keys and values of all rows by kv_b, then ordinary attention, a few heads at a time: no more of
+ * them than make a row of keys and values as wide as the hidden state. */
 static kt_status attend_expanded(struct kt_pass *pass, const struct kt_layer *layer, const float *q,
                                  const struct kt_cache_slice *cache, float *o)
 {
     struct kt_mla_shape d = kt_mla_shape_of(&pass->model->config);
     int64_t keys = cache->past + pass->tokens;
+    int64_t group = kt_min_i64(kt_max_i64(pass->model->config.hidden_size / d.kv, 1), d.heads);
     int32_t cu_keys[2] = {0, (int32_t)keys};
-    float *kv = kt_arena_floats(&pass->arena, keys, d.kv_width);
+    float *kv = kt_arena_floats(&pass->arena, keys, group * d.kv);
     KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(kt_linear_forward(pass, layer->kv_b, keys, cache->rows, d.row, 0, kv, d.kv_width));
-    struct kt_attention a = kt_mla_expanded(pass, q, kv, cache->rows + d.latent, o);
-    a.cu_seqlens_k = cu_keys;
-    return pass->device->ops->attention_forward(pass->device, &a);
+    for (int64_t h = 0; h < d.heads; h += group) {
+        int64_t heads = kt_min_i64(group, d.heads - h), width = heads * d.kv;
+        KT_TRY(kt_linear_rows_forward(pass, layer->kv_b, h * d.kv, width, keys, cache->rows, d.row,
+                                      0, kv, width));
+        struct kt_attention a =
+            kt_mla_expanded(pass, q + h * d.qk, kv, cache->rows + d.latent, o + h * d.v);
+        a.num_heads = a.num_kv_heads = (int32_t)heads;
+        a.k_stride = a.v_stride = width;
+        a.cu_seqlens_k = cu_keys;
+        KT_TRY(pass->device->ops->attention_forward(pass->device, &a));
+    }
+    return KT_OK;
 }
 
 /** Which form multiplies less: the absorbed one pays for wider heads at each query-key pair, the

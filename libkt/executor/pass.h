@@ -37,7 +37,7 @@ struct kt_pass {
     int64_t padding; /**< the last so many of the tokens are padding: each sees its sequence, none
                           sees it, and it marks the experts it chooses; forward of training only */
     const int32_t *padding_sequences; /**< [padding] */
-    const float *cos, *sin;    /**< [positions, rope dim / 2] */
+    const float *cos, *sin;           /**< [positions, rope dim / 2] */
 };
 
 /** Between layers: cancellation and progress. */
@@ -56,6 +56,11 @@ const struct kt_lora_pair *kt_pass_lora(const struct kt_pass *pass, const struct
 /** y (+)= W x + bias + scale * B A dropout(x) */
 kt_status kt_linear_forward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
                             const float *x, int64_t ldx, int accumulate, float *y, int64_t ldy);
+
+/** The same for rows [begin, begin + count) of W alone: y [tokens, count]. */
+kt_status kt_linear_rows_forward(struct kt_pass *pass, const struct kt_linear *linear,
+                                 int64_t begin, int64_t count, int64_t tokens, const float *x,
+                                 int64_t ldx, int accumulate, float *y, int64_t ldy);
 
 /** dA, dB += ; dx (+)= unless NULL. x is the forward's input, read only where there is LoRA; dx may
  * be the same memory as x if it is overwritten. */
