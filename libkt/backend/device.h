@@ -101,15 +101,21 @@ struct kt_router {
 
 enum kt_activation { KT_ACTIVATION_SILU };
 
+/** How large the arguments of operations get. */
+struct kt_extent {
+    int64_t tokens;
+    int64_t widest;    /**< features in or out of a linear, norm or router */
+    int32_t num_heads; /**< of attention */
+    int32_t head_dim;  /**< the larger of qk_dim and v_dim */
+};
+
 struct kt_device_ops {
     const char *name;
 
     kt_status (*alloc)(struct kt_device *dev, uint64_t bytes, const char *what, void **out);
     void (*free)(struct kt_device *dev, void *memory);
-    /** Most bytes of scratch that the operations below take and keep, over at most `tokens` tokens
-     * and `widest` features of a linear, norm or router, with attention of `num_heads` heads. */
-    uint64_t (*scratch_bytes)(const struct kt_device *dev, int64_t tokens, int64_t widest,
-                              int32_t num_heads);
+    /** Most bytes of scratch that the operations below take and keep in training within `extent`. */
+    uint64_t (*scratch_bytes)(const struct kt_device *dev, const struct kt_extent *extent);
 
     /** y[t, rows] (+)= x[t, cols] * W^T */
     kt_status (*linear_forward)(struct kt_device *dev, const struct kt_weight *w, kt_compute compute,

@@ -33,13 +33,18 @@ static uint64_t experts_scratch(const struct kt_executor *ex, int64_t tokens)
 /** Scratch that the device keeps for its widest operation. */
 static uint64_t device_scratch(const struct kt_executor *ex, int64_t tokens)
 {
-    int64_t widest = ex->model->config.n_routed_experts;
+    const struct kt_model_config *config = &ex->model->config;
+    int32_t qk_dim = config->qk_nope_head_dim + config->qk_rope_head_dim;
+    struct kt_extent extent = {.tokens = tokens,
+                               .widest = config->n_routed_experts,
+                               .num_heads = config->num_attention_heads,
+                               .head_dim =
+                                   qk_dim > config->v_head_dim ? qk_dim : config->v_head_dim};
     for (int32_t i = 0; i < ex->model->num_linears; i++) {
-        widest = kt_max_i64(widest, ex->model->linears[i].weight.rows);
-        widest = kt_max_i64(widest, ex->model->linears[i].weight.cols);
+        extent.widest = kt_max_i64(extent.widest, ex->model->linears[i].weight.rows);
+        extent.widest = kt_max_i64(extent.widest, ex->model->linears[i].weight.cols);
     }
-    return ex->device->ops->scratch_bytes(ex->device, tokens, widest,
-                                          ex->model->config.num_attention_heads);
+    return ex->device->ops->scratch_bytes(ex->device, &extent);
 }
 
 kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size_t max_sequence,

@@ -524,82 +524,145 @@ static const struct attention_shape attention_shapes[] = {
     {2, 2, 24, 8, 16, 0, {0, 4, 37, 37}, {0, 6, 45, 45}}, /* longer, with a prefix */
 };
 
-static void check_attention(const struct attention_shape *shape, int32_t threads)
+struct attention_data {
+    struct attention_case c;
+    int64_t nq, nk, ns, nv, no;
+    float *q, *k, *ks, *v, *o, *d_o, *dq, *dk, *dks, *dv, *lse;
+    struct kt_attention_grad g;
+};
+
+static struct attention_data open_attention(const struct attention_shape *shape, kt_compute compute)
 {
-    struct setup s = open_device(threads);
     int64_t tq = shape->cu_q[3], tk = shape->cu_k[3];
     int32_t own = shape->qk - shape->shared;
-    int64_t nq = tq * shape->heads * shape->qk, nk = tk * shape->kv_heads * own;
-    int64_t ns = tk * shape->shared, nv = tk * shape->kv_heads * shape->v;
-    int64_t no = tq * shape->heads * shape->v;
-    float *q = test_random(1, nq), *k = test_random(2, nk), *ks = test_random(3, ns);
-    float *v = test_random(4, nv), *o = test_random(5, no), *d_o = test_random(6, no);
-    float *dq = test_random(7, nq), *dk = test_random(7, nk), *dks = test_random(7, ns);
-    float *dv = test_random(7, nv), *lse = test_random(8, tq * shape->heads);
-    for (int64_t i = 0; i < nq; i++)
-        q[i] *= 5;
-    struct kt_attention a = {.num_heads = shape->heads,
-                             .num_kv_heads = shape->kv_heads,
-                             .qk_dim = shape->qk,
-                             .shared_dim = shape->shared,
-                             .v_dim = shape->v,
-                             .window = shape->window,
-                             .scale = 0.7f,
-                             .num_sequences = 3,
-                             .cu_seqlens_q = shape->cu_q,
-                             .cu_seqlens_k = shape->cu_k,
-                             .q = q,
-                             .q_stride = shape->heads * shape->qk,
-                             .q_head_stride = shape->qk,
-                             .k = k,
-                             .k_stride = shape->kv_heads * own,
-                             .k_head_stride = own,
-                             .k_shared = shape->shared ? ks : NULL,
-                             .k_shared_stride = shape->shared,
-                             .v = v,
-                             .v_stride = shape->kv_heads * shape->v,
-                             .v_head_stride = shape->v,
-                             .o = o,
-                             .o_stride = shape->heads * shape->v,
-                             .o_head_stride = shape->v,
-                             .lse = lse};
-    struct attention_case c = {a,
-                               tq,
-                               tk,
-                               test_widen(nq, q),
-                               test_widen(nk, k),
-                               test_widen(ns, ks),
-                               test_widen(nv, v),
-                               test_widen(no, d_o),
-                               malloc((size_t)no * 8)};
-    ck_assert_int_eq(s.dev->ops->attention_forward(s.dev, &a), KT_OK);
-    attention_loss(&c);
-    ck_assert_double_lt(test_error(no, o, c.out), 1e-6);
+    struct attention_data d = {.nq = tq * shape->heads * shape->qk,
+                               .nk = tk * shape->kv_heads * own,
+                               .ns = tk * shape->shared,
+                               .nv = tk * shape->kv_heads * shape->v,
+                               .no = tq * shape->heads * shape->v};
+    d.q = test_random(1, d.nq), d.k = test_random(2, d.nk), d.ks = test_random(3, d.ns);
+    d.v = test_random(4, d.nv), d.o = test_random(5, d.no), d.d_o = test_random(6, d.no);
+    d.dq = test_random(7, d.nq), d.dk = test_random(7, d.nk), d.dks = test_random(7, d.ns);
+    d.dv = test_random(7, d.nv), d.lse = test_random(8, tq * shape->heads);
+    for (int64_t i = 0; i < d.nq; i++)
+        d.q[i] *= 5;
+    d.g = (struct kt_attention_grad){d.d_o, d.dq, d.dk, shape->shared ? d.dks : NULL, d.dv};
+    d.c.a = (struct kt_attention){.num_heads = shape->heads,
+                                  .num_kv_heads = shape->kv_heads,
+                                  .qk_dim = shape->qk,
+                                  .shared_dim = shape->shared,
+                                  .v_dim = shape->v,
+                                  .window = shape->window,
+                                  .scale = 0.7f,
+                                  .num_sequences = 3,
+                                  .cu_seqlens_q = shape->cu_q,
+                                  .cu_seqlens_k = shape->cu_k,
+                                  .compute = compute,
+                                  .q = d.q,
+                                  .q_stride = shape->heads * shape->qk,
+                                  .q_head_stride = shape->qk,
+                                  .k = d.k,
+                                  .k_stride = shape->kv_heads * own,
+                                  .k_head_stride = own,
+                                  .k_shared = shape->shared ? d.ks : NULL,
+                                  .k_shared_stride = shape->shared,
+                                  .v = d.v,
+                                  .v_stride = shape->kv_heads * shape->v,
+                                  .v_head_stride = shape->v,
+                                  .o = d.o,
+                                  .o_stride = shape->heads * shape->v,
+                                  .o_head_stride = shape->v,
+                                  .lse = d.lse};
+    d.c.queries = tq, d.c.keys = tk;
+    d.c.q = test_widen(d.nq, d.q), d.c.k = test_widen(d.nk, d.k), d.c.ks = test_widen(d.ns, d.ks);
+    d.c.v = test_widen(d.nv, d.v), d.c.d_o = test_widen(d.no, d.d_o);
+    d.c.out = malloc((size_t)d.no * sizeof *d.c.out);
+    return d;
+}
 
-    double *want = malloc((size_t)(nq + nk + ns + nv) * 8);
-    struct kt_attention_grad g = {d_o, dq, dk, shape->shared ? dks : NULL, dv};
-    ck_assert_int_eq(s.dev->ops->attention_backward(s.dev, &a, &g), KT_OK);
-    test_differentiate(attention_loss, &c, nq, c.q, want);
-    ck_assert_double_lt(test_error(nq, dq, want), 1e-5);
-    test_differentiate(attention_loss, &c, nk, c.k, want);
-    ck_assert_double_lt(test_error(nk, dk, want), 1e-5);
-    test_differentiate(attention_loss, &c, ns, c.ks, want);
-    ck_assert_double_lt(test_error(ns, dks, want), 1e-5);
-    test_differentiate(attention_loss, &c, nv, c.v, want);
-    ck_assert_double_lt(test_error(nv, dv, want), 1e-5);
+static void close_attention(struct attention_data *d)
+{
+    free(d->q), free(d->k), free(d->ks), free(d->v), free(d->o), free(d->d_o), free(d->dq);
+    free(d->dk), free(d->dks), free(d->dv), free(d->lse);
+    free(d->c.q), free(d->c.k), free(d->c.ks), free(d->c.v), free(d->c.d_o), free(d->c.out);
+}
 
-    a.lse = NULL;
-    ck_assert_int_eq(s.dev->ops->attention_forward(s.dev, &a), KT_OK);
-    free(q), free(k), free(ks), free(v), free(o), free(d_o), free(dq), free(dk), free(dks);
-    free(dv), free(lse), free(want);
-    free(c.q), free(c.k), free(c.ks), free(c.v), free(c.d_o), free(c.out);
-    close_device(&s);
+static void check_gradient(struct attention_case *c, int64_t n, double *x, const float *got)
+{
+    double *want = malloc((size_t)(n + 1) * sizeof *want);
+    test_differentiate(attention_loss, c, n, x, want);
+    ck_assert_double_lt(test_error(n, got, want), 1e-5);
+    free(want);
 }
 
 START_TEST(attention_and_its_gradient)
 {
-    for (size_t i = 0; i < sizeof attention_shapes / sizeof *attention_shapes; i++)
-        check_attention(&attention_shapes[i], thread_counts[_i]);
+    for (size_t i = 0; i < sizeof attention_shapes / sizeof *attention_shapes; i++) {
+        struct setup s = open_device(thread_counts[_i]);
+        struct attention_data d = open_attention(&attention_shapes[i], KT_COMPUTE_F32);
+        ck_assert_int_eq(s.dev->ops->attention_forward(s.dev, &d.c.a), KT_OK);
+        attention_loss(&d.c);
+        ck_assert_double_lt(test_error(d.no, d.o, d.c.out), 1e-6);
+        ck_assert_int_eq(s.dev->ops->attention_backward(s.dev, &d.c.a, &d.g), KT_OK);
+        check_gradient(&d.c, d.nq, d.c.q, d.dq);
+        check_gradient(&d.c, d.nk, d.c.k, d.dk);
+        check_gradient(&d.c, d.ns, d.c.ks, d.dks);
+        check_gradient(&d.c, d.nv, d.c.v, d.dv);
+        d.c.a.lse = NULL;
+        ck_assert_int_eq(s.dev->ops->attention_forward(s.dev, &d.c.a), KT_OK);
+        close_attention(&d);
+        close_device(&s);
+    }
+}
+END_TEST
+
+static const struct attention_shape large_shapes[] = {
+    {2, 2, 24, 8, 16, 0, {0, 150, 151, 420}, {0, 150, 151, 420}},
+    {4, 2, 16, 0, 20, 0, {0, 140, 141, 150}, {0, 160, 161, 300}},
+    {2, 1, 9, 0, 5, 70, {0, 7, 207, 500}, {0, 7, 207, 500}},
+    {16, 1, 40, 8, 33, 0, {0, 1, 3, 4}, {0, 700, 1900, 1901}}, /* keys in parts */
+};
+
+/* Against the change of the loss along random directions, in double. */
+static void check_direction(struct attention_case *c, int64_t n, double *x, const float *gradient,
+                            double tolerance)
+{
+    const double step = 1e-5;
+    float *direction = test_random(99, n);
+    double slope = 0, norm = 0, change;
+    for (int64_t i = 0; i < n; i++) {
+        slope += (double)gradient[i] * direction[i];
+        norm += (double)gradient[i] * gradient[i];
+        x[i] += step * direction[i];
+    }
+    change = attention_loss(c);
+    for (int64_t i = 0; i < n; i++)
+        x[i] -= 2 * step * direction[i];
+    change = (change - attention_loss(c)) / (2 * step);
+    for (int64_t i = 0; i < n; i++)
+        x[i] += step * direction[i];
+    ck_assert_double_le(fabs(slope - change), tolerance * sqrt(norm));
+    free(direction);
+}
+
+START_TEST(attention_over_many_blocks)
+{
+    for (size_t i = 0; i < sizeof large_shapes / sizeof *large_shapes; i++) {
+        struct setup s = open_device(3);
+        kt_compute compute = (kt_compute)_i;
+        struct attention_data d = open_attention(&large_shapes[i], compute);
+        double tolerance = compute == KT_COMPUTE_BF16 ? 2e-2 : 1e-5;
+        ck_assert_int_eq(s.dev->ops->attention_forward(s.dev, &d.c.a), KT_OK);
+        attention_loss(&d.c);
+        ck_assert_double_lt(test_error(d.no, d.o, d.c.out), compute ? 1e-2 : 1e-6);
+        ck_assert_int_eq(s.dev->ops->attention_backward(s.dev, &d.c.a, &d.g), KT_OK);
+        check_direction(&d.c, d.nq, d.c.q, d.dq, tolerance);
+        check_direction(&d.c, d.nk, d.c.k, d.dk, tolerance);
+        check_direction(&d.c, d.ns, d.c.ks, d.dks, tolerance);
+        check_direction(&d.c, d.nv, d.c.v, d.dv, tolerance);
+        close_attention(&d);
+        close_device(&s);
+    }
 }
 END_TEST
 
@@ -698,6 +761,7 @@ int main(void)
     tcase_add_loop_test(tc, copies_and_sums, 0, counts);
     tcase_add_test(tc, dropout_is_a_mask_of_its_key);
     tcase_add_loop_test(tc, attention_and_its_gradient, 0, counts);
+    tcase_add_loop_test(tc, attention_over_many_blocks, 0, 2);
     tcase_add_test(tc, bits_do_not_depend_on_threads_or_repetition);
     tcase_add_test(tc, unknown_devices_and_memory_limits_are_errors);
     suite_add_tcase(suite, tc);

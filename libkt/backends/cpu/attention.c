@@ -1,202 +1,171 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention over packed sequences. Backward makes two passes, one that owns queries (dq) and one
- * that owns keys (dk, dv, dk_shared); both recompute the probabilities from the log-sum-exp. */
-#include "backends/cpu/cpu.h"
+/* Blocks, scratch and right factors of attention. */
+#include "backends/cpu/attention.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "core/memory.h"
 
-struct attend {
-    const struct kt_row_kernels *row;
-    const struct kt_attention *a;
-    const struct kt_attention_grad *g;
-    int64_t queries, keys, scratch_floats;
-    float *scratch; /* a thread: scores and their gradients of the longest sequence */
-    float *delta;   /* [num_heads, queries]: <d_o, o> */
-};
+enum { ROWS = KT_ATTENTION_ROWS, KEYS = KT_ATTENTION_KEYS };
 
-static int32_t sequence_of(const int32_t *cu_seqlens, int32_t num_sequences, int64_t token)
+void kt_attend_init(struct kt_attend *p, struct kt_device *dev, const struct kt_attention *a)
 {
-    int32_t low = 0, high = num_sequences - 1;
+    *p = (struct kt_attend){.kernels = &kt_cpu(dev)->kernels, .a = a};
+    p->kernel = kt_gemm_kernel_for(p->kernels, a->compute);
+    p->group = a->num_heads / a->num_kv_heads;
+    p->queries = a->num_sequences ? a->cu_seqlens_q[a->num_sequences] : 0;
+    p->own = a->qk_dim - a->shared_dim;
+    p->q_stride =
+        kt_gemm_row_stride(p->kernel, p->own) + kt_gemm_row_stride(p->kernel, a->shared_dim);
+    p->v_stride = kt_gemm_row_stride(p->kernel, a->v_dim);
+    p->key_stride = kt_gemm_row_stride(p->kernel, KEYS);
+}
+
+static uint64_t line(uint64_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+/* Lays out one thread's scratch at `at`; returns its bytes. */
+static uint64_t place_thread(const struct kt_attend *p, char *at, struct kt_attention_thread *t)
+{
+    uint64_t element = (uint64_t)p->kernel->element_size, used = 0;
+    struct {
+        void *pointer;
+        uint64_t bytes;
+    } list[] = {
+        {&t->q, ROWS * (uint64_t)p->q_stride * element},
+        {&t->d_o, ROWS * (uint64_t)p->v_stride * element},
+        {&t->p, ROWS * (uint64_t)p->key_stride * element},
+        {&t->s, ROWS * KEYS * sizeof(float)},
+        {&t->dp, ROWS * KEYS * sizeof(float)},
+        {&t->o, ROWS * (uint64_t)p->a->v_dim * sizeof(float)},
+        {&t->dq, p->g ? ROWS * (uint64_t)p->a->qk_dim * sizeof(float) : 0},
+        {&t->max, ROWS * sizeof(float)},
+        {&t->sum, ROWS * sizeof(float)},
+        {&t->panels, kt_gemm_panel_bytes(p->kernel)},
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        char *pointer = at ? at + used : NULL;
+        memcpy(list[i].pointer, &pointer, sizeof pointer);
+        used += line(list[i].bytes);
+    }
+    return used;
+}
+
+static uint64_t index_bytes(const struct kt_attend *p)
+{
+    return line(((uint64_t)p->a->num_sequences + 1) * sizeof *p->blocks);
+}
+
+uint64_t kt_attend_bytes(const struct kt_attend *p, const kt_context *ctx)
+{
+    struct kt_attention_thread t;
+    return index_bytes(p) + (uint64_t)kt_pool_num_threads(ctx->pool) * place_thread(p, NULL, &t);
+}
+
+void kt_attend_place(struct kt_attend *p, char *memory)
+{
+    struct kt_attention_thread t;
+    p->blocks = (int64_t *)(void *)memory;
+    p->threads = memory + index_bytes(p);
+    p->thread_bytes = place_thread(p, NULL, &t);
+}
+
+struct kt_attention_thread kt_attend_thread(const struct kt_attend *p, int32_t thread)
+{
+    struct kt_attention_thread t;
+    place_thread(p, p->threads + (uint64_t)thread * p->thread_bytes, &t);
+    return t;
+}
+
+int64_t kt_attend_count_blocks(struct kt_attend *p, const int32_t *cu_seqlens, int64_t per_item,
+                               int64_t size)
+{
+    p->blocks[0] = 0;
+    for (int32_t s = 0; s < p->a->num_sequences; s++) {
+        int64_t rows = (cu_seqlens[s + 1] - cu_seqlens[s]) * per_item;
+        p->blocks[s + 1] = p->blocks[s] + (rows + size - 1) / size;
+    }
+    return p->blocks[p->a->num_sequences];
+}
+
+struct kt_attention_block kt_attend_block(const struct kt_attend *p, const int32_t *cu_seqlens,
+                                          int64_t per_item, int64_t size, int64_t block)
+{
+    int32_t low = 0, high = p->a->num_sequences - 1;
     while (low < high) {
         int32_t middle = (low + high + 1) / 2;
-        if (cu_seqlens[middle] <= token)
+        if (p->blocks[middle] <= block)
             low = middle;
         else
             high = middle - 1;
     }
-    return low;
+    struct kt_attention_block b = {.sequence = low, .first = (block - p->blocks[low]) * size};
+    b.count = kt_min_i64(size, (cu_seqlens[low + 1] - cu_seqlens[low]) * per_item - b.first);
+    return b;
 }
 
-/* Keys [first, last] that query t of sequence s sees. */
-static void visible_keys(const struct kt_attention *a, int32_t s, int64_t t, int64_t *first,
-                         int64_t *last)
-{
-    *last = a->cu_seqlens_k[s + 1] - a->cu_seqlens_q[s + 1] + t;
-    *first = a->cu_seqlens_k[s];
-    if (a->window)
-        *first = kt_max_i64(*first, *last - a->window + 1);
-}
-
-static float score(const struct attend *p, const float *q, int64_t key, int64_t kv_head)
+void kt_attend_load_rows(const struct kt_attend *p, struct kt_attention_thread *t,
+                         const struct kt_attention_block *b)
 {
     const struct kt_attention *a = p->a;
-    int32_t own = a->qk_dim - a->shared_dim;
-    float s = p->row->dot(own, q, a->k + key * a->k_stride + kv_head * a->k_head_stride);
-    if (a->shared_dim)
-        s += p->row->dot(a->shared_dim, q + own, a->k_shared + key * a->k_shared_stride);
-    return s;
-}
-
-static void forward(void *arg, int64_t begin, int64_t end, int32_t thread)
-{
-    const struct attend *p = arg;
-    const struct kt_attention *a = p->a;
-    float *scores = p->scratch + thread * p->scratch_floats;
-    for (int64_t item = begin; item < end; item++) {
-        int64_t t = item / a->num_heads, h = item % a->num_heads, first, last;
-        int64_t kv_head = h / (a->num_heads / a->num_kv_heads);
-        visible_keys(a, sequence_of(a->cu_seqlens_q, a->num_sequences, t), t, &first, &last);
-        for (int64_t j = first; j <= last; j++)
-            scores[j - first] = score(p, a->q + t * a->q_stride + h * a->q_head_stride, j, kv_head);
-        int64_t n = last - first + 1;
-        float max = p->row->max(n, scores) * a->scale;
-        float sum = p->row->exp_sum(n, a->scale, max, scores, scores);
-        float *o = a->o + t * a->o_stride + h * a->o_head_stride;
-        memset(o, 0, (size_t)a->v_dim * sizeof *o);
-        for (int64_t j = first; j <= last; j++)
-            p->row->scale_add(a->v_dim, scores[j - first] / sum,
-                              a->v + j * a->v_stride + kv_head * a->v_head_stride, 1, o);
-        if (a->lse)
-            a->lse[h * p->queries + t] = max + logf(sum);
+    int64_t size = p->kernel->element_size;
+    int64_t shared = kt_gemm_row_stride(p->kernel, p->own);
+    for (int64_t r = 0; r < b->count; r++) {
+        int64_t query = kt_attend_query(p, b, r), head = kt_attend_head(p, b, r);
+        const float *q = a->q + query * a->q_stride + head * a->q_head_stride;
+        p->kernel->convert(p->own, q, t->q + r * p->q_stride * size);
+        if (a->shared_dim)
+            p->kernel->convert(a->shared_dim, q + p->own, t->q + (r * p->q_stride + shared) * size);
+        if (p->g)
+            p->kernel->convert(a->v_dim, p->g->d_o + query * a->o_stride + head * a->o_head_stride,
+                               t->d_o + r * p->v_stride * size);
     }
 }
 
-/* Probability of a key for a query, and d(loss)/d(score), scale included. */
-static float score_gradient(const struct attend *p, int64_t t, int64_t h, int64_t key,
-                            float *probability)
+void kt_attend_scores(const struct kt_attend *p, struct kt_attention_thread *t,
+                      const struct kt_attention_block *b, int64_t key, int64_t keys)
 {
-    const struct kt_attention *a = p->a;
-    int64_t kv_head = h / (a->num_heads / a->num_kv_heads);
-    float s = score(p, a->q + t * a->q_stride + h * a->q_head_stride, key, kv_head);
-    float dp = p->row->dot(a->v_dim, p->g->d_o + t * a->o_stride + h * a->o_head_stride,
-                           a->v + key * a->v_stride + kv_head * a->v_head_stride);
-    *probability = expf(s * a->scale - a->lse[h * p->queries + t]);
-    return *probability * (dp - p->delta[h * p->queries + t]) * a->scale;
+    struct kt_gemm_right k = kt_attend_k(p, b->kv_head, key, 1);
+    kt_gemm_block(p->kernel, b->count, keys, p->own, 1.0f, t->q, p->q_stride, &k, 0, t->s, KEYS,
+                  t->panels);
+    if (!p->a->shared_dim)
+        return;
+    k = kt_attend_k_shared(p, key, 1);
+    kt_gemm_block(p->kernel, b->count, keys, p->a->shared_dim, 1.0f,
+                  t->q + kt_gemm_row_stride(p->kernel, p->own) * p->kernel->element_size,
+                  p->q_stride, &k, 1, t->s, KEYS, t->panels);
 }
 
-static void backward_queries(void *arg, int64_t begin, int64_t end, int32_t thread)
+void kt_attend_convert(const struct kt_attend *p, struct kt_attention_thread *t, const float *from,
+                       int64_t rows, int64_t keys)
 {
-    const struct attend *p = arg;
-    const struct kt_attention *a = p->a;
-    int32_t own = a->qk_dim - a->shared_dim;
-    (void)thread;
-    for (int64_t item = begin; item < end; item++) {
-        int64_t t = item / a->num_heads, h = item % a->num_heads, first, last;
-        int64_t kv_head = h / (a->num_heads / a->num_kv_heads);
-        int64_t o = t * a->o_stride + h * a->o_head_stride;
-        float *dq = p->g->dq + t * a->q_stride + h * a->q_head_stride, probability;
-        p->delta[h * p->queries + t] = p->row->dot(a->v_dim, p->g->d_o + o, a->o + o);
-        visible_keys(a, sequence_of(a->cu_seqlens_q, a->num_sequences, t), t, &first, &last);
-        memset(dq, 0, (size_t)a->qk_dim * sizeof *dq);
-        for (int64_t j = first; j <= last; j++) {
-            float ds = score_gradient(p, t, h, j, &probability);
-            p->row->scale_add(own, ds, a->k + j * a->k_stride + kv_head * a->k_head_stride, 1, dq);
-            if (a->shared_dim)
-                p->row->scale_add(a->shared_dim, ds, a->k_shared + j * a->k_shared_stride, 1,
-                                  dq + own);
-        }
-    }
+    for (int64_t r = 0; r < rows; r++)
+        p->kernel->convert(keys, from + r * KEYS,
+                           t->p + r * p->key_stride * p->kernel->element_size);
 }
 
-static void clear_key(const struct attend *p, int64_t key)
+static struct kt_gemm_right right(const float *data, int64_t ld, int transposed)
 {
-    const struct kt_attention *a = p->a;
-    for (int64_t h = 0; h < a->num_kv_heads; h++) {
-        memset(p->g->dk + key * a->k_stride + h * a->k_head_stride, 0,
-               (size_t)(a->qk_dim - a->shared_dim) * sizeof(float));
-        memset(p->g->dv + key * a->v_stride + h * a->v_head_stride, 0,
-               (size_t)a->v_dim * sizeof(float));
-    }
-    if (a->shared_dim)
-        memset(p->g->dk_shared + key * a->k_shared_stride, 0,
-               (size_t)a->shared_dim * sizeof(float));
+    return (struct kt_gemm_right){{data, KT_DTYPE_F32, ld}, transposed};
 }
 
-static void backward_keys(void *arg, int64_t begin, int64_t end, int32_t thread)
+struct kt_gemm_right kt_attend_k(const struct kt_attend *p, int64_t kv_head, int64_t key,
+                                 int transposed)
 {
-    const struct attend *p = arg;
-    const struct kt_attention *a = p->a;
-    int32_t own = a->qk_dim - a->shared_dim;
-    (void)thread;
-    for (int64_t j = begin; j < end; j++) {
-        int32_t s = sequence_of(a->cu_seqlens_k, a->num_sequences, j);
-        int64_t shift = a->cu_seqlens_k[s + 1] - a->cu_seqlens_q[s + 1];
-        int64_t from = kt_max_i64(a->cu_seqlens_q[s], j - shift), to = a->cu_seqlens_q[s + 1];
-        if (a->window)
-            to = kt_min_i64(to, j - shift + a->window);
-        clear_key(p, j);
-        for (int64_t h = 0; h < a->num_heads; h++) {
-            int64_t kv_head = h / (a->num_heads / a->num_kv_heads);
-            float *dk = p->g->dk + j * a->k_stride + kv_head * a->k_head_stride, probability;
-            float *dv = p->g->dv + j * a->v_stride + kv_head * a->v_head_stride;
-            for (int64_t t = from; t < to; t++) {
-                const float *q = a->q + t * a->q_stride + h * a->q_head_stride;
-                float ds = score_gradient(p, t, h, j, &probability);
-                p->row->scale_add(own, ds, q, 1, dk);
-                p->row->scale_add(a->v_dim, probability,
-                                  p->g->d_o + t * a->o_stride + h * a->o_head_stride, 1, dv);
-                if (a->shared_dim)
-                    p->row->scale_add(a->shared_dim, ds, q + own, 1,
-                                      p->g->dk_shared + j * a->k_shared_stride);
-            }
-        }
-    }
+    return right(p->a->k + key * p->a->k_stride + kv_head * p->a->k_head_stride, p->a->k_stride,
+                 transposed);
 }
 
-static struct attend prepare(struct kt_device *dev, const struct kt_attention *a)
+struct kt_gemm_right kt_attend_k_shared(const struct kt_attend *p, int64_t key, int transposed)
 {
-    return (struct attend){.row = &kt_cpu(dev)->kernels.row,
-                           .a = a,
-                           .queries = a->num_sequences ? a->cu_seqlens_q[a->num_sequences] : 0,
-                           .keys = a->num_sequences ? a->cu_seqlens_k[a->num_sequences] : 0};
+    return right(p->a->k_shared + key * p->a->k_shared_stride, p->a->k_shared_stride, transposed);
 }
 
-kt_status kt_cpu_attention_forward(struct kt_device *dev, const struct kt_attention *a)
+struct kt_gemm_right kt_attend_v(const struct kt_attend *p, int64_t kv_head, int64_t key,
+                                 int transposed)
 {
-    struct attend p = prepare(dev, a);
-    uint64_t threads = (uint64_t)kt_pool_num_threads(dev->ctx->pool);
-    void *memory;
-    for (int32_t s = 0; s < a->num_sequences; s++)
-        p.scratch_floats =
-            kt_max_i64(p.scratch_floats, a->cu_seqlens_k[s + 1] - a->cu_seqlens_k[s]);
-    KT_TRY(kt_scratch_get(&kt_cpu(dev)->scratch,
-                          threads * (uint64_t)p.scratch_floats * sizeof(float), "attention",
-                          &memory));
-    p.scratch = memory;
-    kt_parallel_for(dev->ctx->pool, p.queries * a->num_heads, 4, forward, &p);
-    return KT_OK;
-}
-
-kt_status kt_cpu_attention_backward(struct kt_device *dev, const struct kt_attention *a,
-                                    const struct kt_attention_grad *g)
-{
-    struct attend p = prepare(dev, a);
-    void *memory;
-    KT_TRY(kt_scratch_get(&kt_cpu(dev)->scratch,
-                          (uint64_t)p.queries * (uint64_t)a->num_heads * sizeof(float),
-                          "attention's backward", &memory));
-    p.g = g;
-    p.delta = memory;
-    kt_parallel_for(dev->ctx->pool, p.queries * a->num_heads, 4, backward_queries, &p);
-    kt_parallel_for(dev->ctx->pool, p.keys, 1, backward_keys, &p);
-    return KT_OK;
-}
-
-uint64_t kt_cpu_attention_scratch_bytes(const kt_context *ctx, int64_t tokens, int32_t num_heads)
-{
-    int64_t rows = kt_max_i64(kt_pool_num_threads(ctx->pool), num_heads);
-    return (uint64_t)tokens * (uint64_t)rows * sizeof(float);
+    return right(p->a->v + key * p->a->v_stride + kv_head * p->a->v_head_stride, p->a->v_stride,
+                 transposed);
 }

@@ -72,7 +72,8 @@ kt_status kt_cpu_dropout(struct kt_device *dev, float p, uint64_t key, int64_t t
 kt_status kt_cpu_pack_bf16(struct kt_device *dev, int64_t n, const float *x, uint16_t *packed);
 kt_status kt_cpu_unpack_bf16(struct kt_device *dev, int64_t n, const uint16_t *packed, float *x);
 
-uint64_t kt_cpu_attention_scratch_bytes(const kt_context *ctx, int64_t tokens, int32_t num_heads);
+uint64_t kt_cpu_attention_scratch_bytes(const struct kt_device *dev, kt_compute compute,
+                                        const struct kt_extent *extent);
 uint64_t kt_cpu_router_scratch_bytes(const kt_context *ctx, int64_t num_experts);
 
 #endif

@@ -38,19 +38,18 @@ static uint64_t larger(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
-static uint64_t cpu_scratch_bytes(const struct kt_device *dev, int64_t tokens, int64_t widest,
-                                  int32_t num_heads)
+static uint64_t cpu_scratch_bytes(const struct kt_device *dev, const struct kt_extent *e)
 {
     const struct kt_cpu_device *cpu = (const struct kt_cpu_device *)dev;
     uint64_t most = 0;
     for (int compute = 0; compute < 2; compute++) {
         const struct kt_gemm_kernel *kernel =
             kt_gemm_kernel_for(&cpu->kernels, (kt_compute)compute);
-        most = larger(most, kt_gemm_scratch_bytes(dev->ctx, kernel, tokens, widest));
-        most = larger(most, kt_gemm_scratch_bytes(dev->ctx, kernel, widest, tokens));
+        most = larger(most, kt_gemm_scratch_bytes(dev->ctx, kernel, e->tokens, e->widest));
+        most = larger(most, kt_gemm_scratch_bytes(dev->ctx, kernel, e->widest, e->tokens));
+        most = larger(most, kt_cpu_attention_scratch_bytes(dev, (kt_compute)compute, e));
     }
-    most = larger(most, kt_cpu_attention_scratch_bytes(dev->ctx, tokens, num_heads));
-    return larger(most, kt_cpu_router_scratch_bytes(dev->ctx, widest));
+    return larger(most, kt_cpu_router_scratch_bytes(dev->ctx, e->widest));
 }
 
 static const struct kt_device_ops cpu_ops = {

@@ -50,6 +50,10 @@ struct kt_row_kernels {
     float (*max)(int64_t n, const float *x); /**< n >= 1 */
     /** y = exp(x * scale - shift); returns the sum. y may be x. */
     float (*exp_sum)(int64_t n, float scale, float shift, const float *x, float *y);
+    /** y = exp(x * scale - shift), a shift for each element; y may be x */
+    void (*exp_minus)(int64_t n, float scale, const float *x, const float *shift, float *y);
+    /** dp = p * (dp - delta) * scale: gradient of unscaled scores */
+    void (*softmax_backward)(int64_t n, float scale, const float *p, const float *delta, float *dp);
     /** y (+)= alpha * x */
     void (*scale_add)(int64_t n, float alpha, const float *x, int accumulate, float *y);
     /** y = x * scale * weight */

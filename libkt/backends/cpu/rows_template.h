@@ -115,6 +115,19 @@ static float row_exp_sum(int64_t n, float scale, float shift, const float *x, fl
     return row_sum(n, y);
 }
 
+static void row_exp_minus(int64_t n, float scale, const float *x, const float *shift, float *y)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] = exp_f32(x[i] * scale - shift[i]);
+}
+
+static void row_softmax_backward(int64_t n, float scale, const float *p, const float *delta,
+                                 float *dp)
+{
+    for (int64_t i = 0; i < n; i++)
+        dp[i] = p[i] * (dp[i] - delta[i]) * scale;
+}
+
 static void row_scale_add(int64_t n, float alpha, const float *x, int accumulate, float *y)
 {
     if (accumulate)
@@ -206,6 +219,8 @@ static const struct kt_row_kernels row_kernels = {
     .sum = row_sum,
     .max = row_max,
     .exp_sum = row_exp_sum,
+    .exp_minus = row_exp_minus,
+    .softmax_backward = row_softmax_backward,
     .scale_add = row_scale_add,
     .scale_mul = row_scale_mul,
     .dot3 = row_dot3,
