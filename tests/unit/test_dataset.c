@@ -15,7 +15,7 @@ static kt_context *ctx;
 static kt_tokenizer *tokenizer;
 static json_t *goldens;
 static int warnings;
-static char folder[] = "/tmp/kt-dataset-XXXXXX";
+static char folder[sizeof "/tmp/kt-dataset-XXXXXX"];
 
 static void count_warnings(void *user, kt_log_level level, const char *message)
 {
@@ -35,6 +35,7 @@ static void setup(void)
                   kt_last_error(ctx));
     goldens = json_load_file(DIR "dataset_goldens.json", 0, &error);
     ck_assert_msg(goldens != NULL, "%s", error.text);
+    strcpy(folder, "/tmp/kt-dataset-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(folder));
 }
 

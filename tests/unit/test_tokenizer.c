@@ -11,12 +11,13 @@
 #define DIR KT_REFERENCE_DIR "/text/"
 
 static kt_context *ctx;
-static char folder[] = "/tmp/kt-tokenizer-XXXXXX";
+static char folder[sizeof "/tmp/kt-tokenizer-XXXXXX"];
 static char path[64];
 
 static void setup(void)
 {
     ck_assert_int_eq(kt_context_create(NULL, &ctx), KT_OK);
+    strcpy(folder, "/tmp/kt-tokenizer-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(folder));
     snprintf(path, sizeof path, "%s/tokenizer.json", folder);
 }
