@@ -114,7 +114,7 @@ static void index_first_bytes(struct kt_added_set *set)
     }
 }
 
-/* The pattern of a token in its set; NULL when memory ran out. */
+/* Puts the pattern of a token into its set; false when memory ran out. */
 static bool add_pattern(struct kt_added *added, size_t i, bool nfc)
 {
     const struct kt_added_token *token = &added->tokens[i];
@@ -183,22 +183,17 @@ static const struct kt_added_pattern *longest(const struct kt_added_set *set, co
     return best;
 }
 
-static bool is_word_char(uint32_t code)
-{
-    return kt_unicode_is_word(code);
-}
-
 static bool word_before(const char *text, size_t at)
 {
     size_t i = at;
     while (i > 0 && ((unsigned char)text[--i] & 0xc0) == 0x80) {
     }
-    return at > 0 && is_word_char(kt_utf8_next(text + i, at - i).code);
+    return at > 0 && kt_unicode_is_word(kt_utf8_next(text + i, at - i).code);
 }
 
 static bool word_after(const char *text, size_t at, size_t length)
 {
-    return at < length && is_word_char(kt_utf8_next(text + at, length - at).code);
+    return at < length && kt_unicode_is_word(kt_utf8_next(text + at, length - at).code);
 }
 
 static size_t spaces_before(const char *text, size_t at, size_t least)

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define DIR KT_REFERENCE_DIR "/text/"
+#include "text_goldens.h"
 
 static kt_context *ctx;
 static char folder[sizeof "/tmp/kt-tokenizer-XXXXXX"];
@@ -29,62 +29,12 @@ static void teardown(void)
     kt_context_free(ctx);
 }
 
-static json_t *load_json(const char *name)
-{
-    json_error_t error;
-    json_t *root = json_load_file(name, JSON_ALLOW_NUL, &error);
-    ck_assert_msg(root != NULL, "%s: %s", name, error.text);
-    return root;
-}
-
 static kt_tokenizer *load(const char *file)
 {
     kt_tokenizer *tokenizer;
     kt_status status = kt_tokenizer_load(ctx, file, &tokenizer);
     ck_assert_msg(status == KT_OK, "%s", kt_last_error(ctx));
     return tokenizer;
-}
-
-static size_t from_hex(const json_t *hex, char *out)
-{
-    const char *text = json_string_value(hex);
-    size_t n = json_string_length(hex) / 2;
-    for (size_t i = 0; i < n; i++) {
-        unsigned byte;
-        ck_assert_int_eq(sscanf(text + 2 * i, "%2x", &byte), 1);
-        out[i] = (char)byte;
-    }
-    return n;
-}
-
-static void assert_ids(const char *what, size_t index, const int32_t *ids, size_t num,
-                       const json_t *want)
-{
-    ck_assert_msg(num == json_array_size(want), "%s: text %zu: %zu ids, not %zu", what, index, num,
-                  json_array_size(want));
-    for (size_t i = 0; i < num; i++)
-        ck_assert_msg(ids[i] == json_integer_value(json_array_get(want, i)),
-                      "%s: text %zu: id %zu is %d, not %lld", what, index, i, ids[i],
-                      (long long)json_integer_value(json_array_get(want, i)));
-}
-
-static void compare_ids(const char *what, const kt_tokenizer *tokenizer, const json_t *texts,
-                        const json_t *want, int add_special)
-{
-    char text[8192];
-    json_t *hex;
-    size_t i;
-    ck_assert_uint_gt(json_array_size(texts), 100);
-    ck_assert_uint_eq(json_array_size(texts), json_array_size(want));
-    json_array_foreach(texts, i, hex)
-    {
-        int32_t *ids;
-        size_t num, length = from_hex(hex, text);
-        ck_assert_int_eq(kt_tokenizer_encode(tokenizer, text, length, add_special, &ids, &num),
-                         KT_OK);
-        assert_ids(what, i, ids, num, json_array_get(want, i));
-        kt_free(ids);
-    }
 }
 
 static size_t to_ids(const json_t *list, int32_t *ids)
@@ -188,18 +138,6 @@ START_TEST(config_beside_it_is_read)
     ck_assert_int_eq(kt_tokenizer_token_id(tokenizer, "<｜User｜>"),
                      kt_tokenizer_vocab_size(tokenizer) - 4);
     ck_assert_int_ge(kt_tokenizer_token_id(tokenizer, "<unk>"), 0); /* LlamaTokenizer's own */
-    kt_tokenizer_free(tokenizer);
-    json_decref(goldens);
-}
-END_TEST
-
-START_TEST(deepseek_v3_gives_the_same_ids)
-{
-    json_t *goldens = load_json(DIR "deepseek_v3_goldens.json");
-    kt_tokenizer *tokenizer = load(getenv("KT_TEST_DEEPSEEK_TOKENIZER"));
-    ck_assert_int_eq(kt_tokenizer_vocab_size(tokenizer), 128815);
-    compare_ids("deepseek v3", tokenizer, json_object_get(goldens, "texts"),
-                json_object_get(goldens, "ids"), 0);
     kt_tokenizer_free(tokenizer);
     json_decref(goldens);
 }
@@ -331,10 +269,6 @@ int main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, every_variant_gives_the_same_ids);
     tcase_add_test(tc, config_beside_it_is_read);
-    if (getenv("KT_TEST_DEEPSEEK_TOKENIZER"))
-        tcase_add_test(tc, deepseek_v3_gives_the_same_ids);
-    else
-        puts("DeepSeek-V3's tokenizer: skipped, KT_TEST_DEEPSEEK_TOKENIZER is not set");
     tcase_add_test(tc, streaming_holds_back_what_is_not_complete);
     tcase_add_test(tc, what_is_not_supported_is_refused);
     tcase_add_test(tc, files_that_are_missing_or_malformed);
