@@ -12,9 +12,9 @@ static size_t group_size(const train_run *run)
     return (batches ? batches : 1) * run->options.eval_batch;
 }
 
-/* Sum over the batches of the group of (examples x mean loss of the batch), from the log
- * probabilities of the latest forward. */
-static double weighted_loss(const train_run *run, size_t num)
+/* Sum over the batches of the group of the batch's mean loss, from the log probabilities of the
+ * latest forward. transformers gives a last, smaller batch the weight of a whole one. */
+static double sum_of_means(const train_run *run, size_t num)
 {
     const int32_t *labels = kt_batch_labels(run->batch);
     const int32_t *offsets = kt_batch_cu_seqlens(run->batch);
@@ -29,7 +29,7 @@ static double weighted_loss(const train_run *run, size_t num)
             targets += labels[i] != KT_IGNORE_LABEL;
         }
         if (targets)
-            total += sum / (double)targets * (double)(last - first);
+            total += sum / (double)targets;
     }
     return total;
 }
@@ -47,7 +47,7 @@ static int evaluate_group(train_run *run, size_t first, size_t num, double *tota
     }
     if (kt_executor_forward(s->executor, run->batch, KT_FORWARD_EVAL, &loss) != KT_OK)
         return app_fail("evaluation: %s", kt_last_error(s->ctx));
-    *total += weighted_loss(run, num);
+    *total += sum_of_means(run, num);
     return APP_OK;
 }
 
@@ -67,7 +67,7 @@ int train_evaluate(train_run *run, json_t **metrics)
         return rc;
     double seconds = now_seconds() - start;
     double batches = ceil((double)num / (double)run->options.eval_batch);
-    *metrics = json_pack("{sfsfsfsf}", "eval_loss", total / (double)num, "eval_runtime",
+    *metrics = json_pack("{sfsfsfsf}", "eval_loss", total / batches, "eval_runtime",
                          rounded(seconds, 1e-4), "eval_samples_per_second",
                          rounded((double)num / seconds, 1e-3), "eval_steps_per_second",
                          rounded(batches / seconds, 1e-3));
