@@ -212,6 +212,8 @@ static int plot(train_run *run, const char *metric)
         free(title);
         free(file);
     }
+    if (!num && !strcmp(metric, "loss"))
+        app_warn("plot_loss: no loss was logged to plot; lower logging_steps");
     free(values);
     free(steps);
     return rc;
