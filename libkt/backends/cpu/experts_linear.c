@@ -26,14 +26,14 @@ static int drops(const struct kt_expert_call *c, const struct kt_lora_pair *lora
 static struct kt_gemm_right right(const struct kt_weight *w, int transposed, int64_t col)
 {
     struct kt_gemm_right b = {{w->data, w->dtype, w->cols}, transposed};
-    return kt_gemm_right_cols(&b, col);
+    return kt_gemm_right_at(&b, 0, col);
 }
 
 /* Columns from `col` of the float32 matrix [rows, cols], or of its transposition. */
 static struct kt_gemm_right right_f32(const float *data, int64_t ld, int transposed, int64_t col)
 {
     struct kt_gemm_right b = {{data, KT_DTYPE_F32, ld}, transposed};
-    return kt_gemm_right_cols(&b, col);
+    return kt_gemm_right_at(&b, 0, col);
 }
 
 void kt_expert_linear(const struct kt_expert_call *c, struct kt_expert_thread *t, int which,

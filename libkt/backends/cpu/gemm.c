@@ -4,7 +4,13 @@
 #include "core/dtype.h"
 #include "core/memory.h"
 
-enum { TRANSPOSE_BLOCK = 64, CONVERTED_BYTES = 16 << 20, MIN_ROWS = 48, BLOCK_ROWS = 256 };
+enum {
+    TRANSPOSE_BLOCK = 64,
+    CONVERTED_BYTES = 16 << 20,
+    MIN_ROWS = 48,
+    BLOCK_ROWS = 256,
+    NARROW_ROWS = 192
+};
 
 int64_t kt_gemm_row_stride(const struct kt_gemm_kernel *kernel, int64_t k)
 {
@@ -34,10 +40,10 @@ static struct kt_matrix submatrix(const struct kt_matrix *m, int64_t row, int64_
     return sub;
 }
 
-struct kt_gemm_right kt_gemm_right_cols(const struct kt_gemm_right *b, int64_t col)
+struct kt_gemm_right kt_gemm_right_at(const struct kt_gemm_right *b, int64_t row, int64_t col)
 {
     struct kt_gemm_right sub = *b;
-    sub.matrix = b->transposed ? submatrix(&b->matrix, col, 0) : submatrix(&b->matrix, 0, col);
+    sub.matrix = b->transposed ? submatrix(&b->matrix, col, row) : submatrix(&b->matrix, row, col);
     return sub;
 }
 
@@ -47,14 +53,11 @@ static void pack_panels(const struct kt_gemm_kernel *kernel, int64_t depth, int6
 {
     for (int64_t j = 0; j < cols; j += kernel->nr, panels += panel_bytes) {
         int64_t width = kt_min_i64(kernel->nr, cols - j);
-        struct kt_matrix sub;
-        if (b->transposed) {
-            sub = submatrix(&b->matrix, col + j, from);
-            kernel->pack_nt(depth, width, &sub, panels);
-        } else {
-            sub = submatrix(&b->matrix, from, col + j);
-            kernel->pack_nn(depth, width, &sub, panels);
-        }
+        struct kt_gemm_right sub = kt_gemm_right_at(b, from, col + j);
+        if (b->transposed)
+            kernel->pack_nt(depth, width, &sub.matrix, panels);
+        else
+            kernel->pack_nn(depth, width, &sub.matrix, panels);
     }
 }
 
@@ -102,17 +105,23 @@ struct product {
     int accumulate;
     float *c;
     int64_t ldc;
-    char *panels;
+    int transposed_c; /* element (i, j) of the result is at c[j * ldc + i] */
+    char *threads;
+    uint64_t thread_bytes;
     int64_t block_rows, row_blocks, block_cols;
 };
+
+static char *row_at(const struct product *p, int64_t row, int64_t col)
+{
+    return p->rows + (row * p->row_stride + col) * p->kernel->element_size;
+}
 
 static void convert_rows(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct product *p = arg;
     (void)thread;
     for (int64_t i = begin; i < end; i++)
-        p->kernel->convert(p->k, p->a + i * p->lda,
-                           p->rows + i * p->row_stride * p->kernel->element_size);
+        p->kernel->convert(p->k, p->a + i * p->lda, row_at(p, i, 0));
 }
 
 static void convert_columns(void *arg, int64_t begin, int64_t end, int32_t thread)
@@ -125,24 +134,60 @@ static void convert_columns(void *arg, int64_t begin, int64_t end, int32_t threa
         for (int64_t i = begin; i < end; i++) {
             for (int64_t q = 0; q < depth; q++)
                 block[q] = p->a[(from + q) * p->lda + i];
-            p->kernel->convert(depth, block,
-                               p->rows + (i * p->row_stride + from) * p->kernel->element_size);
+            p->kernel->convert(depth, block, row_at(p, i, from));
         }
     }
 }
 
+static void add_transposed(const struct product *p, int64_t row, int64_t rows, int64_t col,
+                           int64_t cols, const float *tile)
+{
+    for (int64_t j = 0; j < cols; j++) {
+        float *c = p->c + (col + j) * p->ldc + row;
+        for (int64_t i = 0; i < rows; i++)
+            c[i] = (p->accumulate ? c[i] : 0.0f) + tile[i * KT_GEMM_BLOCK_COLS + j];
+    }
+}
+
+/* Task: block of converted rows x block of columns. */
 static void multiply_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct product *p = arg;
-    char *panels = p->panels + (uint64_t)thread * kt_gemm_panel_bytes(p->kernel);
+    char *panels = p->threads + (uint64_t)thread * p->thread_bytes;
+    float *tile = (float *)(void *)(panels + kt_gemm_panel_bytes(p->kernel));
     for (int64_t task = begin; task < end; task++) {
         int64_t row = task % p->row_blocks * p->block_rows;
         int64_t col = task / p->row_blocks * p->block_cols;
-        struct kt_gemm_right b = kt_gemm_right_cols(p->b, col);
-        kt_gemm_block(p->kernel, kt_min_i64(p->block_rows, p->m - row),
-                      kt_min_i64(p->block_cols, p->n - col), p->k, p->alpha,
-                      p->rows + row * p->row_stride * p->kernel->element_size, p->row_stride, &b,
-                      p->accumulate, p->c + row * p->ldc + col, p->ldc, panels);
+        int64_t rows = kt_min_i64(p->block_rows, p->m - row);
+        int64_t cols = kt_min_i64(p->block_cols, p->n - col);
+        struct kt_gemm_right b = kt_gemm_right_at(p->b, 0, col);
+        if (p->transposed_c) {
+            kt_gemm_block(p->kernel, rows, cols, p->k, p->alpha, row_at(p, row, 0), p->row_stride,
+                          &b, 0, tile, KT_GEMM_BLOCK_COLS, panels);
+            add_transposed(p, row, rows, col, cols, tile);
+        } else {
+            kt_gemm_block(p->kernel, rows, cols, p->k, p->alpha, row_at(p, row, 0), p->row_stride,
+                          &b, p->accumulate, p->c + row * p->ldc + col, p->ldc, panels);
+        }
+    }
+}
+
+/* Few columns: a task converts its rows itself, slab by slab of the depth, so that they are read
+ * from memory once and found in cache by the tiles. */
+static void multiply_narrow(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct product *p = arg;
+    char *panels = p->threads + (uint64_t)thread * p->thread_bytes;
+    char *slab = panels + kt_gemm_panel_bytes(p->kernel);
+    int64_t max_depth = block_depth(p->kernel), stride = kt_gemm_row_stride(p->kernel, max_depth);
+    for (int64_t from = 0; from < p->k; from += max_depth) {
+        int64_t depth = kt_min_i64(max_depth, p->k - from);
+        struct kt_gemm_right b = kt_gemm_right_at(p->b, from, 0);
+        for (int64_t i = begin; i < end; i++)
+            p->kernel->convert(depth, p->a + i * p->lda + from,
+                               slab + (i - begin) * stride * p->kernel->element_size);
+        kt_gemm_block(p->kernel, end - begin, p->n, depth, p->alpha, slab, stride, &b,
+                      p->accumulate || from > 0, p->c + begin * p->ldc, p->ldc, panels);
     }
 }
 
@@ -152,6 +197,15 @@ static void clear(const struct product *p)
         memset(p->c + i * p->ldc, 0, (size_t)p->n * sizeof *p->c);
 }
 
+/* Panels, and a tile of transposed results or a slab of converted rows. */
+static uint64_t thread_bytes(const struct kt_gemm_kernel *kernel)
+{
+    uint64_t tile = BLOCK_ROWS * KT_GEMM_BLOCK_COLS * sizeof(float);
+    uint64_t slab = (uint64_t)NARROW_ROWS * (uint64_t)kernel->element_size *
+                    (uint64_t)kt_gemm_row_stride(kernel, block_depth(kernel));
+    return kt_gemm_panel_bytes(kernel) + (tile > slab ? tile : slab);
+}
+
 /* Rows of depth k that are converted at a time. */
 static int64_t converted_rows(const struct kt_gemm_kernel *kernel, int64_t m, int64_t k)
 {
@@ -159,12 +213,39 @@ static int64_t converted_rows(const struct kt_gemm_kernel *kernel, int64_t m, in
     return kt_min_i64(m, kt_max_i64(CONVERTED_BYTES / row_bytes, MIN_ROWS));
 }
 
+static uint64_t converted_bytes(const struct kt_gemm_kernel *kernel, int64_t m, int64_t k)
+{
+    return (uint64_t)converted_rows(kernel, m, k) * (uint64_t)kt_gemm_row_stride(kernel, k) *
+           (uint64_t)kernel->element_size;
+}
+
 uint64_t kt_gemm_scratch_bytes(const struct kt_context *ctx, const struct kt_gemm_kernel *kernel,
                                int64_t m, int64_t k)
 {
-    uint64_t row_bytes = (uint64_t)kt_gemm_row_stride(kernel, k) * (uint64_t)kernel->element_size;
-    return kt_gemm_panel_bytes(kernel) * (uint64_t)kt_pool_num_threads(ctx->pool) +
-           (uint64_t)converted_rows(kernel, m, k) * row_bytes;
+    return thread_bytes(kernel) * (uint64_t)kt_pool_num_threads(ctx->pool) +
+           converted_bytes(kernel, m, k);
+}
+
+static kt_status get_scratch(struct kt_context *ctx, struct kt_scratch *scratch, struct product *p,
+                             uint64_t rows_bytes)
+{
+    uint64_t threads = (uint64_t)kt_pool_num_threads(ctx->pool);
+    void *memory;
+    p->thread_bytes = thread_bytes(p->kernel);
+    KT_TRY(kt_scratch_get(scratch, threads * p->thread_bytes + rows_bytes, "a matrix product",
+                          &memory));
+    p->threads = memory;
+    p->rows = p->threads + threads * p->thread_bytes;
+    return KT_OK;
+}
+
+static kt_status run_narrow(struct kt_context *ctx, struct kt_scratch *scratch, struct product *p)
+{
+    int64_t share = p->m / (2 * kt_pool_num_threads(ctx->pool)) / p->kernel->mr * p->kernel->mr;
+    int64_t rows = kt_min_i64(NARROW_ROWS, kt_max_i64(share, p->kernel->mr));
+    KT_TRY(get_scratch(ctx, scratch, p, 0));
+    kt_parallel_for(ctx->pool, p->m, rows, multiply_narrow, p);
+    return KT_OK;
 }
 
 static void multiply_converted(struct kt_pool *pool, struct product *p)
@@ -175,6 +256,36 @@ static void multiply_converted(struct kt_pool *pool, struct product *p)
     kt_parallel_for(pool, p->m, 16, p->trans_a ? convert_columns : convert_rows, p);
     kt_parallel_for(pool, (p->n + p->block_cols - 1) / p->block_cols * p->row_blocks, 1,
                     multiply_blocks, p);
+}
+
+static kt_status run_converted(struct kt_context *ctx, struct kt_scratch *scratch,
+                               struct product *p)
+{
+    int64_t m = p->m, rows = converted_rows(p->kernel, m, p->k);
+    const float *a = p->a;
+    float *c = p->c;
+    p->row_stride = kt_gemm_row_stride(p->kernel, p->k);
+    KT_TRY(get_scratch(ctx, scratch, p, converted_bytes(p->kernel, m, p->k)));
+    for (int64_t row = 0; row < m; row += rows) {
+        p->m = kt_min_i64(rows, m - row);
+        p->a = a + row * (p->trans_a ? 1 : p->lda);
+        p->c = c + row * (p->transposed_c ? 1 : p->ldc);
+        multiply_converted(ctx->pool, p);
+    }
+    return KT_OK;
+}
+
+/* C^T = B^T A, so that the factor with fewer columns is the one that is transposed. */
+static struct kt_gemm_right swap_factors(struct product *p)
+{
+    struct kt_gemm_right right = {{p->a, KT_DTYPE_F32, p->lda}, 0};
+    int64_t m = p->m;
+    p->a = p->b->matrix.data;
+    p->lda = p->b->matrix.ld;
+    p->m = p->n;
+    p->n = m;
+    p->transposed_c = 1;
+    return right;
 }
 
 kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
@@ -193,25 +304,19 @@ kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
                         .b = b,
                         .accumulate = accumulate,
                         .c = c,
-                        .ldc = ldc,
-                        .row_stride = kt_gemm_row_stride(kernel, k)};
+                        .ldc = ldc};
+    struct kt_gemm_right right;
     if (m <= 0 || n <= 0)
         return KT_OK;
     if (k <= 0) {
         clear(&p);
         return KT_OK;
     }
-    void *memory;
-    KT_TRY(kt_scratch_get(scratch, kt_gemm_scratch_bytes(ctx, kernel, m, k), "a matrix product",
-                          &memory));
-    p.panels = memory;
-    p.rows = p.panels + kt_gemm_panel_bytes(kernel) * (uint64_t)kt_pool_num_threads(ctx->pool);
-    int64_t rows = converted_rows(kernel, m, k);
-    for (int64_t row = 0; row < m; row += rows) {
-        p.m = kt_min_i64(rows, m - row);
-        p.a = a + row * (trans_a ? 1 : lda);
-        p.c = c + row * ldc;
-        multiply_converted(ctx->pool, &p);
+    if (!trans_a && n <= block_cols(kernel))
+        return run_narrow(ctx, scratch, &p);
+    if (trans_a && !b->transposed && b->matrix.dtype == KT_DTYPE_F32 && n < m) {
+        right = swap_factors(&p);
+        p.b = &right;
     }
-    return KT_OK;
+    return run_converted(ctx, scratch, &p);
 }

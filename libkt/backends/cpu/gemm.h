@@ -31,8 +31,8 @@ void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, in
                    float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
                    int accumulate, float *c, int64_t ldc, void *panels);
 
-/** The right factor without its columns before `col`. */
-struct kt_gemm_right kt_gemm_right_cols(const struct kt_gemm_right *b, int64_t col);
+/** The right factor from row `row` and column `col` on. */
+struct kt_gemm_right kt_gemm_right_at(const struct kt_gemm_right *b, int64_t row, int64_t col);
 
 /** Scratch of kt_gemm_run, at most. */
 uint64_t kt_gemm_scratch_bytes(const struct kt_context *ctx, const struct kt_gemm_kernel *kernel,
