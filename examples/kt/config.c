@@ -68,23 +68,25 @@ static bool convert(yaml_document_t *doc, int id, int depth, value *out)
     } else if (node->type == YAML_SEQUENCE_NODE) {
         size_t num = (size_t)(node->data.sequence.items.top - node->data.sequence.items.start);
         *out = (value){.kind = VALUE_LIST, .items = app_alloc(num, sizeof(value))};
-        for (; out->num_items < num; out->num_items++)
-            if (!convert(doc, node->data.sequence.items.start[out->num_items], depth + 1,
-                         &out->items[out->num_items]))
+        while (out->num_items < num) {
+            size_t i = out->num_items++;
+            if (!convert(doc, node->data.sequence.items.start[i], depth + 1, &out->items[i]))
                 return false;
+        }
         out->text = join(out);
     } else if (node->type == YAML_MAPPING_NODE) {
         size_t num = (size_t)(node->data.mapping.pairs.top - node->data.mapping.pairs.start);
         *out = (value){.kind = VALUE_MAP,
                        .items = app_alloc(num, sizeof(value)),
                        .names = app_alloc(num, sizeof(char *))};
-        for (; out->num_items < num; out->num_items++) {
-            const yaml_node_pair_t *pair = &node->data.mapping.pairs.start[out->num_items];
+        while (out->num_items < num) {
+            size_t i = out->num_items++;
+            const yaml_node_pair_t *pair = &node->data.mapping.pairs.start[i];
             const yaml_node_t *name = yaml_document_get_node(doc, pair->key);
             if (name->type != YAML_SCALAR_NODE ||
-                !convert(doc, pair->value, depth + 1, &out->items[out->num_items]))
+                !convert(doc, pair->value, depth + 1, &out->items[i]))
                 return false;
-            out->names[out->num_items] = app_copy(node_text(name));
+            out->names[i] = app_copy(node_text(name));
         }
     }
     return true;
@@ -168,6 +170,7 @@ static bool parse_flow(const char *text, value *out)
         return false;
     yaml_parser_set_input_string(&parser, (const unsigned char *)text, strlen(text));
     bool loaded = yaml_parser_load(&parser, &doc);
+    *out = (value){.kind = VALUE_NULL};
     bool ok = loaded && yaml_document_get_root_node(&doc) && convert(&doc, 1, 0, out);
     if (loaded)
         yaml_document_delete(&doc);
@@ -195,6 +198,8 @@ static void expand_map(entry *e)
     if (parse_flow(e->value.text, &map)) {
         value_free(&e->value);
         e->value = map;
+    } else {
+        value_free(&map);
     }
 }
 

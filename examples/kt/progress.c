@@ -81,13 +81,13 @@ static void draw(const char *suffix)
 {
     char numbers[200];
     double share = (double)screen.run->state.step / (double)screen.run->plan.total_steps;
-    int width = columns() - print_numbers(numbers, sizeof numbers, suffix) - 6;
+    int room = columns() - 6, width = room - print_numbers(numbers, sizeof numbers, suffix);
     width = width > 40 ? 40 : width;
     clear_bar();
     printf("%3.0f%% ", 100 * share);
     for (int i = 0; i < width; i++)
         fputs(i < (int)(width * share) ? "█" : "░", stdout);
-    fputs(numbers, stdout);
+    printf("%.*s", room, numbers);
     screen.shown = true;
     screen.drawn = now_seconds();
     fflush(stdout);

@@ -58,14 +58,26 @@ grep -q 'gradient_accumulation_steps: is 4, but the checkpoint half/checkpoint-4
     other.err || fail "$(cat other.err)"
 [ -e new ] && fail "a refused run left a folder"
 
+# So is a torn one.
+for f in optimizer.zst trainer_state.json training_state.json adapter_model.safetensors; do
+    cp -r half/checkpoint-4 torn
+    truncate -s 60 torn/$f
+    "$KT" train sft.yaml output_dir=new resume_from_checkpoint=torn >other.out 2>other.err
+    [ $? = 1 ] || fail "a torn $f was taken"
+    [ "$(wc -l <other.err)" = 1 ] || fail "not one sentence: $(cat other.err)"
+    grep -q "resume_from_checkpoint: .*torn/$f" other.err || fail "$(cat other.err)"
+    [ -e new ] && fail "a refused run left a folder"
+    rm -r torn
+done
+
 # Interrupted by Ctrl-C somewhere: a checkpoint, the command that goes on, and the same bits.
-long=(max_steps=80 save_strategy=no logging_steps=1)
+long=(max_steps=300 save_strategy=no logging_steps=1)
 train output_dir=straight "${long[@]}"
 "$KT" train sft.yaml output_dir="cut short" "${long[@]}" >cut.out 2>cut.err &
 pid=$!
 for _ in $(seq 1000); do
     [ "$(wc -l <"cut short/trainer_log.jsonl")" -ge 5 ] && break
-    sleep 0.02
+    sleep 0.01
 done 2>/dev/null
 kill -INT $pid
 wait $pid
@@ -76,7 +88,7 @@ command=$(sed -n 's/^  kt train/train/p' cut.out)
 command=${command/train sft.yaml/train}
 eval "$command"
 same straight/adapter_model.safetensors "cut short/adapter_model.safetensors"
-[ "$(wc -l <"cut short/trainer_log.jsonl")" = 81 ] || fail "the log of the resumed run"
+[ "$(wc -l <"cut short/trainer_log.jsonl")" = 301 ] || fail "the log of the resumed run"
 
 # Going on with an adapter trains exactly its tensors; overwrite starts anew and clears the log.
 train adapter_name_or_path=whole overwrite_output_dir=true max_steps=2 save_strategy=no
