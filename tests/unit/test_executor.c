@@ -288,7 +288,7 @@ static double train_loss(const struct golden_case *c)
     return loss.loss;
 }
 
-/** Moves every B by `amount` times its gradient at the start. */
+/** Adds `amount` times a gradient to every matrix. */
 static void move(const struct golden_case *c, const float *gradient, float amount)
 {
     for (size_t i = 0; i < kt_lora_num_tensors(c->lora); i++) {
@@ -298,6 +298,26 @@ static void move(const struct golden_case *c, const float *gradient, float amoun
             t.data[j] += amount * gradient[j];
         gradient += t.rows * t.cols;
     }
+}
+
+/** The loss changes along the gradient as the gradient says. */
+static void check_along_gradient(const struct golden_case *c)
+{
+    kt_lora_zero_grad(c->lora);
+    golden_step(c, c->executor);
+    float *gradient = golden_gradients(c->lora);
+    double norm = 0;
+    for (uint64_t i = 0; i < kt_lora_num_parameters(c->lora); i++)
+        norm += (double)gradient[i] * gradient[i];
+    float step = (float)(3e-4 / sqrt(norm));
+    move(c, gradient, step);
+    double above = train_loss(c);
+    move(c, gradient, -2 * step);
+    double below = train_loss(c);
+    move(c, gradient, step);
+    ck_assert_double_gt(norm, 0);
+    ck_assert_double_le(fabs((above - below) / (2 * (double)step) - norm), 2e-3 * norm);
+    free(gradient);
 }
 
 START_TEST(dropout_is_the_same_in_recomputation)
@@ -313,23 +333,40 @@ START_TEST(dropout_is_the_same_in_recomputation)
     ck_assert_double_ne(with, train_loss(&c));
     kt_executor_set_step(c.executor, 0);
 
-    golden_step(&c, c.executor);
-    float *gradient = golden_gradients(c.lora);
-    double norm = 0;
-    for (uint64_t i = 0; i < kt_lora_num_parameters(c.lora); i++)
-        norm += (double)gradient[i] * gradient[i];
-    float step = (float)(3e-4 / sqrt(norm));
-    move(&c, gradient, step);
-    double above = train_loss(&c);
-    move(&c, gradient, -2 * step);
-    double below = train_loss(&c);
-    ck_assert_double_le(fabs((above - below) / (2 * (double)step) - norm), 2e-3 * norm);
-
+    check_along_gradient(&c);
     kt_loss loss = {.size = sizeof loss};
-    move(&c, gradient, step);
     ck_assert_ok(c.ctx, kt_executor_forward(c.executor, c.batch, KT_FORWARD_EVAL, &loss));
     ck_assert_double_le(fabs(loss.loss - without), 1e-5);
-    free(gradient);
+    golden_close(&c);
+}
+END_TEST
+
+/** lm_head's gradients belong to backward, where the logits are computed again, chunk by chunk. */
+START_TEST(lm_head_can_have_lora)
+{
+    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
+    kt_lora_options options;
+    kt_executor_free(c.executor);
+    kt_lora_free(c.lora);
+    kt_lora_options_init(&options, sizeof options);
+    options.target = _i ? "lm_head" : "lm_head,kv_b_proj";
+    options.dropout = 0.2f;
+    ck_assert_ok(c.ctx, kt_lora_create(c.model, &options, &c.lora));
+    for (size_t i = 0; i < kt_lora_num_tensors(c.lora); i++) {
+        kt_lora_tensor t = {.size = sizeof t};
+        ck_assert_ok(c.ctx, kt_lora_get_tensor(c.lora, i, &t));
+        test_fill(i, t.rows * t.cols, t.data);
+        for (int64_t j = 0; j < t.rows * t.cols; j++)
+            t.data[j] *= 0.1f;
+    }
+    c.executor = golden_executor(&c, c.lora, KT_COMPUTE_F32, 7);
+    check_along_gradient(&c);
+    kt_lora_zero_grad(c.lora);
+    train_loss(&c);
+    float *gradients = golden_gradients(c.lora);
+    for (uint64_t i = 0; i < kt_lora_num_parameters(c.lora); i++)
+        ck_assert_float_eq(gradients[i], 0);
+    free(gradients);
     golden_close(&c);
 }
 END_TEST
@@ -525,6 +562,7 @@ static TCase *invariants(void)
     tcase_add_test(tc, padding_marks_experts_and_changes_nothing_else);
     tcase_add_test(tc, log_probabilities_add_up_to_the_loss);
     tcase_add_test(tc, dropout_is_the_same_in_recomputation);
+    tcase_add_loop_test(tc, lm_head_can_have_lora, 0, 2);
     tcase_add_loop_test(tc, layers_without_lora_are_not_gone_through, 0, 2);
     return tc;
 }
