@@ -60,6 +60,8 @@ void prompt_open(const char *text)
     if (!prompt_interactive())
         return;
     setlocale(LC_CTYPE, "");
+    if (MB_CUR_MAX == 1)
+        setlocale(LC_CTYPE, "C.UTF-8"); /* prompts are UTF-8 whatever the environment says */
     editor = el_init("kt", stdin, stdout, stderr);
     history_list = history_init();
     if (!editor || !history_list)

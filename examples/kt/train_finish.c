@@ -95,6 +95,7 @@ static int save_train_results(train_run *run, json_t *metrics)
 
 int train_finish(train_run *run)
 {
+    char peak[FORMAT_SIZE];
     const char *folder = run->options.output_dir;
     json_t *metrics = train_metrics(run);
     int rc = output_log(run, json_copy(metrics));
@@ -109,9 +110,10 @@ int train_finish(train_run *run)
     if (rc == APP_OK && run->options.plot_loss)
         rc = output_plot(run);
     if (rc == APP_OK)
-        progress_message("train_loss %.4f in %.1f s; adapter: %s",
+        progress_message("train_loss %.4f in %.1f s, at most %s allocated; adapter: %s",
                          json_real_value(json_object_get(metrics, "train_loss")),
-                         json_real_value(json_object_get(metrics, "train_runtime")), folder);
+                         json_real_value(json_object_get(metrics, "train_runtime")),
+                         format_bytes(peak, kt_context_memory_peak(run->session.ctx)), folder);
     json_decref(metrics);
     return rc;
 }
