@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "formats/json.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,10 +19,11 @@ kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, co
                         size_t size, json_t **out)
 {
     json_error_t error;
+    errno = 0;
     *out = json_loadb(data, size, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
     if (*out)
         return KT_OK;
-    if (json_error_code(&error) == json_error_out_of_memory)
+    if (json_error_code(&error) == json_error_out_of_memory || errno == ENOMEM)
         return kt_fail_memory(ctx, size, path);
     size_t line = first_line + (error.line > 0 ? (size_t)error.line - 1 : 0);
     return kt_fail(ctx, KT_ERROR_FORMAT, "%s: line %zu, column %d: malformed JSON: %s", path, line,

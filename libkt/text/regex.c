@@ -252,6 +252,8 @@ static kt_status compile(kt_context *ctx, struct kt_regex *regex, const struct k
         pcre2_compile((PCRE2_SPTR)pattern->data, pattern->count,
                       PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, options);
     pcre2_compile_context_free(options);
+    if (!regex->code && error == PCRE2_ERROR_HEAP_FAILED)
+        return kt_fail_memory(ctx, pattern->count, "a regular expression");
     if (!regex->code) {
         char reason[128] = "";
         pcre2_get_error_message(error, (PCRE2_UCHAR *)reason, sizeof reason);

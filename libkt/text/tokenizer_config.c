@@ -64,6 +64,8 @@ static kt_status read_special(kt_tokenizer *t, const struct kt_json *json, const
     const char *content;
     json_t *value = json_object_get(json->object, key);
     json_t *fallback = !value && otherwise ? json_string(otherwise) : NULL;
+    if (!value && otherwise && !fallback)
+        return memory(t);
     kt_status status = put_special(t, json, fallback ? fallback : value, &content);
     if (status == KT_OK && content)
         *id = kt_tokenizer_find(t, &t->added, content, strlen(content));
