@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 struct worker {
     struct kt_pool *pool;
@@ -12,19 +13,40 @@ struct worker {
     int32_t index;
 };
 
+/* A job is open while its pieces are handed out. A worker counts itself busy before it looks whether
+ * the job is open, and the caller closes the job before it looks whether a worker is busy: so a worker
+ * that wakes late neither delays the caller nor sees a job that has ended. */
 struct kt_pool {
     pthread_mutex_t lock;
     pthread_cond_t wake, idle;
     struct worker *workers; /* [num_threads - 1] */
-    int32_t num_threads, num_started, num_busy;
-    uint64_t generation; /* counts jobs; a worker runs each once */
-    bool stop;
+    int32_t num_threads, num_started;
+    _Atomic uint64_t generation; /* counts jobs */
+    _Atomic int32_t num_busy, num_asleep;
+    _Atomic bool open, stop;
 
     kt_range_fn fn;
     void *arg;
     int64_t n, grain;
     _Atomic int64_t next; /* next piece to be taken */
 };
+
+/* Operations follow each other within microseconds; sleeping and waking takes longer than that. */
+enum { SPIN_NANOSECONDS = 50000, SPINS_PER_LOOK = 64 };
+
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static int64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
 
 static void run_pieces(struct kt_pool *pool, int32_t thread)
 {
@@ -38,26 +60,60 @@ static void run_pieces(struct kt_pool *pool, int32_t thread)
     }
 }
 
+static bool job_came(struct kt_pool *pool, uint64_t seen)
+{
+    return pool->generation != seen || pool->stop;
+}
+
+static void wait_for_job(struct kt_pool *pool, uint64_t seen)
+{
+    int64_t end = now() + SPIN_NANOSECONDS;
+    do {
+        for (int i = 0; i < SPINS_PER_LOOK; i++, relax())
+            if (job_came(pool, seen))
+                return;
+    } while (now() < end);
+    pthread_mutex_lock(&pool->lock);
+    pool->num_asleep++;
+    while (!job_came(pool, seen))
+        pthread_cond_wait(&pool->wake, &pool->lock);
+    pool->num_asleep--;
+    pthread_mutex_unlock(&pool->lock);
+}
+
 static void *worker_main(void *arg)
 {
     struct worker *self = arg;
     struct kt_pool *pool = self->pool;
     uint64_t seen = 0;
-    pthread_mutex_lock(&pool->lock);
     for (;;) {
-        while (!pool->stop && pool->generation == seen)
-            pthread_cond_wait(&pool->wake, &pool->lock);
+        wait_for_job(pool, seen);
         if (pool->stop)
-            break;
+            return NULL;
         seen = pool->generation;
-        pthread_mutex_unlock(&pool->lock);
-        run_pieces(pool, self->index);
-        pthread_mutex_lock(&pool->lock);
-        if (--pool->num_busy == 0)
+        pool->num_busy++;
+        if (pool->open)
+            run_pieces(pool, self->index);
+        if (--pool->num_busy == 0) {
+            pthread_mutex_lock(&pool->lock);
             pthread_cond_signal(&pool->idle);
+            pthread_mutex_unlock(&pool->lock);
+        }
     }
+}
+
+static void wait_for_workers(struct kt_pool *pool)
+{
+    int64_t end = now() + SPIN_NANOSECONDS;
+    do {
+        for (int i = 0; i < SPINS_PER_LOOK; i++, relax())
+            if (!pool->num_busy)
+                return;
+    } while (now() < end);
+    pthread_mutex_lock(&pool->lock);
+    while (pool->num_busy)
+        pthread_cond_wait(&pool->idle, &pool->lock);
     pthread_mutex_unlock(&pool->lock);
-    return NULL;
 }
 
 /* Workers leave every signal to the host's threads. */
@@ -127,19 +183,19 @@ void kt_parallel_for(struct kt_pool *pool, int64_t n, int64_t grain, kt_range_fn
     pool->arg = arg;
     pool->n = n;
     pool->grain = grain;
-    atomic_store(&pool->next, 0);
-    if (pool->num_threads > 1 && n > grain) {
+    pool->next = 0;
+    if (pool->num_threads == 1 || n <= grain) {
+        run_pieces(pool, 0);
+        return;
+    }
+    pool->open = true;
+    pool->generation++;
+    if (pool->num_asleep) {
         pthread_mutex_lock(&pool->lock);
-        pool->num_busy = pool->num_threads - 1;
-        pool->generation++;
         pthread_cond_broadcast(&pool->wake);
         pthread_mutex_unlock(&pool->lock);
-        run_pieces(pool, 0);
-        pthread_mutex_lock(&pool->lock);
-        while (pool->num_busy)
-            pthread_cond_wait(&pool->idle, &pool->lock);
-        pthread_mutex_unlock(&pool->lock);
-    } else {
-        run_pieces(pool, 0);
     }
+    run_pieces(pool, 0);
+    pool->open = false;
+    wait_for_workers(pool);
 }

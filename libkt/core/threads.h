@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file core/threads.h
- * The context's thread pool. Workers sleep when idle. The calling thread is worker 0. */
+ * The context's thread pool. The calling thread is worker 0. A worker
+ * without work looks for some for 50 microseconds, then sleeps. */
 #ifndef KT_CORE_THREADS_H
 #define KT_CORE_THREADS_H
 

@@ -3,6 +3,7 @@
 #include <kt/kt.h>
 #include <math.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "core/context.h"
 #include "core/dtype.h"
@@ -41,6 +42,26 @@ START_TEST(parallel_for_visits_each_item_once)
         }
         kt_context_free(ctx);
     }
+}
+END_TEST
+
+static void count(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    (void)thread;
+    atomic_fetch_add((_Atomic int64_t *)arg, end - begin);
+}
+
+START_TEST(a_job_sees_no_other_jobs_work)
+{
+    kt_context *ctx = new_context(5, 0);
+    for (int64_t job = 0; job < 20000; job++) {
+        _Atomic int64_t counted = 0;
+        kt_parallel_for(ctx->pool, job % 9, 1, count, &counted);
+        ck_assert_int_eq(counted, job % 9);
+        if (job % 5000 == 0)
+            usleep(1000); /* long enough for workers to fall asleep */
+    }
+    kt_context_free(ctx);
 }
 END_TEST
 
@@ -103,6 +124,7 @@ int main(void)
     Suite *suite = suite_create("core");
     TCase *tc = tcase_create("core");
     tcase_add_test(tc, parallel_for_visits_each_item_once);
+    tcase_add_test(tc, a_job_sees_no_other_jobs_work);
     tcase_add_test(tc, bf16_rounds_to_nearest_even);
     tcase_add_test(tc, f16_widens_every_value);
     tcase_add_test(tc, philox_known_answers);
