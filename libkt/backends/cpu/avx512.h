@@ -17,6 +17,17 @@
 #define VECTOR_LOAD_PART(p, n) _mm512_maskz_loadu_ps(first_lanes(n), p)
 #define VECTOR_STORE_PART(p, n, x) _mm512_mask_storeu_ps(p, first_lanes(n), x)
 
+/* sum += x * y by one instruction. Written out, because GCC spills a factor that all rows share and
+ * then loads it for each row when it may choose a memory operand. */
+#define MULTIPLY_ADD(instruction)                                                                  \
+    static inline __attribute__((always_inline)) __m512 multiply_add(__m512 x, __m512 y,           \
+                                                                     __m512 sum)                   \
+    {                                                                                              \
+        __asm__(instruction " %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));                           \
+        return sum;                                                                                \
+    }
+#define VECTOR_MULTIPLY_ADD(x, y, sum) multiply_add(x, y, sum)
+
 static inline __mmask16 first_lanes(int64_t n)
 {
     return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1);

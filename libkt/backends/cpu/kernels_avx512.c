@@ -4,9 +4,9 @@
 #include "backends/cpu/rows_template.h"
 #include "core/memory.h"
 
+MULTIPLY_ADD("vfmadd231ps")
 #define TILE_ROWS 12
 #define TILE_VECTORS 2
-#define VECTOR_MULTIPLY_ADD(x, y, sum) _mm512_fmadd_ps(x, y, sum)
 #define UNITS(k) (k)
 #include "backends/cpu/tile_template.h"
 

@@ -4,9 +4,9 @@
 #include "backends/cpu/kernels.h"
 #include "core/memory.h"
 
+MULTIPLY_ADD("vdpbf16ps")
 #define TILE_ROWS 12
 #define TILE_VECTORS 2
-#define VECTOR_MULTIPLY_ADD(x, y, sum) _mm512_dpbf16_ps(sum, (__m512bh)(x), (__m512bh)(y))
 #define UNITS(k) ((k) / 2)
 #include "backends/cpu/tile_template.h"
 

@@ -11,11 +11,21 @@
  *   VECTOR_LOAD_PART(p, n), VECTOR_STORE_PART(p, n, x)   the first n lanes
  * Defines tile(), for kt_gemm_kernel.tile; UNITS(k) gives the units of depth k. */
 
+/* Rows are addressed from every third one, x86 having addresses of base + 1 or 2 strides. GCC would
+ * otherwise keep a stride for each row and spill vectors. */
+#define TILE_KEEP_POINTER(p) __asm__("" : "+r"(p))
+
 static inline __attribute__((always_inline)) void
 tile_body(const int rows, const int vectors, int64_t cols, int64_t units, const float *a,
           int64_t lda, const float *panel, float alpha, int accumulate, float *c, int64_t ldc)
 {
     VECTOR sum[TILE_ROWS][TILE_VECTORS], b[TILE_VECTORS];
+    const float *base[TILE_ROWS / 3];
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i += 3) {
+        base[i / 3] = a + i * lda;
+        TILE_KEEP_POINTER(base[i / 3]);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
         __builtin_prefetch(c + i * ldc, 1);
@@ -29,11 +39,14 @@ tile_body(const int rows, const int vectors, int64_t cols, int64_t units, const 
             b[v] = VECTOR_LOAD(panel + v * VECTOR_LANES);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
-            VECTOR x = VECTOR_BROADCAST(a + i * lda + p);
+            VECTOR x = VECTOR_BROADCAST(base[i / 3] + i % 3 * lda);
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
                 sum[i][v] = VECTOR_MULTIPLY_ADD(x, b[v], sum[i][v]);
         }
+#pragma GCC unroll 4
+        for (int i = 0; i < rows; i += 3)
+            base[i / 3]++;
     }
     VECTOR factor = VECTOR_SET(alpha);
 #pragma GCC unroll 16
