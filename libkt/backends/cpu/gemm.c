@@ -5,11 +5,13 @@
 #include "core/memory.h"
 
 enum {
-    TRANSPOSE_BLOCK = 64,
-    CONVERTED_BYTES = 16 << 20,
-    MIN_ROWS = 48,
-    BLOCK_ROWS = 256,
-    NARROW_ROWS = 192
+    TRANSPOSE_BLOCK = 64,       /* depth that is transposed at a time */
+    CONVERTED_BYTES = 16 << 20, /* of rows converted at a time */
+    MIN_CONVERTED_ROWS = 48,
+    MAX_BLOCK_ROWS = 480, /* rows that share a packed block; multiples of every kernel's mr */
+    MIN_BLOCK_ROWS = 60,
+    NARROW_ROWS = 192, /* rows of a task that converts its own */
+    TASKS_A_THREAD = 4
 };
 
 int64_t kt_gemm_row_stride(const struct kt_gemm_kernel *kernel, int64_t k)
@@ -200,7 +202,7 @@ static void clear(const struct product *p)
 /* Panels, and a tile of transposed results or a slab of converted rows. */
 static uint64_t thread_bytes(const struct kt_gemm_kernel *kernel)
 {
-    uint64_t tile = BLOCK_ROWS * KT_GEMM_BLOCK_COLS * sizeof(float);
+    uint64_t tile = MIN_BLOCK_ROWS * KT_GEMM_BLOCK_COLS * sizeof(float);
     uint64_t slab = (uint64_t)NARROW_ROWS * (uint64_t)kernel->element_size *
                     (uint64_t)kt_gemm_row_stride(kernel, block_depth(kernel));
     return kt_gemm_panel_bytes(kernel) + (tile > slab ? tile : slab);
@@ -210,7 +212,7 @@ static uint64_t thread_bytes(const struct kt_gemm_kernel *kernel)
 static int64_t converted_rows(const struct kt_gemm_kernel *kernel, int64_t m, int64_t k)
 {
     int64_t row_bytes = kt_gemm_row_stride(kernel, k) * kernel->element_size;
-    return kt_min_i64(m, kt_max_i64(CONVERTED_BYTES / row_bytes, MIN_ROWS));
+    return kt_min_i64(m, kt_max_i64(CONVERTED_BYTES / row_bytes, MIN_CONVERTED_ROWS));
 }
 
 static uint64_t converted_bytes(const struct kt_gemm_kernel *kernel, int64_t m, int64_t k)
@@ -248,11 +250,23 @@ static kt_status run_narrow(struct kt_context *ctx, struct kt_scratch *scratch, 
     return KT_OK;
 }
 
+/* Tall blocks pack a column fewer times; there should be a few tasks for each thread. */
+static void choose_blocks(struct product *p, int64_t threads)
+{
+    int64_t rows = p->transposed_c ? MIN_BLOCK_ROWS : MAX_BLOCK_ROWS;
+    p->block_cols = block_cols(p->kernel);
+    int64_t col_blocks = (p->n + p->block_cols - 1) / p->block_cols;
+    while (rows > MIN_BLOCK_ROWS &&
+           (p->m + rows - 1) / rows * col_blocks < TASKS_A_THREAD * threads)
+        rows /= 2;
+    p->row_blocks = (p->m + rows - 1) / rows;
+    p->block_rows = round_up((p->m + p->row_blocks - 1) / p->row_blocks, p->kernel->mr);
+    p->row_blocks = (p->m + p->block_rows - 1) / p->block_rows;
+}
+
 static void multiply_converted(struct kt_pool *pool, struct product *p)
 {
-    p->block_cols = block_cols(p->kernel);
-    p->block_rows = kt_min_i64(p->m, BLOCK_ROWS);
-    p->row_blocks = (p->m + p->block_rows - 1) / p->block_rows;
+    choose_blocks(p, kt_pool_num_threads(pool));
     kt_parallel_for(pool, p->m, 16, p->trans_a ? convert_columns : convert_rows, p);
     kt_parallel_for(pool, (p->n + p->block_cols - 1) / p->block_cols * p->row_blocks, 1,
                     multiply_blocks, p);
