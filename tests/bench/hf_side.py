@@ -12,6 +12,9 @@ step, gradients clipped at 1, fused AdamW. Prints one JSON object: tokens_per_s 
 padding, first step left out), peak_rss_bytes, time_to_first_step_s (from the start of the process
 to the end of the first optimizer step) and its parts, losses. --all runs each setting in a process
 of its own and prints a list, the fastest first.
+
+Measure on a quiet machine: torch's threads wait for each other in every operation, so that another
+busy process costs it several times what it takes.
 """
 import argparse
 import json
@@ -138,7 +141,7 @@ def main():
     parser.add_argument("model", help="checkpoint folder")
     parser.add_argument("data", help="tokenized examples, one JSON object a line")
     parser.add_argument("--adapter", required=True, help="PEFT folder to start from")
-    parser.add_argument("--steps", type=int, default=6, help="optimizer steps, the first is warm-up")
+    parser.add_argument("--steps", type=int, default=6, help="optimizer steps; the first is warm-up")
     parser.add_argument("--batch", type=int, default=4, help="sequences a micro-batch")
     parser.add_argument("--accum", type=int, default=4, help="micro-batches a step")
     parser.add_argument("--threads", type=int, default=2)

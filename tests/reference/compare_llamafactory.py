@@ -3,7 +3,7 @@
 
     pip install llamafactory==0.9.4 torch==2.9.1 transformers==4.57.1 peft==0.17.1
     python compare_llamafactory.py --kt ../../build/kt                 # both, all cases
-    python compare_llamafactory.py --work DIR v3                       # without --kt: only LLaMA-Factory
+    python compare_llamafactory.py --work DIR v3                       # LLaMA-Factory alone
 
 Each case makes a model with a tokenizer, an alpaca dataset, an initial adapter and one YAML file;
 both programs read that file, only output_dir differs. Compared: loss (1e-4), grad_norm (1e-3) and
@@ -31,41 +31,69 @@ import tiny
 BASE = {"stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_target": "all",
         "dataset": "tiny", "cutoff_len": 256, "overwrite_cache": True, "logging_steps": 1,
         "save_steps": 4, "plot_loss": True, "overwrite_output_dir": True, "report_to": "none",
-        "create_new_adapter": False, "use_cpu": True, "bf16": False, "trust_remote_code": True}
+        "template": "deepseek3", "create_new_adapter": False, "use_cpu": True, "bf16": False,
+        "trust_remote_code": True}
 
 CASES = {
-    "v3": dict(config=models.V3, seed=40, rslora=False, yaml=dict(
-        template="deepseek3", per_device_train_batch_size=1, gradient_accumulation_steps=8,
-        learning_rate=1.0e-3, num_train_epochs=3.0, lr_scheduler_type="cosine",
-        warmup_ratio=0.1)),
-    "v2": dict(config=models.V2, seed=41, rslora=True, yaml=dict(
+    "v3": dict(config=models.V3, yaml=dict(
+        per_device_train_batch_size=1, gradient_accumulation_steps=8, learning_rate=1.0e-3,
+        num_train_epochs=3.0, lr_scheduler_type="cosine", warmup_ratio=0.1)),
+    "v2": dict(config=models.V2, rslora=True, yaml=dict(
         template="deepseek", per_device_train_batch_size=2, gradient_accumulation_steps=3,
         learning_rate=5.0e-4, num_train_epochs=2.0, lr_scheduler_type="linear", warmup_steps=2,
         disable_shuffling=True, weight_decay=0.01, max_grad_norm=0.5)),
-    "v3eval": dict(config=models.V3, seed=42, rslora=False, yaml=dict(
-        template="deepseek3", per_device_train_batch_size=2, gradient_accumulation_steps=2,
-        learning_rate=1.0e-3, max_steps=9, lr_scheduler_type="constant_with_warmup",
-        warmup_steps=3, val_size=0.2, eval_strategy="steps", eval_steps=3,
-        per_device_eval_batch_size=2, logging_steps=2, seed=7, data_seed=11)),
+    "v2lite": dict(config={**models.V2LITE, "rope_scaling": None}, yaml=dict(
+        template="deepseek", per_device_train_batch_size=4, gradient_accumulation_steps=1,
+        learning_rate=1.0e-3, num_train_epochs=2, lr_scheduler_type="constant",
+        eval_strategy="epoch", val_size=0.3, per_device_eval_batch_size=3, logging_steps=0.25)),
+    "v3eval": dict(config=models.V3, yaml=dict(
+        per_device_train_batch_size=2, gradient_accumulation_steps=2, learning_rate=1.0e-3,
+        max_steps=9, lr_scheduler_type="constant_with_warmup", warmup_steps=3, val_size=0.2,
+        eval_strategy="steps", eval_steps=3, per_device_eval_batch_size=2, logging_steps=2,
+        seed=7, data_seed=11)),
     # So few tokens for so many experts that some are chosen by padding alone: they get a gradient
     # of zeros, which AdamW steps with, where an expert that nothing chose is skipped.
     "v3sparse": dict(config={**models.V3, "n_routed_experts": 32, "num_experts_per_tok": 2},
-                     seed=50, rslora=False, yaml=dict(
-        template="deepseek3", per_device_train_batch_size=2, gradient_accumulation_steps=1,
-        learning_rate=1.0e-3, max_steps=12, lr_scheduler_type="constant", weight_decay=0.01)),
+                     yaml=dict(
+        per_device_train_batch_size=2, gradient_accumulation_steps=1, learning_rate=1.0e-3,
+        max_steps=12, lr_scheduler_type="constant", weight_decay=0.01)),
+    "v3groups": dict(config={**models.V3, "n_routed_experts": 64, "num_experts_per_tok": 4,
+                             "n_group": 8, "topk_group": 3}, yaml=dict(
+        per_device_train_batch_size=1, gradient_accumulation_steps=2, learning_rate=1.0e-3,
+        num_train_epochs=1, lr_scheduler_type="cosine", warmup_ratio=0.1,
+        default_system="Be brief.", save_strategy="epoch")),
+    "restarts": dict(config=models.V3, yaml=dict(
+        template="deepseek", per_device_train_batch_size=3, gradient_accumulation_steps=2,
+        learning_rate=8.0e-4, num_train_epochs=1.5, lr_scheduler_type="cosine_with_restarts",
+        lr_scheduler_kwargs={"num_cycles": 2}, warmup_ratio=0.3, logging_steps=2, cutoff_len=40,
+        seed=3)),
+    "polynomial": dict(config=models.V3, rslora=True, yaml=dict(
+        template="default", per_device_train_batch_size=1, gradient_accumulation_steps=5,
+        learning_rate=8.0e-4, num_train_epochs=2, lr_scheduler_type="polynomial", warmup_steps=2,
+        train_on_prompt=True, max_samples=13, val_size=3, do_eval=True,
+        per_device_eval_batch_size=2, max_grad_norm=0.0)),
+    "inverse": dict(config=models.V2, yaml=dict(
+        template="default", per_device_train_batch_size=2, gradient_accumulation_steps=4,
+        learning_rate=1.0e-3, max_steps=7, lr_scheduler_type="inverse_sqrt", warmup_steps=2,
+        mask_history=True, data_seed=99, logging_first_step=True, logging_steps=3,
+        adam_beta2=0.95, adam_epsilon=1.0e-6, weight_decay=0.1)),
+    "partial": dict(config=models.V3, yaml=dict(
+        dataset="tiny,tiny", per_device_train_batch_size=8, gradient_accumulation_steps=8,
+        learning_rate=1.0e-3, num_train_epochs=4, lr_scheduler_type="linear", warmup_ratio=0.5,
+        save_total_limit=1, save_steps=2)),
 }
 
 
 def prepare(name, folder):
     """Model, tokenizer, data, adapter and X.yaml under the folder; -> the YAML's path"""
-    spec = CASES[name]
+    spec, seed = CASES[name], 40 + list(CASES).index(name)
     model = folder / "model"
     model.mkdir(parents=True, exist_ok=True)
     vocab = tiny.write_tokenizer(model)
     config = {**spec["config"], "vocab_size": vocab, "max_position_embeddings": 512}
-    models.write_checkpoint(model, config, models.make_weights(config, spec["seed"]), shards=2)
+    models.write_checkpoint(model, config, models.make_weights(config, seed), shards=2)
     tiny.write_dataset(folder / "data")
-    make_goldens.make_adapter(model, folder / "adapter", spec["seed"], spec["rslora"])
+    make_goldens.make_adapter(model, folder / "adapter", seed, spec.get("rslora", False))
     keys = {"model_name_or_path": str(model), "adapter_name_or_path": str(folder / "adapter"),
             **BASE, "dataset_dir": str(folder / "data"), "output_dir": str(folder / "lf"),
             "lora_rank": 4, "lora_alpha": 8, **spec["yaml"]}
@@ -134,7 +162,8 @@ def compare_adapters(ours, theirs, start):
 def show_logs(ours, theirs):
     keys = ("loss", "eval_loss", "grad_norm", "learning_rate")
     for mine, other in zip(ours, theirs):
-        cells = [f"{k} {mine.get(k, float('nan')):.6g} / {other[k]:.6g}" for k in keys if k in other]
+        cells = [f"{k} {mine.get(k, float('nan')):.6g} / {other[k]:.6g}"
+                 for k in keys if k in other]
         if cells:
             print(f"  step {other['step']:3d}  " + "   ".join(cells))
 

@@ -52,10 +52,11 @@ def write_dataset(folder, count=22, seed=5):
 
 def write_tokenizer(folder):
     """tokenizer.json and tokenizer_config.json for VOCAB tokens."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-    from tokenizers import trainers
+    from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers,
+                            processors, trainers)
     tok = Tokenizer(models.BPE())
-    words = r"\p{N}{1,3}|[一-龥]+|[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+(?!\S)|\s+"
+    words = (r"\p{N}{1,3}|[一-龥]+|[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*"
+             r"|\s+(?!\S)|\s+")
     tok.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(words), "isolated", invert=False),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
