@@ -30,6 +30,7 @@ struct kt_attend {
     int64_t q_stride, v_stride,
         key_stride;        /**< of converted rows of qk_dim, v_dim, a block's keys */
     int64_t *blocks;       /**< [num_sequences + 1] blocks before a sequence */
+    int64_t longest;       /**< keys of the longest sequence */
     int64_t split, splits; /**< keys of a part, and parts of the longest sequence */
     float *parts;          /**< [blocks, kv heads, splits, ROWS, v_dim + 2], when splits > 1 */
     float *delta;          /**< [num_heads, queries]: <d_o, o> */

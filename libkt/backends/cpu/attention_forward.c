@@ -150,6 +150,7 @@ static void choose_splits(struct kt_attend *p)
         rows = kt_max_i64(rows, (a->cu_seqlens_q[s + 1] - a->cu_seqlens_q[s]) * p->group);
         keys = kt_max_i64(keys, a->cu_seqlens_k[s + 1] - a->cu_seqlens_k[s]);
     }
+    p->longest = keys;
     p->split = kt_max_i64(KT_ATTENTION_MIN_SPLIT,
                           (keys / KT_ATTENTION_MAX_SPLITS + KEYS - 1) / KEYS * KEYS);
     p->splits = rows <= ROWS && keys > p->split ? (keys + p->split - 1) / p->split : 1;
@@ -178,7 +179,9 @@ kt_status kt_cpu_attention_forward(struct kt_device *dev, const struct kt_attent
     kt_attend_place(&p, memory);
     p.parts = (float *)(void *)((char *)memory + bytes);
     int64_t blocks = kt_attend_count_blocks(&p, a->cu_seqlens_q, p.group, ROWS);
-    kt_parallel_for(dev->ctx->pool, blocks * a->num_kv_heads * p.splits, 1, forward_blocks, &p);
+    int64_t tasks = blocks * a->num_kv_heads * p.splits;
+    int small = kt_gemm_is_small(p.queries * p.group, p.longest, a->qk_dim + a->v_dim);
+    kt_parallel_for(dev->ctx->pool, tasks, small ? tasks : 1, forward_blocks, &p);
     if (p.splits > 1)
         kt_parallel_for(dev->ctx->pool, blocks * a->num_kv_heads, 1, join_parts, &p);
     return KT_OK;

@@ -14,6 +14,7 @@
 #define VECTOR_BROADCAST(p) _mm512_set1_ps(*(p))
 #define VECTOR_SET(x) _mm512_set1_ps(x)
 #define VECTOR_SCALE_ADD(x, y, z) _mm512_fmadd_ps(x, y, z)
+#define VECTOR_REDUCE(x) _mm512_reduce_add_ps(x)
 #define VECTOR_LOAD_PART(p, n) _mm512_maskz_loadu_ps(first_lanes(n), p)
 #define VECTOR_STORE_PART(p, n, x) _mm512_mask_storeu_ps(p, first_lanes(n), x)
 

@@ -12,6 +12,7 @@
 
 #include "backend/experts.h"
 #include "backends/cpu/gemm.h"
+#include "core/memory.h"
 
 enum {
     KT_EXPERT_BLOCK_ROWS = 256,
@@ -61,6 +62,7 @@ struct kt_expert_call {
     int64_t begin, end;                      /**< rows of the chunk */
     struct kt_expert_rows *experts, *blocks; /**< of the chunk: whole, and cut into row blocks */
     int64_t num_experts, num_blocks;
+    int small; /**< not worth waking threads for */
 
     char *x, *dy_rows;                     /**< [rows, hidden] converted */
     char *h;                               /**< [rows, inter] converted; in backward dgate */
@@ -93,6 +95,12 @@ static inline const struct kt_lora_pair *kt_expert_lora(const struct kt_expert_c
 {
     const struct kt_lora_pair *lora = c->has_lora[which] ? &c->layer->lora[which][expert] : NULL;
     return lora && lora->a ? lora : NULL;
+}
+
+/** Runs tasks [0, n) one by one over the pool, or all on this thread when the chunk is small. */
+static inline void kt_expert_tasks(struct kt_expert_call *c, int64_t n, kt_range_fn fn, void *arg)
+{
+    kt_parallel_for(c->pool, n, c->small ? kt_max_i64(n, 1) : 1, fn, arg);
 }
 
 struct kt_expert_thread kt_expert_thread_scratch(const struct kt_expert_call *c, int32_t thread);

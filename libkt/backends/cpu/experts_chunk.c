@@ -58,9 +58,9 @@ void kt_expert_chunk_forward(struct kt_expert_call *c)
     kt_expert_gather(c, c->batch->x, c->x);
     kt_expert_low(c, KT_EXPERT_GATE);
     kt_expert_low(c, KT_EXPERT_UP);
-    kt_parallel_for(c->pool, c->num_blocks * kt_blocks(c->inter, LD), 1, gate_up_blocks, c);
+    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->inter, LD), gate_up_blocks, c);
     kt_expert_low(c, KT_EXPERT_DOWN);
-    kt_parallel_for(c->pool, c->num_blocks * kt_blocks(c->hidden, LD), 1, down_blocks, c);
+    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->hidden, LD), down_blocks, c);
     kt_expert_scatter(c, 1);
 }
 
@@ -133,12 +133,12 @@ void kt_expert_chunk_backward(struct kt_expert_call *c)
     kt_expert_low(c, KT_EXPERT_GATE);
     kt_expert_low(c, KT_EXPERT_UP);
     kt_expert_dlow(c, KT_EXPERT_DOWN);
-    kt_parallel_for(c->pool, c->num_blocks * kt_blocks(c->inter, LD), 1, activation_blocks, c);
+    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->inter, LD), activation_blocks, c);
     sum_partials(c);
     kt_expert_low(c, KT_EXPERT_DOWN);
     kt_expert_dlow(c, KT_EXPERT_GATE);
     kt_expert_dlow(c, KT_EXPERT_UP);
     kt_expert_lora_gradients(c);
-    kt_parallel_for(c->pool, c->num_blocks * kt_blocks(c->hidden, LD), 1, dx_blocks, c);
+    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->hidden, LD), dx_blocks, c);
     kt_expert_scatter(c, 0);
 }

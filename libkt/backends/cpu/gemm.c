@@ -10,6 +10,7 @@ enum {
     MIN_CONVERTED_ROWS = 48,
     MAX_BLOCK_ROWS = 480, /* rows that share a packed block; multiples of every kernel's mr */
     MIN_BLOCK_ROWS = 60,
+    DOT_BLOCK_COLS = 64,
     NARROW_ROWS = 192, /* rows of a task that converts its own */
     TASKS_A_THREAD = 4
 };
@@ -68,9 +69,16 @@ static int64_t round_up(int64_t n, int64_t step)
     return (n + step - 1) / step * step;
 }
 
-void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
-                   float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
-                   int accumulate, float *c, int64_t ldc, void *panels)
+/* dot reads its right factor as it is: what would have to be rounded first is packed. */
+static int uses_dot(const struct kt_gemm_kernel *kernel, int64_t m, const struct kt_gemm_right *b)
+{
+    int rounds = kernel->bf16 && kernel->element_size == 4 && b->matrix.dtype != KT_DTYPE_BF16;
+    return b->transposed && m <= kernel->dot_rows && !rounds;
+}
+
+static void packed_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
+                         float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
+                         int accumulate, float *c, int64_t ldc, void *panels)
 {
     int64_t max_cols = block_cols(kernel), max_depth = block_depth(kernel);
     /* Rows are spread evenly over tiles, so that no tile is thin. */
@@ -94,6 +102,16 @@ void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, in
     }
 }
 
+void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
+                   float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
+                   int accumulate, float *c, int64_t ldc, void *panels)
+{
+    if (uses_dot(kernel, m, b))
+        kernel->dot(m, n, k, a, lda, &b->matrix, alpha, accumulate, c, ldc);
+    else
+        packed_block(kernel, m, n, k, alpha, a, lda, b, accumulate, c, ldc, panels);
+}
+
 struct product {
     const struct kt_gemm_kernel *kernel;
     int64_t m, n, k;
@@ -104,6 +122,7 @@ struct product {
     char *rows;
     int64_t row_stride;
     const struct kt_gemm_right *b;
+    int dot; /* decided by all rows: blocks of them depend on the number of threads */
     int accumulate;
     float *c;
     int64_t ldc;
@@ -141,6 +160,16 @@ static void convert_columns(void *arg, int64_t begin, int64_t end, int32_t threa
     }
 }
 
+static void multiply_block(const struct product *p, int64_t m, int64_t n, int64_t k, const void *a,
+                           int64_t lda, const struct kt_gemm_right *b, int accumulate, float *c,
+                           int64_t ldc, void *panels)
+{
+    if (p->dot)
+        p->kernel->dot(m, n, k, a, lda, &b->matrix, p->alpha, accumulate, c, ldc);
+    else
+        packed_block(p->kernel, m, n, k, p->alpha, a, lda, b, accumulate, c, ldc, panels);
+}
+
 static void add_transposed(const struct product *p, int64_t row, int64_t rows, int64_t col,
                            int64_t cols, const float *tile)
 {
@@ -164,12 +193,12 @@ static void multiply_blocks(void *arg, int64_t begin, int64_t end, int32_t threa
         int64_t cols = kt_min_i64(p->block_cols, p->n - col);
         struct kt_gemm_right b = kt_gemm_right_at(p->b, 0, col);
         if (p->transposed_c) {
-            kt_gemm_block(p->kernel, rows, cols, p->k, p->alpha, row_at(p, row, 0), p->row_stride,
-                          &b, 0, tile, KT_GEMM_BLOCK_COLS, panels);
+            multiply_block(p, rows, cols, p->k, row_at(p, row, 0), p->row_stride, &b, 0, tile,
+                           KT_GEMM_BLOCK_COLS, panels);
             add_transposed(p, row, rows, col, cols, tile);
         } else {
-            kt_gemm_block(p->kernel, rows, cols, p->k, p->alpha, row_at(p, row, 0), p->row_stride,
-                          &b, p->accumulate, p->c + row * p->ldc + col, p->ldc, panels);
+            multiply_block(p, rows, cols, p->k, row_at(p, row, 0), p->row_stride, &b, p->accumulate,
+                           p->c + row * p->ldc + col, p->ldc, panels);
         }
     }
 }
@@ -188,8 +217,8 @@ static void multiply_narrow(void *arg, int64_t begin, int64_t end, int32_t threa
         for (int64_t i = begin; i < end; i++)
             p->kernel->convert(depth, p->a + i * p->lda + from,
                                slab + (i - begin) * stride * p->kernel->element_size);
-        kt_gemm_block(p->kernel, end - begin, p->n, depth, p->alpha, slab, stride, &b,
-                      p->accumulate || from > 0, p->c + begin * p->ldc, p->ldc, panels);
+        multiply_block(p, end - begin, p->n, depth, slab, stride, &b, p->accumulate || from > 0,
+                       p->c + begin * p->ldc, p->ldc, panels);
     }
 }
 
@@ -245,6 +274,8 @@ static kt_status run_narrow(struct kt_context *ctx, struct kt_scratch *scratch, 
 {
     int64_t share = p->m / (2 * kt_pool_num_threads(ctx->pool)) / p->kernel->mr * p->kernel->mr;
     int64_t rows = kt_min_i64(NARROW_ROWS, kt_max_i64(share, p->kernel->mr));
+    if (kt_gemm_is_small(p->m, p->n, p->k))
+        rows = NARROW_ROWS;
     KT_TRY(get_scratch(ctx, scratch, p, 0));
     kt_parallel_for(ctx->pool, p->m, rows, multiply_narrow, p);
     return KT_OK;
@@ -254,7 +285,8 @@ static kt_status run_narrow(struct kt_context *ctx, struct kt_scratch *scratch, 
 static void choose_blocks(struct product *p, int64_t threads)
 {
     int64_t rows = p->transposed_c ? MIN_BLOCK_ROWS : MAX_BLOCK_ROWS;
-    p->block_cols = block_cols(p->kernel);
+    p->block_cols =
+        p->b->transposed && p->m <= p->kernel->dot_rows ? DOT_BLOCK_COLS : block_cols(p->kernel);
     int64_t col_blocks = (p->n + p->block_cols - 1) / p->block_cols;
     while (rows > MIN_BLOCK_ROWS &&
            (p->m + rows - 1) / rows * col_blocks < TASKS_A_THREAD * threads)
@@ -267,9 +299,10 @@ static void choose_blocks(struct product *p, int64_t threads)
 static void multiply_converted(struct kt_pool *pool, struct product *p)
 {
     choose_blocks(p, kt_pool_num_threads(pool));
-    kt_parallel_for(pool, p->m, 16, p->trans_a ? convert_columns : convert_rows, p);
-    kt_parallel_for(pool, (p->n + p->block_cols - 1) / p->block_cols * p->row_blocks, 1,
-                    multiply_blocks, p);
+    int64_t tasks = (p->n + p->block_cols - 1) / p->block_cols * p->row_blocks;
+    int small = kt_gemm_is_small(p->m, p->n, p->k);
+    kt_parallel_for(pool, p->m, small ? p->m : 16, p->trans_a ? convert_columns : convert_rows, p);
+    kt_parallel_for(pool, tasks, small ? tasks : 1, multiply_blocks, p);
 }
 
 static kt_status run_converted(struct kt_context *ctx, struct kt_scratch *scratch,
@@ -326,11 +359,13 @@ kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
         clear(&p);
         return KT_OK;
     }
+    p.dot = uses_dot(kernel, m, b);
     if (!trans_a && n <= block_cols(kernel))
         return run_narrow(ctx, scratch, &p);
     if (trans_a && !b->transposed && b->matrix.dtype == KT_DTYPE_F32 && n < m) {
         right = swap_factors(&p);
         p.b = &right;
+        p.dot = 0;
     }
     return run_converted(ctx, scratch, &p);
 }

@@ -3,16 +3,24 @@
  * Matrix products over the micro-kernels of kernels.h: C[m,n] (+)= alpha * A[m,k] * B[k,n].
  *
  * A is float32 activations, converted into rows of the kernel's elements, as many at a time as fit
- * into a bounded scratch. B is packed
- * by blocks of KT_GEMM_BLOCK_COLS columns x a depth that fits level-2 cache, in scratch of the
- * thread that works on the block, straight from the memory it lies in. Each element of C is summed
- * by one thread in ascending k, so that its bits do not depend on the number of threads or rows. */
+ * into a bounded scratch. B is packed by blocks of KT_GEMM_BLOCK_COLS columns x a depth that fits
+ * level-2 cache, in scratch of the thread that works on the block, straight from the memory it lies
+ * in. Each element of C is summed by one thread in ascending k, so that its bits do not depend on
+ * the number of threads. A product of few rows with a transposed B is made of dot products along k
+ * instead, without packing. */
 #ifndef KT_BACKENDS_CPU_GEMM_H
 #define KT_BACKENDS_CPU_GEMM_H
 
 #include "backends/cpu/cpu.h"
 
 enum { KT_GEMM_BLOCK_COLS = 128, KT_GEMM_BLOCK_BYTES = 1024 };
+
+/** Whether a product of m rows with an [n, k] factor takes less than about 20 microseconds and is
+ * not worth waking threads for; reading the factor counts as ten rows. */
+static inline int kt_gemm_is_small(int64_t m, int64_t n, int64_t k)
+{
+    return (double)(m + 10) * (double)n * (double)k < 2e6;
+}
 
 /** Right factor; transposed: b holds [n, k]. */
 struct kt_gemm_right {

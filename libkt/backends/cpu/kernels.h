@@ -41,6 +41,12 @@ struct kt_gemm_kernel {
      * lda in elements; k is a multiple of k_step. */
     void (*tile)(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
                  const void *panel, float alpha, int accumulate, float *c, int64_t ldc);
+    /** c[rows, cols] (+)= alpha * a * b^T straight from b [cols, k] without packing, any rows and
+     * cols; worth it up to dot_rows. A kernel whose elements are rounded float32 takes b as it is,
+     * so b must be BF16 there. a: converted rows, zeros up to a multiple of k_step. */
+    int32_t dot_rows;
+    void (*dot)(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
+                const struct kt_matrix *b, float alpha, int accumulate, float *c, int64_t ldc);
 };
 
 /** Kernels over one row of n floats. */

@@ -78,6 +78,22 @@ static inline void transpose8(__m256 r[8])
         r[i] = t[i];
 }
 
+static inline float add_vector(__m256 x)
+{
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+#define DOT_ROWS 2
+#define DOT_COLS 4
+#define DOT_DEPTH 8
+#define DOT_ELEMENT_SIZE 4
+#define DOT_LOAD_A(row, p, n) load_part(KT_DTYPE_F32, row, p, n)
+#define DOT_LOAD_B(dtype, row, p, n) load_part(dtype, row, p, n)
+#define VECTOR_REDUCE(x) add_vector(x)
+#include "backends/cpu/dot_template.h"
+
 static void convert_f32(int64_t n, const float *from, void *to)
 {
     memcpy(to, from, (size_t)n * sizeof *from);
@@ -151,7 +167,9 @@ void kt_kernels_init_avx2(struct kt_kernels *kernels)
                                            .convert = convert_f32,
                                            .pack_nt = pack_nt_0,
                                            .pack_nn = pack_nn_0,
-                                           .tile = tile};
+                                           .tile = tile,
+                                           .dot_rows = 8,
+                                           .dot = dot};
     kernels->bf16 = kernels->f32;
     kernels->bf16.bf16 = 1;
     kernels->bf16.convert = convert_bf16;

@@ -23,6 +23,14 @@ static inline __m512 round_bf16(__m512 x)
     return _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32((int)0xffff0000)));
 }
 
+#define DOT_ROWS 5
+#define DOT_COLS 4
+#define DOT_DEPTH 16
+#define DOT_ELEMENT_SIZE 4
+#define DOT_LOAD_A(row, p, n) load_part(KT_DTYPE_F32, row, p, n)
+#define DOT_LOAD_B(dtype, row, p, n) load_part(dtype, row, p, n)
+#include "backends/cpu/dot_template.h"
+
 static void convert_f32(int64_t n, const float *from, void *to)
 {
     memcpy(to, from, (size_t)n * sizeof *from);
@@ -96,7 +104,9 @@ void kt_kernels_init_avx512(struct kt_kernels *kernels)
                                            .convert = convert_f32,
                                            .pack_nt = pack_nt_0,
                                            .pack_nn = pack_nn_0,
-                                           .tile = tile};
+                                           .tile = tile,
+                                           .dot_rows = 40,
+                                           .dot = dot};
     kernels->bf16 = kernels->f32;
     kernels->bf16.bf16 = 1;
     kernels->bf16.convert = convert_bf16;

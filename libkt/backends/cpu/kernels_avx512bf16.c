@@ -36,6 +36,14 @@ static inline __m512i load_halves(const kt_dtype dtype, const char *row, int64_t
     return round_pair(load_part(dtype, row, index, n), load_part(dtype, row, index + 16, n - 16));
 }
 
+#define DOT_ROWS 5
+#define DOT_COLS 4
+#define DOT_DEPTH 32
+#define DOT_ELEMENT_SIZE 2
+#define DOT_LOAD_A(row, p, n) (__m512) load_halves(KT_DTYPE_BF16, row, p, n)
+#define DOT_LOAD_B(dtype, row, p, n) (__m512) load_halves(dtype, row, p, n)
+#include "backends/cpu/dot_template.h"
+
 static inline __attribute__((always_inline)) void
 pack_nt(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panel)
 {
@@ -99,5 +107,7 @@ void kt_kernels_init_avx512bf16(struct kt_kernels *kernels)
                                             .convert = convert,
                                             .pack_nt = pack_nt_any,
                                             .pack_nn = pack_nn_any,
-                                            .tile = tile};
+                                            .tile = tile,
+                                            .dot_rows = 40,
+                                            .dot = dot};
 }

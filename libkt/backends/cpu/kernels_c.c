@@ -83,6 +83,19 @@ static void tile(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t l
             c[i * ldc + j] = (accumulate ? c[i * ldc + j] : 0.0f) + alpha * sum[i][j];
 }
 
+static void dot(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
+                const struct kt_matrix *b, float alpha, int accumulate, float *c, int64_t ldc)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        for (int64_t j = 0; j < cols; j++) {
+            float sum = 0;
+            for (int64_t p = 0; p < k; p++)
+                sum += ((const float *)a)[i * lda + p] * element(b, j, p);
+            c[i * ldc + j] = (accumulate ? c[i * ldc + j] : 0.0f) + alpha * sum;
+        }
+    }
+}
+
 void kt_kernels_init_c(struct kt_kernels *kernels)
 {
     kernels->f32 = (struct kt_gemm_kernel){.mr = MR,
@@ -92,7 +105,9 @@ void kt_kernels_init_c(struct kt_kernels *kernels)
                                            .convert = convert_f32,
                                            .pack_nt = pack_nt_f32,
                                            .pack_nn = pack_nn_f32,
-                                           .tile = tile};
+                                           .tile = tile,
+                                           .dot_rows = 2,
+                                           .dot = dot};
     kernels->bf16 = kernels->f32;
     kernels->bf16.bf16 = 1;
     kernels->bf16.convert = convert_bf16;
