@@ -19,6 +19,10 @@ kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, co
                         size_t size, json_t **out)
 {
     json_error_t error;
+    *out = NULL;
+    if (size >= 3 && !memcmp(data, "\xef\xbb\xbf", 3))
+        return kt_fail(ctx, KT_ERROR_FORMAT,
+                       "%s: begins with a byte order mark; save it as UTF-8 without one", path);
     errno = 0;
     *out = json_loadb(data, size, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
     if (*out)

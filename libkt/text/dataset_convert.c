@@ -213,6 +213,12 @@ static kt_status add_message(const struct converter *c, const json_t *message, c
         *why = "its roles do not take turns";
         return KT_OK;
     }
+    if (role == KT_ROLE_FUNCTION)
+        return kt_fail(
+            c->ctx, KT_ERROR_UNSUPPORTED,
+            "%s: entry %zu: \"%s\": calls of functions are not supported; take the entry "
+            "out",
+            c->info->path, c->number, tag);
     if (!c->info->content_tag)
         return malformed(c, "content_tag", "given in dataset_info.json");
     return add_string(c, role, json_object_get(message, c->info->content_tag),

@@ -190,6 +190,8 @@ static const struct {
     {"\"text\"", KT_ERROR_FORMAT, "line 1"},
     {"[{\"instruction\": \"a\", \"output\": \"b\"}", KT_ERROR_FORMAT, "line 1"},
     {"\xff\xfe", KT_ERROR_FORMAT, "line 1"},
+    {"\xef\xbb\xbf[{\"instruction\": \"a\", \"output\": \"b\"}]", KT_ERROR_FORMAT,
+     "d.json: begins with a byte order mark"},
 };
 
 START_TEST(malformed_alpaca_files)
@@ -219,7 +221,7 @@ static const struct {
     {"[{\"t\": \"[{}]\", \"conversations\": []}]", KT_ERROR_UNSUPPORTED, "\"t\""},
     {"[{\"conversations\": [{\"from\": \"human\", \"value\": \"x\"}, {\"from\": \"function_call\","
      " \"value\": \"{}\"}]}]",
-     KT_ERROR_UNSUPPORTED, "function"},
+     KT_ERROR_UNSUPPORTED, "d.json: entry 1: \"function_call\""},
 };
 
 START_TEST(malformed_sharegpt_files)
