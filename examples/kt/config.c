@@ -11,6 +11,8 @@
 #include "app.h"
 #include "keys.h"
 
+enum { MAX_NODES = 4096 }; /* in one value */
+
 static void value_free(value *v)
 {
     for (size_t i = 0; i < v->num_items; i++) {
@@ -57,11 +59,12 @@ static char *join(const value *v)
     return text;
 }
 
-static bool convert(yaml_document_t *doc, int id, int depth, value *out)
+/* Aliases let a short file stand for endless values: `left` is how many more nodes may come. */
+static bool convert(yaml_document_t *doc, int id, int *left, value *out)
 {
     const yaml_node_t *node = yaml_document_get_node(doc, id);
     *out = (value){.kind = VALUE_NULL};
-    if (!node || depth > 8)
+    if (!node || --*left < 0)
         return false;
     if (node->type == YAML_SCALAR_NODE) {
         *out = scalar_value(node_text(node), node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE);
@@ -70,7 +73,7 @@ static bool convert(yaml_document_t *doc, int id, int depth, value *out)
         *out = (value){.kind = VALUE_LIST, .items = app_alloc(num, sizeof(value))};
         while (out->num_items < num) {
             size_t i = out->num_items++;
-            if (!convert(doc, node->data.sequence.items.start[i], depth + 1, &out->items[i]))
+            if (!convert(doc, node->data.sequence.items.start[i], left, &out->items[i]))
                 return false;
         }
         out->text = join(out);
@@ -83,8 +86,7 @@ static bool convert(yaml_document_t *doc, int id, int depth, value *out)
             size_t i = out->num_items++;
             const yaml_node_pair_t *pair = &node->data.mapping.pairs.start[i];
             const yaml_node_t *name = yaml_document_get_node(doc, pair->key);
-            if (name->type != YAML_SCALAR_NODE ||
-                !convert(doc, pair->value, depth + 1, &out->items[i]))
+            if (name->type != YAML_SCALAR_NODE || !convert(doc, pair->value, left, &out->items[i]))
                 return false;
             out->names[i] = app_copy(node_text(name));
         }
@@ -120,28 +122,49 @@ static int read_mapping(config *cfg, yaml_document_t *doc)
                 return app_fail("%s:%zu: %s: the key was given before, at line %zu", cfg->file,
                                 line, node_text(name), cfg->entries[i].line);
         value v;
-        bool ok = convert(doc, pair->value, 0, &v);
+        int left = MAX_NODES;
+        bool ok = convert(doc, pair->value, &left, &v);
         add_entry(cfg, node_text(name), v, line);
         if (!ok)
-            return app_fail("%s:%zu: %s: the value is nested too deeply", cfg->file, line,
-                            node_text(name));
+            return app_fail("%s:%zu: %s: the value is too large, or contains itself", cfg->file,
+                            line, node_text(name));
     }
     return APP_OK;
+}
+
+static int load_document(const config *cfg, yaml_parser_t *parser, yaml_document_t *doc)
+{
+    if (yaml_parser_load(parser, doc))
+        return APP_OK;
+    if (parser->error == YAML_READER_ERROR)
+        return app_fail("%s: not a YAML file: %s", cfg->file, parser->problem);
+    return app_fail("%s:%zu: not valid YAML: %s", cfg->file, parser->problem_mark.line + 1,
+                    parser->problem ? parser->problem : "unreadable");
+}
+
+static int check_end(const config *cfg, yaml_parser_t *parser)
+{
+    yaml_document_t doc;
+    int rc = load_document(cfg, parser, &doc);
+    if (rc != APP_OK)
+        return rc;
+    const yaml_node_t *root = yaml_document_get_root_node(&doc);
+    if (root)
+        rc = app_fail("%s:%zu: a second document begins here; put all keys into one", cfg->file,
+                      root->start_mark.line + 1);
+    yaml_document_delete(&doc);
+    return rc;
 }
 
 static int read_yaml(config *cfg, yaml_parser_t *parser)
 {
     yaml_document_t doc;
-    if (!yaml_parser_load(parser, &doc)) {
-        size_t line = parser->problem_mark.line + 1;
-        if (parser->error == YAML_READER_ERROR)
-            return app_fail("%s: not a YAML file: %s", cfg->file, parser->problem);
-        return app_fail("%s:%zu: not valid YAML: %s", cfg->file, line,
-                        parser->problem ? parser->problem : "unreadable");
-    }
-    int rc = read_mapping(cfg, &doc);
+    int rc = load_document(cfg, parser, &doc);
+    if (rc != APP_OK)
+        return rc;
+    rc = read_mapping(cfg, &doc);
     yaml_document_delete(&doc);
-    return rc;
+    return rc == APP_OK ? check_end(cfg, parser) : rc;
 }
 
 static int read_file(config *cfg, const char *path)
@@ -170,8 +193,9 @@ static bool parse_flow(const char *text, value *out)
         return false;
     yaml_parser_set_input_string(&parser, (const unsigned char *)text, strlen(text));
     bool loaded = yaml_parser_load(&parser, &doc);
+    int left = MAX_NODES;
     *out = (value){.kind = VALUE_NULL};
-    bool ok = loaded && yaml_document_get_root_node(&doc) && convert(&doc, 1, 0, out);
+    bool ok = loaded && yaml_document_get_root_node(&doc) && convert(&doc, 1, &left, out);
     if (loaded)
         yaml_document_delete(&doc);
     yaml_parser_delete(&parser);

@@ -159,12 +159,27 @@ static void read_counts(train_options *o, const config *cfg)
     o->compute = config_bool(cfg, "bf16") ? KT_COMPUTE_BF16 : KT_COMPUTE_F32;
 }
 
+static int check_counts(const train_options *o, const config *cfg)
+{
+    const struct {
+        const char *key;
+        uint64_t count;
+    } counts[] = {{"per_device_train_batch_size", o->batch},
+                  {"per_device_eval_batch_size", o->eval_batch},
+                  {"gradient_accumulation_steps", o->accumulation}};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        if (counts[i].count > UINT32_MAX)
+            return config_fail(cfg, counts[i].key, "%llu is too many; it must be at most %u",
+                               (unsigned long long)counts[i].count, UINT32_MAX);
+    return APP_OK;
+}
+
 int train_options_read(train_options *o, const config *cfg)
 {
     read_counts(o, cfg);
-    if (o->batch > UINT32_MAX || o->accumulation > UINT32_MAX)
-        return config_fail(cfg, "gradient_accumulation_steps", "the batch is too large");
-    int rc = read_intervals(o, cfg);
+    int rc = check_counts(o, cfg);
+    if (rc == APP_OK)
+        rc = read_intervals(o, cfg);
     if (rc == APP_OK)
         rc = read_optimizer(o, cfg);
     if (rc == APP_OK)

@@ -41,6 +41,8 @@ try 'warmup_steps: [1, 2]' 'bad.yaml:21: warmup_steps: .* must be a whole number
 try 'eval_strategy: steps' 'bad.yaml:21: eval_strategy: evaluation needs eval_dataset or val_size'
 try 'memory_limit: lots' 'bad.yaml:21: memory_limit: lots is not a size'
 try 'kt_optimize_rule: none.yaml' 'bad.yaml:21: kt_optimize_rule: none.yaml: No such file'
+refuses 1 'command line: per_device_train_batch_size: 5000000000 is too many' \
+    "$KT" train sft.yaml per_device_train_batch_size=5000000000
 for change in stage=dpo finetuning_type=full report_to=wandb cutoff_len=0 max_steps=0 \
     lr_scheduler_type=fast optim=sgd create_new_adapter=1 save_steps=2.5; do
     refuses 1 "command line: ${change%%=*}: " "$KT" train sft.yaml "$change"
@@ -55,6 +57,18 @@ printf -- '- a\n- b\n' >list.yaml
 refuses 1 'list.yaml:1: expected lines of the form key: value' "$KT" train list.yaml
 : >empty.yaml
 refuses 1 'empty.yaml: the file is empty' "$KT" train empty.yaml
+(cat sft.yaml; printf -- '---\nseed: 3\n') >two.yaml
+refuses 1 'two.yaml:22: a second document begins here' "$KT" train two.yaml
+try 'lr_scheduler_kwargs: &a {x: *a}' 'bad.yaml:21: lr_scheduler_kwargs: .*contains itself'
+{
+    echo 'a: &a [x,x,x,x,x,x,x,x,x]'
+    last=a
+    for name in b c d e f g h; do
+        echo "$name: &$name [*$last,*$last,*$last,*$last,*$last,*$last,*$last,*$last,*$last]"
+        last=$name
+    done
+} >swollen.yaml
+refuses 1 'swollen.yaml:4: d: the value is too large' timeout 20 "$KT" train swollen.yaml
 printf 'stage: \xff\xfe\x01\x00sft\n' >noise.yaml
 refuses 1 'noise.yaml' "$KT" train noise.yaml
 refuses 1 'gone.yaml: cannot open' "$KT" train gone.yaml
