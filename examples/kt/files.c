@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -134,6 +135,16 @@ int folder_probe(const char *path)
         unlink(probe);
     free(probe);
     return result;
+}
+
+int folder_lock(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || !flock(fd, LOCK_EX | LOCK_NB))
+        return 0; /* it stays open */
+    int reason = errno;
+    close(fd);
+    return reason == EWOULDBLOCK ? -1 : 0;
 }
 
 static int remove_entry(const char *path, const struct stat *st, int flag, struct FTW *ftw)

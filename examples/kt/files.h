@@ -21,6 +21,9 @@ bool folder_exists(const char *path);
 int folder_make(const char *path);
 /** Can files be created in it? Tries with a file of its own. */
 int folder_probe(const char *path);
+/** Locks the folder for this process until it ends; -1 when another holds the lock. Where folders
+ * cannot be locked, nothing is. */
+int folder_lock(const char *path);
 /** rm -r; a folder that does not exist is fine. */
 int folder_remove(const char *path);
 

@@ -35,6 +35,24 @@ static int library_failed(train_run *run)
     return app_fail("%s", kt_last_error(run->session.ctx));
 }
 
+/* The tokenizer's ids must be rows of the model's embedding. */
+static int check_ids(const train_run *run, const kt_dataset *dataset)
+{
+    kt_model_info info = {.size = sizeof info};
+    kt_model_get_info(run->session.model, &info);
+    for (size_t i = 0; dataset && i < kt_dataset_num_examples(dataset); i++) {
+        kt_example e = {.size = sizeof e};
+        kt_dataset_get(dataset, i, &e);
+        for (size_t k = 0; k < e.length; k++)
+            if (e.input_ids[k] >= info.vocab_size)
+                return config_fail(run->cfg, "model_name_or_path",
+                                   "%s/tokenizer.json gives id %d, but the model of config.json "
+                                   "has %d; they belong to different models",
+                                   info.path, e.input_ids[k], info.vocab_size);
+    }
+    return APP_OK;
+}
+
 static int load_data(train_run *run)
 {
     session *s = &run->session;
@@ -48,6 +66,10 @@ static int load_data(train_run *run)
         rc = session_told(
             s, "val_size",
             kt_dataset_split(run->dataset, val_size, run->options.seed, &run->evaluation));
+    if (rc == APP_OK)
+        rc = check_ids(run, run->dataset);
+    if (rc == APP_OK)
+        rc = check_ids(run, run->evaluation);
     run->plan.step_examples = run->options.eval_batch;
     if (rc == APP_OK && run->options.do_train)
         rc = train_plan_make(&run->plan, &run->options, run->cfg,
@@ -273,6 +295,8 @@ static int train(train_run *run)
     rc = loop(run);
     if (rc == APP_OK)
         rc = train_finish(run);
+    if (rc == APP_ERROR)
+        train_say_resume(run);
     progress_end();
     return rc;
 }

@@ -84,7 +84,8 @@ typedef struct train_run {
     int64_t *order;      /**< [num_examples] of the epoch order_epoch */
     int64_t order_epoch; /**< -1 = none yet */
     double flops_per_token;
-    double start_time; /**< of this process's training, seconds */
+    uint64_t saved_step; /**< of the newest checkpoint that training can go on from; 0 = none */
+    double start_time;   /**< of this process's training, seconds */
     uint64_t start_step;
     double grad_norm, learning_rate; /**< of the latest step */
 } train_run;
@@ -123,6 +124,8 @@ int train_evaluate(train_run *run, json_t **metrics);
 /* The end: train_finish.c */
 /** Saves a checkpoint and says how to go on from it; returns APP_INTERRUPTED or an error. */
 int train_stop(train_run *run);
+/** After an error: says how to go on from the newest checkpoint, if there is one. */
+void train_say_resume(const train_run *run);
 /** Writes the adapter, the results and the plot into the output folder. */
 int train_finish(train_run *run);
 /** The evaluation that LLaMA-Factory makes at the very end, or alone without do_train. */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where a run may write, its checkpoints, and going on from one. */
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +11,7 @@
 
 #include "app.h"
 #include "files.h"
+#include "json_text.h"
 #include "train.h"
 
 /* Number of a "checkpoint-N" name; -1 for any other. */
@@ -115,9 +118,34 @@ static int failed(train_run *run, const char *path)
     return config_fail(run->cfg, "output_dir", "cannot write %s: %m", path);
 }
 
+/* Checkpoints that a killed run was writing. */
+static int remove_unfinished(const char *folder)
+{
+    DIR *dir = opendir(folder);
+    int result = 0;
+    for (const struct dirent *e; dir && !result && (e = readdir(dir));) {
+        if (strncmp(e->d_name, "tmp-", 4) || checkpoint_step(e->d_name + 4) < 0)
+            continue;
+        char *path = app_text("%s/%s", folder, e->d_name);
+        result = folder_remove(path);
+        free(path);
+    }
+    if (dir)
+        closedir(dir);
+    return result;
+}
+
 int output_make_folder(train_run *run)
 {
-    return folder_make(run->options.output_dir) ? failed(run, run->options.output_dir) : APP_OK;
+    const char *folder = run->options.output_dir;
+    if (folder_make(folder))
+        return failed(run, folder);
+    if (folder_lock(folder))
+        return config_fail(run->cfg, "output_dir",
+                           "another kt train writes into %s; wait for its end or choose another "
+                           "folder",
+                           folder);
+    return remove_unfinished(folder) ? failed(run, folder) : APP_OK;
 }
 
 int output_save_adapter(train_run *run, const char *folder)
@@ -140,24 +168,45 @@ int output_save_adapter(train_run *run, const char *folder)
     return rc;
 }
 
+static uint64_t mix(uint64_t hash, const int32_t *numbers, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        hash = (hash ^ (uint32_t)numbers[i]) * 0x100000001b3;
+    return hash;
+}
+
+/* FNV-1a over the ids and labels of the training set, in new memory. */
+static char *data_hash(const kt_dataset *dataset)
+{
+    uint64_t hash = 0xcbf29ce484222325;
+    for (size_t i = 0; i < kt_dataset_num_examples(dataset); i++) {
+        kt_example e = {.size = sizeof e};
+        kt_dataset_get(dataset, i, &e);
+        int32_t length = (int32_t)e.length;
+        hash = mix(mix(mix(hash, &length, 1), e.input_ids, e.length), e.labels, e.length);
+    }
+    return app_text("%016llx", (unsigned long long)hash);
+}
+
 static int save_training_state(train_run *run, const char *folder)
 {
     const train_state *s = &run->state;
     const train_options *o = &run->options;
+    char *hash = data_hash(run->dataset);
     json_t *json = json_pack(
-        "{sIsIsIsfsfsIsIsIsIsIsIsb}", "step", (json_int_t)s->step, "tokens", (json_int_t)s->tokens,
-        "padded_tokens", (json_int_t)s->padded_tokens, "loss_total", s->loss_total, "loss_window",
-        s->loss_window, "last_logged", (json_int_t)s->last_logged, "num_examples",
-        (json_int_t)run->plan.num_examples, "per_device_train_batch_size", (json_int_t)o->batch,
-        "gradient_accumulation_steps", (json_int_t)o->accumulation, "seed", (json_int_t)o->seed,
-        "data_seed", (json_int_t)o->data_seed, "disable_shuffling", o->disable_shuffling);
+        "{sIsIsIsfsfsIsIsssIsIsIsIsb}", "step", (json_int_t)s->step, "tokens",
+        (json_int_t)s->tokens, "padded_tokens", (json_int_t)s->padded_tokens, "loss_total",
+        s->loss_total, "loss_window", s->loss_window, "last_logged", (json_int_t)s->last_logged,
+        "num_examples", (json_int_t)run->plan.num_examples, "data", hash,
+        "per_device_train_batch_size", (json_int_t)o->batch, "gradient_accumulation_steps",
+        (json_int_t)o->accumulation, "seed", (json_int_t)o->seed, "data_seed",
+        (json_int_t)o->data_seed, "disable_shuffling", o->disable_shuffling);
     char *path = app_text("%s/training_state.json", folder);
-    char *text = json ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
-    int rc = !text                                  ? app_fail("out of memory")
-             : file_write(path, text, strlen(text)) ? failed(run, path)
-                                                    : APP_OK;
+    char *text = json_text(json, JSON_INDENT(2));
+    int rc = file_write(path, text, strlen(text)) ? failed(run, path) : APP_OK;
     free(text);
     free(path);
+    free(hash);
     json_decref(json);
     return rc;
 }
@@ -178,12 +227,19 @@ static int fill_checkpoint(train_run *run, const char *folder, bool whole)
     return rc == APP_OK ? output_save_state(run, folder) : rc;
 }
 
-/* Puts the finished folder in place of an older one of the same name. */
+/* Puts the finished folder in place of an older one of the same name. At no time is there none. */
 static int replace_folder(const char *fresh, const char *target)
 {
-    char *old = app_text("%s.old", fresh);
+    if (!folder_exists(target))
+        return rename(fresh, target);
+    if (!renameat2(AT_FDCWD, fresh, AT_FDCWD, target, RENAME_EXCHANGE))
+        return folder_remove(fresh);
+    if (errno != EINVAL)
+        return -1;
+    /* A file system that cannot exchange names. */
+    char *old = app_text("%s.old", target);
     int result = folder_remove(old);
-    if (!result && folder_exists(target))
+    if (!result)
         result = rename(target, old);
     if (!result)
         result = rename(fresh, target);
@@ -246,6 +302,8 @@ int output_checkpoint(train_run *run, bool whole)
         folder_remove(fresh);
     else
         rotate(o);
+    if (rc == APP_OK && whole)
+        run->saved_step = step;
     free(target);
     free(fresh);
     return rc;
@@ -295,7 +353,15 @@ static int check_same(train_run *run, const json_t *json)
                            "same data",
                            (unsigned long long)run->plan.num_examples, o->resume,
                            (unsigned long long)whole_number(json, "num_examples"));
-    return APP_OK;
+    const char *then = json_string_value(json_object_get(json, "data"));
+    char *now = data_hash(run->dataset);
+    bool same_data = then && !strcmp(then, now);
+    free(now);
+    return same_data ? APP_OK
+                     : config_fail(run->cfg, "dataset",
+                                   "its tokens are not those that the checkpoint %s was made with; "
+                                   "use the same data, template and cutoff_len",
+                                   o->resume);
 }
 
 static int read_state(train_run *run, const json_t *json, json_t *trainer)
@@ -318,6 +384,7 @@ static int read_state(train_run *run, const json_t *json, json_t *trainer)
                            run->options.resume, (unsigned long long)s->step,
                            (unsigned long long)run->plan.total_steps);
     json_array_extend(s->history, history);
+    run->saved_step = s->step;
     return APP_OK;
 }
 

@@ -8,6 +8,7 @@
 
 #include "app.h"
 #include "files.h"
+#include "json_text.h"
 #include "train.h"
 
 static int write_failed(train_run *run, const char *path)
@@ -23,14 +24,6 @@ static int write_text(train_run *run, const char *folder, const char *name, char
     free(path);
     free(text);
     return rc;
-}
-
-static char *dump(const json_t *json, size_t flags)
-{
-    char *text = json_dumps(json, flags | JSON_REAL_PRECISION(15));
-    if (!text)
-        exit(app_fail("out of memory"));
-    return text;
 }
 
 /* The log's lines whose step is not beyond `step`. */
@@ -62,7 +55,7 @@ int output_begin(train_run *run)
     char *old = o->resume ? file_read(path, &size) : NULL;
     if (old)
         rc = write_text(run, o->output_dir, "trainer_log.jsonl", lines_until(old, run->state.step));
-    else if (o->overwrite)
+    else
         unlink(path);
     free(old);
     free(path);
@@ -118,7 +111,7 @@ int output_log(train_run *run, json_t *item)
     json_array_append(run->state.history, item);
     progress_log(run, item);
     json_t *line = log_line(run, item);
-    char *text = dump(line, 0), *ended = app_text("%s\n", text);
+    char *text = json_text(line, 0), *ended = app_text("%s\n", text);
     char *path = app_text("%s/trainer_log.jsonl", run->options.output_dir);
     int rc = file_append(path, ended, strlen(ended)) ? write_failed(run, path) : APP_OK;
     free(path);
@@ -156,7 +149,7 @@ int output_save_state(train_run *run, const char *folder)
     json_t *state = trainer_state(run);
     if (!state)
         return app_fail("out of memory");
-    char *text = dump(state, JSON_INDENT(2) | JSON_SORT_KEYS), *ended = app_text("%s\n", text);
+    char *text = json_text(state, JSON_INDENT(2) | JSON_SORT_KEYS), *ended = app_text("%s\n", text);
     free(text);
     json_decref(state);
     return write_text(run, folder, "trainer_state.json", ended);
@@ -167,7 +160,7 @@ int output_save_results(train_run *run, const char *split, json_t *metrics)
     const char *folder = run->options.output_dir;
     size_t flags = JSON_INDENT(4) | JSON_SORT_KEYS;
     char *name = app_text("%s_results.json", split);
-    int rc = write_text(run, folder, name, dump(metrics, flags));
+    int rc = write_text(run, folder, name, json_text(metrics, flags));
     free(name);
     if (rc != APP_OK)
         return rc;
@@ -179,7 +172,7 @@ int output_save_results(train_run *run, const char *split, json_t *metrics)
         all = json_object();
     }
     json_object_update(all, metrics);
-    rc = write_text(run, folder, "all_results.json", dump(all, flags));
+    rc = write_text(run, folder, "all_results.json", json_text(all, flags));
     json_decref(all);
     return rc;
 }

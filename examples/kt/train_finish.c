@@ -22,14 +22,12 @@ static void print_quoted(const char *text)
     putchar('\'');
 }
 
-int train_stop(train_run *run)
+void train_say_resume(const train_run *run)
 {
     const train_options *o = &run->options;
-    int rc = output_checkpoint(run, true);
-    if (rc != APP_OK)
-        return rc;
-    progress_message("stopped after step %llu of %llu; to go on from there:",
-                     (unsigned long long)run->state.step,
+    if (!run->saved_step)
+        return;
+    progress_message("to go on after step %llu of %llu:", (unsigned long long)run->saved_step,
                      (unsigned long long)run->plan.total_steps);
     fputs("  kt train ", stdout);
     print_quoted(o->yaml);
@@ -40,11 +38,20 @@ int train_stop(train_run *run)
         print_quoted(o->overrides[i]);
     }
     char *argument = app_text("resume_from_checkpoint=%s/checkpoint-%llu", o->output_dir,
-                              (unsigned long long)run->state.step);
+                              (unsigned long long)run->saved_step);
     putchar(' ');
     print_quoted(argument);
     putchar('\n');
     free(argument);
+}
+
+int train_stop(train_run *run)
+{
+    int rc = output_checkpoint(run, true);
+    if (rc != APP_OK)
+        return rc;
+    progress_message("stopped after step %llu", (unsigned long long)run->state.step);
+    train_say_resume(run);
     return APP_INTERRUPTED;
 }
 

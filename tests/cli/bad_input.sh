@@ -22,6 +22,11 @@ make_model no_config
 rm no_config/config.json
 refuses 1 'model_name_or_path: .*config.json' "${train[@]}" model_name_or_path=no_config
 
+make_model other_tokenizer
+sed -i 's/"w": [0-9]*/"w": 4000/' other_tokenizer/tokenizer.json
+refuses 1 'model_name_or_path: other_tokenizer/tokenizer.json gives id 4000, .* has 197' \
+    "${train[@]}" model_name_or_path=other_tokenizer
+
 # The data
 refuses 1 'dataset: .*dataset_info.json' "${train[@]}" dataset_dir=nowhere
 refuses 1 'dataset: .*pairz' "${train[@]}" dataset=pairz
@@ -70,6 +75,14 @@ refuses 1 'output_dir: used already holds a result; .*overwrite_output_dir' \
 refuses 1 'resume_from_checkpoint: out holds no checkpoint' "${train[@]}" resume_from_checkpoint=true
 refuses 1 'resume_from_checkpoint: gone is not a folder' "${train[@]}" resume_from_checkpoint=gone
 refuses 1 'resume_from_checkpoint: used has no ' "${train[@]}" resume_from_checkpoint=used
+
+if command -v flock >/dev/null; then
+    mkdir busy
+    flock busy "${train[@]}" output_dir=busy >busy.out 2>busy.err
+    [ $? = 1 ] || fail "two runs write into one folder"
+    grep -q '^kt: .*output_dir: another kt train writes into busy' busy.err || fail "$(cat busy.err)"
+    [ -z "$(ls -A busy)" ] || fail "left $(ls -A busy)"
+fi
 
 # A file system that is full in mid-run: no torn file, no folder of a checkpoint half made.
 (ulimit -f 40; trap '' XFSZ; "${train[@]}" output_dir=small >small.out 2>small.err)

@@ -58,6 +58,14 @@ grep -q 'gradient_accumulation_steps: is 4, but the checkpoint half/checkpoint-4
     other.err || fail "$(cat other.err)"
 [ -e new ] && fail "a refused run left a folder"
 
+cp -r data other
+sed -i 's/who is ann/who was ann/' other/pairs.json
+"$KT" train sft.yaml output_dir=new dataset_dir=other resume_from_checkpoint=half/checkpoint-4 \
+    >other.out 2>other.err
+[ $? = 1 ] || fail "a checkpoint of other data was taken"
+grep -q 'dataset: its tokens are not those' other.err || fail "$(cat other.err)"
+[ -e new ] && fail "a refused run left a folder"
+
 # So is a torn one.
 for f in optimizer.zst trainer_state.json training_state.json adapter_model.safetensors; do
     cp -r half/checkpoint-4 torn
@@ -69,6 +77,20 @@ for f in optimizer.zst trainer_state.json training_state.json adapter_model.safe
     [ -e new ] && fail "a refused run left a folder"
     rm -r torn
 done
+
+# Killed before the first checkpoint and while one was written: nothing of that stays.
+mkdir -p killed/tmp-checkpoint-3 killed/tmp-notes
+echo '{"current_steps": 1, "total_steps": 8}' >killed/trainer_log.jsonl
+train output_dir=killed save_strategy=no
+[ "$(ls -d killed/tmp-*)" = killed/tmp-notes ] || fail "left: $(ls -d killed/tmp-*)"
+[ "$(wc -l <killed/trainer_log.jsonl)" = 9 ] || fail "the log of the killed run was kept"
+
+# An error in mid-run says how to go on from the newest checkpoint.
+(ulimit -f 8; trap '' XFSZ; "$KT" train sft.yaml output_dir=full save_steps=1 max_steps=80 \
+    lora_target=q_a_proj lora_rank=1 save_total_limit=2 >full.out 2>full.err)
+[ $? = 1 ] || fail "the log outgrows the limit on files"
+newest=$(ls -dv full/checkpoint-* | tail -n 1)
+grep -q "^  kt train .*resume_from_checkpoint=$newest\$" full.out || fail "$(tail -n 3 full.out)"
 
 # Interrupted by Ctrl-C somewhere: a checkpoint, the command that goes on, and the same bits.
 long=(max_steps=300 save_strategy=no logging_steps=1)

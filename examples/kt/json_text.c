@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "json_text.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app.h"
+
+/* Writes the shortest text of `x` that reads as `x` again; returns where it ends. */
+static char *put_real(char *out, double x)
+{
+    char text[FORMAT_SIZE];
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, x);
+        if (strtod(text, NULL) == x)
+            break;
+    }
+    out = stpcpy(out, text);
+    return strpbrk(text, ".e") ? out : stpcpy(out, ".0");
+}
+
+static size_t string_length(const char *text)
+{
+    const char *p = text + 1;
+    while (*p != '"')
+        p += *p == '\\' ? 2 : 1;
+    return (size_t)(p + 1 - text);
+}
+
+char *json_text(const json_t *json, size_t flags)
+{
+    char *text = json_dumps(json, flags | JSON_REAL_PRECISION(17));
+    if (!text)
+        exit(app_fail("out of memory"));
+    char *result = app_alloc(strlen(text) + 1, 2), *out = result;
+    for (const char *p = text; *p;) {
+        size_t length = strspn(p, "+-.eE0123456789");
+        if (*p == '"')
+            length = string_length(p);
+        else if (!length || *p == 'e')
+            length = 1;
+        else if (strcspn(p, ".eE") < length) {
+            out = put_real(out, strtod(p, NULL));
+            p += length;
+            continue;
+        }
+        memcpy(out, p, length);
+        out += length;
+        p += length;
+    }
+    *out = 0;
+    free(text);
+    return result;
+}
