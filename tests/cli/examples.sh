@@ -97,7 +97,7 @@ if ! grep -q 'plot_loss' run.err; then
 fi
 
 # On a terminal: a bar, and a prompt.
-if command -v script >/dev/null; then
+if script -qec true /dev/null </dev/null >/dev/null 2>&1; then
     script -qec "'$KT' train sft.yaml logging_steps=1" /dev/null </dev/null >run.out 2>&1 ||
         fail "on a terminal: $(cat run.out)"
     grep -q '100% ' run.out || fail "no bar: $(cat run.out)"
