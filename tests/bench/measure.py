@@ -62,7 +62,7 @@ def run_kt(folder, steps, batch=4, accum=4, threads=2, **keys):
                 ready = now
             lines = log.read_bytes().count(b"\n") if log.exists() else 0
             ends += [now] * (min(lines, steps) - len(ends))
-            time.sleep(0.002)
+            time.sleep(0.005)
             done = os.wait4(process.pid, os.WNOHANG)
     if done[1] != 0 or len(ends) < steps:
         raise SystemExit(f"kt train failed; see {screen}")

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Damages checkpoints in thousands of ways that depend on a counter alone. Whatever stands in a
- * file, loading gives a model whose weights can be read, or a sentence. */
+/* Damages checkpoints and adapters in thousands of ways that depend on a counter alone. Whatever
+ * stands in a file, loading gives a model whose weights can be read, or a sentence. */
 #include "core/random.h"
 #include "formats/safetensors.h"
-#include "model/model.h"
+#include "model/adapter.h"
 #include "tiny_model.h"
+#include "toy_model.h"
 
 enum { ROUNDS = 4000, MAX_BYTES = 1 << 16 };
 
@@ -122,26 +123,31 @@ static size_t header_bytes(const struct text *t)
     return (size_t)(unsigned char)t->bytes[0] | (size_t)(unsigned char)t->bytes[1] << 8;
 }
 
+/* `changed` becomes `whole`, a safetensors file, with a mutated header. */
+static void damage_header(uint64_t round)
+{
+    static struct text header;
+    header.size = header_bytes(&whole);
+    memcpy(header.bytes, whole.bytes + 8, header.size);
+    mutate(&header, round);
+    changed = whole;
+    splice(&changed, 8, header_bytes(&whole), header.bytes, header.size);
+    if (draw(round, 1, 8)) { /* else the length stays the old one */
+        changed.bytes[0] = (char)header.size;
+        changed.bytes[1] = (char)(header.size >> 8);
+    }
+}
+
 START_TEST(damaged_headers_do_no_harm)
 {
     struct tiny tiny;
-    static struct text header;
     size_t opened = 0;
     tiny_create(&tiny, 1);
     tiny_write(&tiny);
     read_file("model.safetensors", &whole);
     for (uint64_t round = 0; round < ROUNDS; round++) {
         struct kt_checkpoint *c;
-        size_t length = header_bytes(&whole);
-        header.size = length;
-        memcpy(header.bytes, whole.bytes + 8, length);
-        mutate(&header, round);
-        changed = whole;
-        splice(&changed, 8, length, header.bytes, header.size);
-        if (draw(round, 1, 8)) { /* else the length stays the old one */
-            changed.bytes[0] = (char)header.size;
-            changed.bytes[1] = (char)(header.size >> 8);
-        }
+        damage_header(round);
         fixture_write("model.safetensors", changed.bytes, changed.size);
         kt_status status = kt_checkpoint_open(fixture_context, fixture_folder, &c);
         if (status != KT_OK) {
@@ -219,6 +225,48 @@ START_TEST(damaged_rule_files_do_no_harm)
 }
 END_TEST
 
+/* The files of an adapter and of its optimizer, one after another. */
+START_TEST(damaged_adapters_do_no_harm)
+{
+    const char *names[] = {"adapter_config.json", "adapter_model.safetensors", "optimizer.zst"};
+    kt_model *toy = toy_model_new(fixture_context);
+    kt_lora_options options;
+    kt_lora *good, *lora;
+    kt_optimizer *optimizer;
+    size_t loaded = 0;
+    kt_lora_options_init(&options, sizeof options);
+    options.rank = 2;
+    ck_assert_int_eq(kt_lora_create(toy, &options, &good), KT_OK);
+    ck_assert_int_eq(kt_optimizer_create(good, NULL, &optimizer), KT_OK);
+    good->has_grad[0] = good->has_grad[2] = 1;
+    ck_assert_int_eq(kt_optimizer_step(optimizer, 1e-3, NULL), KT_OK);
+    ck_assert_int_eq(kt_lora_save(good, fixture_folder), KT_OK);
+    ck_assert_int_eq(kt_optimizer_save(optimizer, fixture_path(names[2])), KT_OK);
+    read_file(names[_i], &whole);
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+        changed = whole;
+        if (_i == 1)
+            damage_header(round);
+        else
+            mutate(&changed, round);
+        fixture_write(names[_i], changed.bytes, changed.size);
+        kt_status status = kt_optimizer_load(optimizer, fixture_path(names[2]));
+        if (status == KT_OK)
+            status = kt_lora_load(toy, fixture_folder, &lora);
+        if (status != KT_OK) {
+            check_failure(status);
+            continue;
+        }
+        loaded++;
+        kt_lora_free(lora);
+    }
+    ck_assert_uint_lt(loaded, ROUNDS / 2);
+    kt_optimizer_free(optimizer);
+    kt_lora_free(good);
+    toy_model_delete(toy);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("fuzz");
@@ -228,6 +276,7 @@ int main(void)
     tcase_add_test(tc, damaged_headers_do_no_harm);
     tcase_add_loop_test(tc, damaged_configurations_do_no_harm, 0, 2);
     tcase_add_test(tc, damaged_rule_files_do_no_harm);
+    tcase_add_loop_test(tc, damaged_adapters_do_no_harm, 0, 3);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
