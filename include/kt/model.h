@@ -4,7 +4,7 @@
  * Loading reads headers alone: weights are paged in as they are used and never copied.
  *
  * Supported architectures: DeepseekV2ForCausalLM (arXiv 2405.04434), DeepseekV3ForCausalLM (arXiv
- * 2412.19437). Weight dtypes: BF16, F16, F32. A multi-token-prediction layer is skipped.
+ * 2412.19437), Qwen3MoeForCausalLM (arXiv 2505.09388). Weight dtypes: BF16, F16, F32. A multi-token-prediction layer is skipped.
  *
  * Thread safety: immutable after loading; see context.h. */
 #ifndef KT_MODEL_H

@@ -19,6 +19,13 @@ union kt_attention_state {
         float *o;      /**< [tokens, heads, v] */
         float *lse;    /**< [heads, tokens] */
     } mla;
+    struct kt_gqa_state {
+        float *q_raw, *k_raw; /**< before the norm of each head; q and k where there is none */
+        float *q;             /**< [tokens, heads, head_dim], rotated */
+        float *k, *v;         /**< [tokens, kv_heads, head_dim]; k rotated */
+        float *o;             /**< [tokens, heads, head_dim] */
+        float *lse;           /**< [heads, tokens] */
+    } gqa;
 };
 
 struct kt_attention_ops {
@@ -32,6 +39,8 @@ struct kt_attention_ops {
     int (*has_lora)(const struct kt_pass *pass, const struct kt_layer *layer);
     /** Floats a token takes in the cache of one layer. */
     int64_t (*cache_width)(const struct kt_model_config *config);
+    /** Features of a head's key or value, whichever has more. */
+    int32_t (*head_dim)(const struct kt_model_config *config);
     /** y += attention of the pass's tokens, one sequence, over the cache and themselves. */
     kt_status (*forward_cached)(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
                                 const struct kt_cache_slice *cache, float *y);
@@ -39,6 +48,14 @@ struct kt_attention_ops {
 
 const struct kt_attention_ops *kt_attention_of(const struct kt_model *model);
 
-extern const struct kt_attention_ops kt_attention_mla;
+/** Rotates `rope.dim` features that begin at x + h * head_stride; inverse for gradients. */
+kt_status kt_rotate(struct kt_pass *pass, float *x, int64_t stride, int64_t head_stride,
+                    int64_t heads, int inverse);
+
+/** The pass's padding tokens: each attends to all tokens of its sequence. `whole` is the attention
+ * of the others; its pointers stand at token 0. */
+kt_status kt_attend_padding(struct kt_pass *pass, const struct kt_attention *whole);
+
+extern const struct kt_attention_ops kt_attention_mla, kt_attention_gqa;
 
 #endif

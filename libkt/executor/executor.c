@@ -11,7 +11,7 @@
 #include "core/memory.h"
 
 /** Logits at one time: about 64 MB, and rows enough that lm_head's weights are read seldom. */
-enum { LOGITS_BYTES = 64 << 20, MIN_LOGITS_CHUNK = 256 };
+enum { LOGITS_BYTES = 64 << 20, MIN_LOGITS_CHUNK = 256, MODULE_BYTES = 256 };
 
 void kt_executor_options_init(kt_executor_options *options, size_t size)
 {
@@ -32,21 +32,32 @@ static kt_status open_experts_of(struct kt_executor *ex, const kt_executor_optio
     return kt_experts_open(ex->ctx, "auto", out);
 }
 
-static const char *experts_name(const kt_executor_options *options, int32_t layer)
+/** The module of a layer's experts: the path of an expert's linear without its last two parts. */
+static void experts_module(const struct kt_layer *layer, char module[MODULE_BYTES])
 {
-    char module[64];
+    snprintf(module, MODULE_BYTES, "%s", layer->experts[0]->name);
+    for (int i = 0; i < 2; i++) {
+        char *dot = strrchr(module, '.');
+        if (dot)
+            *dot = '\0';
+    }
+}
+
+static const char *experts_name(const kt_executor_options *options, const struct kt_layer *layer)
+{
+    char module[MODULE_BYTES];
     if (options->experts_backend)
         return options->experts_backend;
     if (!options->rule)
         return "auto";
-    snprintf(module, sizeof module, "model.layers.%d.mlp.experts", layer);
+    experts_module(layer, module);
     return kt_rule_experts_backend(options->rule, module);
 }
 
 static kt_status open_device(struct kt_executor *ex, const kt_executor_options *options)
 {
     const char *name =
-        options->rule ? kt_rule_device(options->rule, "model.layers.0.self_attn.o_proj") : "cpu";
+        options->rule ? kt_rule_device(options->rule, ex->model->layers[0].o->name) : "cpu";
     kt_status status = kt_device_open(ex->ctx, name, &ex->device);
     if (status != KT_ERROR_NOT_FOUND || !options->rule)
         return status;
@@ -63,7 +74,7 @@ static kt_status open_experts(struct kt_executor *ex, const kt_executor_options 
     for (int32_t l = 0; l < layers; l++) {
         if (!ex->model->layers[l].is_moe)
             continue;
-        const char *name = experts_name(options, l);
+        const char *name = experts_name(options, &ex->model->layers[l]);
         if (!last_name || strcmp(name, last_name) != 0)
             KT_TRY(open_experts_of(ex, options, name, &last));
         last_name = name;

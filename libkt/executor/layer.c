@@ -46,6 +46,10 @@ int kt_layer_has_lora(const struct kt_pass *pass, const struct kt_layer *layer)
 {
     if (kt_attention_of(pass->model)->has_lora(pass, layer) || mlp_has_lora(pass, &layer->mlp))
         return 1;
+    if (layer->router_linear && kt_pass_lora(pass, layer->router_linear))
+        return 1;
+    if (layer->shared_gate && kt_pass_lora(pass, layer->shared_gate))
+        return 1;
     int32_t experts = layer->is_moe ? pass->model->config.n_routed_experts : 0;
     for (int k = 0; k < KT_EXPERT_LINEARS; k++)
         for (int32_t e = 0; e < experts; e++)

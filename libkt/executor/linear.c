@@ -5,8 +5,14 @@
 
 const struct kt_lora_pair *kt_pass_lora(const struct kt_pass *pass, const struct kt_linear *linear)
 {
-    const struct kt_lora_pair *pair = pass->lora ? &pass->lora->slots[linear->index] : NULL;
+    int attachable = pass->lora && linear->index >= 0;
+    const struct kt_lora_pair *pair = attachable ? &pass->lora->slots[linear->index] : NULL;
     return pair && pair->a ? pair : NULL;
+}
+
+static kt_compute compute_of(const struct kt_pass *pass, const struct kt_linear *linear)
+{
+    return linear->role == KT_ROLE_ROUTER ? KT_COMPUTE_F32 : pass->compute;
 }
 
 static uint64_t dropout_key(const struct kt_pass *pass, const struct kt_lora_pair *pair)
@@ -81,8 +87,8 @@ kt_status kt_linear_rows_forward(struct kt_pass *pass, const struct kt_linear *l
     const struct kt_device_ops *ops = pass->device->ops;
     const struct kt_lora_pair *pair = kt_pass_lora(pass, linear);
     struct kt_weight w = kt_weight_rows(&linear->weight, begin, count);
-    KT_TRY(
-        ops->linear_forward(pass->device, &w, pass->compute, tokens, x, ldx, accumulate, y, ldy));
+    KT_TRY(ops->linear_forward(pass->device, &w, compute_of(pass, linear), tokens, x, ldx,
+                               accumulate, y, ldy));
     if (linear->bias)
         KT_TRY(ops->add(pass->device, tokens, count, 1, linear->bias + begin, 0, 1, y, ldy));
     return pair ? lora_forward(pass, pair, begin, &w, tokens, x, ldx, y, ldy) : KT_OK;
@@ -192,8 +198,8 @@ kt_status kt_linear_backward(struct kt_pass *pass, const struct kt_linear *linea
     if (pair)
         KT_TRY(lora_gradients(pass, pair, w, tokens, x, ldx, dy, lddy, du));
     if (dx)
-        KT_TRY(pass->device->ops->linear_backward(pass->device, w, pass->compute, tokens, dy, lddy,
-                                                  accumulate, dx, lddx));
+        KT_TRY(pass->device->ops->linear_backward(pass->device, w, compute_of(pass, linear), tokens,
+                                                  dy, lddy, accumulate, dx, lddx));
     if (pair && dx)
         KT_TRY(lora_input_gradient(pass, pair, w, tokens, du, dx, lddx));
     pass->arena.used = mark;

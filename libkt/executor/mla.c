@@ -18,23 +18,6 @@ struct kt_mla_shape kt_mla_shape_of(const struct kt_model_config *config)
     return s;
 }
 
-kt_status kt_mla_rotate(struct kt_pass *pass, float *x, int64_t stride, int64_t head_stride,
-                        int64_t heads, int inverse)
-{
-    const struct kt_rope_config *config = &pass->model->config.rope;
-    struct kt_rope rope = {.x = x,
-                           .stride = stride,
-                           .head_stride = head_stride,
-                           .num_heads = (int32_t)heads,
-                           .rope_dim = config->dim,
-                           .interleaved = config->interleaved,
-                           .inverse = inverse,
-                           .cos = pass->cos,
-                           .sin = pass->sin,
-                           .positions = pass->positions};
-    return pass->device->ops->rope(pass->device, &rope, pass->tokens);
-}
-
 static kt_status project_query(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
                                const struct kt_mla_shape *d, struct kt_mla_state *s)
 {
@@ -61,9 +44,9 @@ kt_status kt_mla_project(struct kt_pass *pass, const struct kt_layer *layer, con
     s->kv_a = kt_arena_floats(&pass->arena, pass->tokens, d.row);
     KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
     KT_TRY(project_query(pass, layer, n, &d, s));
-    KT_TRY(kt_mla_rotate(pass, s->q + d.nope, d.q_width, d.qk, d.heads, 0));
+    KT_TRY(kt_rotate(pass, s->q + d.nope, d.q_width, d.qk, d.heads, 0));
     KT_TRY(kt_linear_forward(pass, layer->kv_a, pass->tokens, n, hidden, 0, s->kv_a, d.row));
-    return kt_mla_rotate(pass, s->kv_a + d.latent, d.row, 0, 1, 0);
+    return kt_rotate(pass, s->kv_a + d.latent, d.row, 0, 1, 0);
 }
 
 struct kt_attention kt_mla_expanded(const struct kt_pass *pass, const float *q, const float *kv,
@@ -96,29 +79,6 @@ struct kt_attention kt_mla_expanded(const struct kt_pass *pass, const float *q, 
                                  .o_head_stride = d.v};
 }
 
-/** Each padding token attends to all tokens of its sequence. */
-static kt_status attend_padding(struct kt_pass *pass, const struct kt_attention *whole)
-{
-    int64_t real = pass->tokens - pass->padding;
-    for (int64_t i = 0; i < pass->padding && pass->kind != KT_PASS_MEASURE; i++) {
-        int32_t begin = pass->cu_seqlens[pass->padding_sequences[i]];
-        int32_t end = pass->cu_seqlens[pass->padding_sequences[i] + 1];
-        const int32_t query[] = {0, 1}, keys[] = {0, end - begin};
-        struct kt_attention a = *whole;
-        a.num_sequences = 1;
-        a.cu_seqlens_q = query;
-        a.cu_seqlens_k = keys;
-        a.q += (real + i) * a.q_stride;
-        a.o += (real + i) * a.o_stride;
-        a.k += begin * a.k_stride;
-        a.k_shared += begin * a.k_shared_stride;
-        a.v += begin * a.v_stride;
-        a.lse = NULL;
-        KT_TRY(pass->device->ops->attention_forward(pass->device, &a));
-    }
-    return KT_OK;
-}
-
 static kt_status forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
                          union kt_attention_state *state, float *y)
 {
@@ -138,7 +98,7 @@ static kt_status forward(struct kt_pass *pass, const struct kt_layer *layer, con
     struct kt_attention a = kt_mla_expanded(pass, s->q, s->kv, s->kv_a + d.latent, s->o);
     a.lse = s->lse;
     KT_TRY(ops->attention_forward(pass->device, &a));
-    KT_TRY(attend_padding(pass, &a));
+    KT_TRY(kt_attend_padding(pass, &a));
     return kt_linear_forward(pass, layer->o, tokens, s->o, d.heads * d.v, 1, y,
                              pass->model->config.hidden_size);
 }
@@ -200,8 +160,8 @@ static kt_status backward(struct kt_pass *pass, const struct kt_layer *layer, co
     struct kt_attention_grad g = {
         .d_o = d_o, .dq = dq, .dk = dkv, .dk_shared = dkv_a + d.latent, .dv = dkv + d.nope};
     KT_TRY(pass->device->ops->attention_backward(pass->device, &a, &g));
-    KT_TRY(kt_mla_rotate(pass, dq + d.nope, d.q_width, d.qk, d.heads, 1));
-    KT_TRY(kt_mla_rotate(pass, dkv_a + d.latent, d.row, 0, 1, 1));
+    KT_TRY(kt_rotate(pass, dq + d.nope, d.q_width, d.qk, d.heads, 1));
+    KT_TRY(kt_rotate(pass, dkv_a + d.latent, d.row, 0, 1, 1));
     KT_TRY(backward_key_value(pass, layer, n, s, dkv, dkv_a, dn));
     KT_TRY(backward_query(pass, layer, n, s, dq, dn));
     pass->arena.used = mark;
@@ -223,10 +183,17 @@ static int64_t cache_width(const struct kt_model_config *config)
     return kt_mla_shape_of(config).row;
 }
 
+static int32_t head_dim(const struct kt_model_config *config)
+{
+    struct kt_mla_shape d = kt_mla_shape_of(config);
+    return (int32_t)(d.qk > d.v ? d.qk : d.v);
+}
+
 const struct kt_attention_ops kt_attention_mla = {
     .forward = forward,
     .backward = backward,
     .has_lora = has_lora,
     .cache_width = cache_width,
+    .head_dim = head_dim,
     .forward_cached = kt_mla_forward_cached,
 };

@@ -22,10 +22,6 @@ struct kt_mla_shape kt_mla_shape_of(const struct kt_model_config *config);
 kt_status kt_mla_project(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
                          struct kt_mla_state *s);
 
-/** Rotates the last `rope` features of each head; inverse for gradients. */
-kt_status kt_mla_rotate(struct kt_pass *pass, float *x, int64_t stride, int64_t head_stride,
-                        int64_t heads, int inverse);
-
 /** Attention of q over keys and values in kv_b's expanded form. */
 struct kt_attention kt_mla_expanded(const struct kt_pass *pass, const float *q, const float *kv,
                                     const float *rotary_key, float *o);

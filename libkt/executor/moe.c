@@ -9,11 +9,17 @@ struct routing {
     float *weights; /**< [tokens, topk] */
 };
 
-/** Router logits are float32 whatever the linears compute in. */
+static struct kt_linear router_of(const struct kt_layer *layer)
+{
+    return layer->router_linear
+               ? *layer->router_linear
+               : (struct kt_linear){.role = KT_ROLE_ROUTER, .index = -1, .weight = layer->router};
+}
+
 static kt_status route(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
                        struct routing *r)
 {
-    int64_t hidden = layer->router.cols;
+    struct kt_linear linear = router_of(layer);
     r->router = pass->model->config.router;
     r->router.correction_bias = layer->correction_bias;
     int64_t experts = r->router.num_experts;
@@ -21,8 +27,8 @@ static kt_status route(struct kt_pass *pass, const struct kt_layer *layer, const
     r->ids = kt_arena_ints(&pass->arena, pass->tokens, r->router.topk);
     r->weights = kt_arena_floats(&pass->arena, pass->tokens, r->router.topk);
     KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(pass->device->ops->linear_forward(pass->device, &layer->router, KT_COMPUTE_F32,
-                                             pass->tokens, n, hidden, 0, r->logits, experts));
+    KT_TRY(kt_linear_forward(pass, &linear, pass->tokens, n, layer->router.cols, 0, r->logits,
+                             experts));
     return pass->device->ops->router_forward(pass->device, &r->router, pass->tokens, r->logits,
                                              r->ids, r->weights);
 }
@@ -63,7 +69,7 @@ static struct kt_expert_batch expert_batch(const struct kt_pass *pass, const str
                                     .x = n};
 }
 
-static struct kt_experts *experts_of(const struct kt_pass *pass, const struct kt_layer *layer)
+struct kt_experts *kt_pass_experts(const struct kt_pass *pass, const struct kt_layer *layer)
 {
     return pass->kind == KT_PASS_MEASURE ? &kt_null_experts
                                          : pass->experts[layer - pass->model->layers];
@@ -86,7 +92,7 @@ static void mark_padding(const struct kt_pass *pass, const struct kt_layer *laye
 kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
                          float *y)
 {
-    struct kt_experts *experts = experts_of(pass, layer);
+    struct kt_experts *experts = kt_pass_experts(pass, layer);
     struct kt_expert_layer weights = expert_layer(pass, layer);
     uint64_t mark = pass->arena.used;
     struct routing r;
@@ -95,22 +101,20 @@ kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, con
     struct kt_expert_batch batch = expert_batch(pass, &r, n);
     KT_TRY(experts->ops->forward(experts, &weights, &batch, y));
     pass->arena.used = mark;
-    return layer->mlp.gate ? kt_mlp_forward(pass, &layer->mlp, n, y) : KT_OK;
+    return kt_shared_forward(pass, layer, n, y);
 }
 
 kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
                           const float *dy, float *dn)
 {
     const struct kt_device_ops *ops = pass->device->ops;
-    struct kt_experts *experts = experts_of(pass, layer);
+    struct kt_experts *experts = kt_pass_experts(pass, layer);
     struct kt_expert_layer weights = expert_layer(pass, layer);
     int64_t hidden = layer->router.cols, num_experts = weights.num_experts;
     uint64_t mark = pass->arena.used;
     struct routing r;
-    if (layer->mlp.gate)
-        KT_TRY(kt_mlp_backward(pass, &layer->mlp, n, dy, dn));
-    else
-        KT_TRY(kt_zero(pass, pass->tokens, hidden, dn));
+    struct kt_linear router = router_of(layer);
+    KT_TRY(kt_shared_backward(pass, layer, n, dy, dn));
     KT_TRY(route(pass, layer, n, &r));
     float *dweights = kt_arena_floats(&pass->arena, pass->tokens, r.router.topk);
     float *dlogits = kt_arena_floats(&pass->arena, pass->tokens, num_experts);
@@ -119,8 +123,8 @@ kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, co
     KT_TRY(experts->ops->backward(experts, &weights, &batch, dy, dn, dweights));
     KT_TRY(ops->router_backward(pass->device, &r.router, pass->tokens, r.logits, r.ids, dweights,
                                 dlogits));
-    KT_TRY(ops->linear_backward(pass->device, &layer->router, KT_COMPUTE_F32, pass->tokens, dlogits,
-                                num_experts, 1, dn, hidden));
+    KT_TRY(kt_linear_backward(pass, &router, pass->tokens, n, hidden, dlogits, num_experts, 1, dn,
+                              hidden));
     pass->arena.used = mark;
     return KT_OK;
 }

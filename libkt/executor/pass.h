@@ -74,6 +74,18 @@ kt_status kt_mlp_forward(struct kt_pass *pass, const struct kt_mlp *mlp, const f
 kt_status kt_mlp_backward(struct kt_pass *pass, const struct kt_mlp *mlp, const float *n,
                           const float *dy, float *dn);
 
+/** y += the shared experts of n, weighed by their gate where there is one; nothing without them. */
+kt_status kt_shared_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
+                            float *y);
+/** dn = , zero without shared experts. */
+kt_status kt_shared_backward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
+                             const float *dy, float *dn);
+/** The experts backend of a layer. */
+struct kt_experts *kt_pass_experts(const struct kt_pass *pass, const struct kt_layer *layer);
+/** The shared experts as the one expert of a layer of their own. */
+struct kt_expert_layer kt_shared_expert_layer(const struct kt_pass *pass,
+                                              const struct kt_layer *layer);
+
 /** y += routed experts + shared experts of n. */
 kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
                          float *y);

@@ -3,12 +3,19 @@
 
 #include "core/context.h"
 #include "core/memory.h"
+#include "executor/attention.h"
 #include "executor/executor.h"
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
 
 /** Most scratch the experts take in one layer. */
 static uint64_t experts_scratch(const struct kt_executor *ex, int64_t tokens)
 {
     const struct kt_model_config *config = &ex->model->config;
+    struct kt_pass pass = kt_executor_pass(ex, KT_PASS_MEASURE);
     uint64_t most = 0;
     for (int32_t l = 0; l < config->num_hidden_layers; l++) {
         struct kt_expert_layer layer = {.num_experts = config->n_routed_experts,
@@ -22,10 +29,13 @@ static uint64_t experts_scratch(const struct kt_executor *ex, int64_t tokens)
             if (ex->lora)
                 layer.lora[k] = &ex->lora->slots[ex->model->layers[l].experts[k][0].index];
         }
-        uint64_t bytes =
-            ex->experts[l]->ops->scratch_bytes(ex->experts[l], &layer, tokens, config->router.topk);
-        if (bytes > most)
-            most = bytes;
+        most = larger(most, ex->experts[l]->ops->scratch_bytes(ex->experts[l], &layer, tokens,
+                                                               config->router.topk));
+        if (ex->model->layers[l].shared_gate) {
+            layer = kt_shared_expert_layer(&pass, &ex->model->layers[l]);
+            most =
+                larger(most, ex->experts[l]->ops->scratch_bytes(ex->experts[l], &layer, tokens, 1));
+        }
     }
     return most;
 }
@@ -34,12 +44,10 @@ static uint64_t experts_scratch(const struct kt_executor *ex, int64_t tokens)
 static uint64_t device_scratch(const struct kt_executor *ex, int64_t tokens)
 {
     const struct kt_model_config *config = &ex->model->config;
-    int32_t qk_dim = config->qk_nope_head_dim + config->qk_rope_head_dim;
     struct kt_extent extent = {.tokens = tokens,
                                .widest = config->n_routed_experts,
                                .num_heads = config->num_attention_heads,
-                               .head_dim =
-                                   qk_dim > config->v_head_dim ? qk_dim : config->v_head_dim};
+                               .head_dim = kt_attention_of(ex->model)->head_dim(config)};
     for (int32_t i = 0; i < ex->model->num_linears; i++) {
         extent.widest = kt_max_i64(extent.widest, ex->model->linears[i].weight.rows);
         extent.widest = kt_max_i64(extent.widest, ex->model->linears[i].weight.cols);

@@ -31,6 +31,8 @@ static bool in_all(const struct kt_linear *linear, int experts)
         return true;
     case KT_ROLE_ROUTED_EXPERT:
         return experts != 0;
+    case KT_ROLE_ROUTER:
+    case KT_ROLE_SHARED_GATE:
     case KT_ROLE_HEAD:
         return false;
     }

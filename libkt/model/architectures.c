@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/model.h"
 
-extern const struct kt_architecture kt_architecture_deepseek_v2, kt_architecture_deepseek_v3;
+extern const struct kt_architecture kt_architecture_deepseek_v2, kt_architecture_deepseek_v3,
+    kt_architecture_qwen3_moe;
 
 const struct kt_architecture *const kt_architectures[] = {
     &kt_architecture_deepseek_v2,
     &kt_architecture_deepseek_v3,
+    &kt_architecture_qwen3_moe,
     NULL,
 };

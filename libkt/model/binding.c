@@ -46,8 +46,8 @@ static kt_status check_shape(kt_context *ctx, const struct kt_model_config *c,
                    "%s: tensor %s has shape %s, but config.json asks for %s (%s%s%s); are the two "
                    "from one checkpoint?",
                    t->file, t->name, kt_shape_text(t->ndim, t->shape, found, sizeof found),
-                   kt_shape_text(ndim, want, wanted, sizeof wanted), kt_dim_keys(rows),
-                   ndim == 2 ? " x " : "", ndim == 2 ? kt_dim_keys(cols) : "");
+                   kt_shape_text(ndim, want, wanted, sizeof wanted), kt_dim_keys(c, rows),
+                   ndim == 2 ? " x " : "", ndim == 2 ? kt_dim_keys(c, cols) : "");
 }
 
 static kt_status check_dtype(kt_context *ctx, const struct kt_tensor *t)
@@ -236,6 +236,9 @@ kt_status kt_model_bind(struct kt_model *m)
     for (int32_t i = 0; i < m->config.num_hidden_layers; i++) {
         struct kt_layer *layer = &m->layers[i];
         layer->is_moe = kt_config_is_moe(&m->config, i);
+        layer->window = m->config.layers[i] & KT_LAYER_WINDOW ? m->config.sliding_window : 0;
+        if (layer->router_linear)
+            layer->router = layer->router_linear->weight;
         layer->mlp.intermediate_size = layer->mlp.gate ? layer->mlp.gate->weight.rows : 0;
     }
     return KT_OK;

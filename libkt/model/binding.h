@@ -21,17 +21,22 @@ enum kt_dim {
     KT_DIM_Q_LORA,
     KT_DIM_KV_A, /**< latent and shared rotary key */
     KT_DIM_KV_LORA,
-    KT_DIM_KV_B, /**< all heads' keys, without rotary part, and values */
-    KT_DIM_V,    /**< all heads' values */
+    KT_DIM_KV_B,     /**< all heads' keys, without rotary part, and values */
+    KT_DIM_V,        /**< all heads' values */
+    KT_DIM_HEADS,    /**< all heads' queries of grouped-query attention */
+    KT_DIM_KV_HEADS, /**< all heads' keys, or values */
+    KT_DIM_HEAD,     /**< a head of them */
+    KT_DIM_ONE,
     KT_DIM_INTERMEDIATE,
     KT_DIM_MOE_INTERMEDIATE,
     KT_DIM_SHARED_INTERMEDIATE,
-    KT_DIM_EXPERTS
+    KT_DIM_EXPERTS,
+    KT_DIMS
 };
 
 int64_t kt_dim_value(const struct kt_model_config *config, enum kt_dim dim);
 /** The keys of config.json that it comes from, for errors. */
-const char *kt_dim_keys(enum kt_dim dim);
+const char *kt_dim_keys(const struct kt_model_config *config, enum kt_dim dim);
 
 /** Properties of a layer (or of the model) that a module can depend on. */
 enum {
@@ -43,7 +48,8 @@ enum {
     KT_IF_NO_Q_LORA = 1u << 5,
     KT_IF_ATTENTION_BIAS = 1u << 6,
     KT_IF_TIED = 1u << 7,
-    KT_IF_UNTIED = 1u << 8
+    KT_IF_UNTIED = 1u << 8,
+    KT_IF_MLP_BIAS = 1u << 9
 };
 
 /** KT_IF_* bits that hold for a layer; layer -1: for the model's own bindings. */

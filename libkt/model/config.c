@@ -8,7 +8,7 @@
 #include "formats/json.h"
 #include "model/model.h"
 
-enum { MAX_SIZE = 1 << 24, MAX_LAYERS = 4096 };
+enum { MAX_SIZE = 1 << 24 };
 
 kt_status kt_config_int(const struct kt_json *json, const char *key, int required, int64_t low,
                         int64_t high, int32_t *value)
@@ -107,7 +107,7 @@ static kt_status read_shared(const struct kt_json *json, struct kt_model_config 
     bool tied = false;
     KT_TRY(kt_config_int(json, "vocab_size", 1, 1, MAX_SIZE, &c->vocab_size));
     KT_TRY(kt_config_int(json, "hidden_size", 1, 1, MAX_SIZE, &c->hidden_size));
-    KT_TRY(kt_config_int(json, "num_hidden_layers", 1, 1, MAX_LAYERS, &c->num_hidden_layers));
+    KT_TRY(kt_config_int(json, "num_hidden_layers", 1, 1, KT_MAX_LAYERS, &c->num_hidden_layers));
     KT_TRY(kt_config_int(json, "num_attention_heads", 1, 1, 65536, &c->num_attention_heads));
     c->num_key_value_heads = c->num_attention_heads;
     KT_TRY(kt_config_int(json, "num_key_value_heads", 0, 1, 65536, &c->num_key_value_heads));

@@ -10,67 +10,22 @@
 
 enum { MAX_EXPERTS = 65536, MAX_HEAD_DIM = 65536, MAX_INTERMEDIATE = 1 << 24 };
 
-#define LINEAR(path, field, part, rows_, cols_, when_, bias_)                                      \
-    {                                                                                              \
-        .name = "model.layers.%l." path, .kind = KT_PLACE_LINEAR,                                  \
-        .place = offsetof(struct kt_layer, field), .role = KT_ROLE_##part, .rows = KT_DIM_##rows_, \
-        .cols = KT_DIM_##cols_, .when = when_, .bias_if = bias_                                    \
-    }
-#define EXPERT(path, which, rows_, cols_)                                                          \
-    {                                                                                              \
-        .name = "model.layers.%l.mlp.experts.%e." path, .kind = KT_PLACE_EXPERT,                   \
-        .place = KT_EXPERT_##which, .role = KT_ROLE_ROUTED_EXPERT, .rows = KT_DIM_##rows_,         \
-        .cols = KT_DIM_##cols_, .when = KT_IF_MOE                                                  \
-    }
-#define NORM(path, field, rows_, when_)                                                            \
-    {                                                                                              \
-        .name = "model.layers.%l." path, .kind = KT_PLACE_VECTOR,                                  \
-        .place = offsetof(struct kt_layer, field), .rows = KT_DIM_##rows_, .when = when_           \
-    }
-
-const struct kt_binding kt_deepseek_model_bindings[] = {
-    {.name = "model.embed_tokens",
-     .kind = KT_PLACE_MATRIX,
-     .place = offsetof(struct kt_model, embed_tokens),
-     .rows = KT_DIM_VOCAB,
-     .cols = KT_DIM_HIDDEN},
-    {.name = "model.norm",
-     .kind = KT_PLACE_VECTOR,
-     .place = offsetof(struct kt_model, final_norm),
-     .rows = KT_DIM_HIDDEN},
-    {.name = "lm_head",
-     .kind = KT_PLACE_LINEAR,
-     .place = offsetof(struct kt_model, lm_head),
-     .role = KT_ROLE_HEAD,
-     .rows = KT_DIM_VOCAB,
-     .cols = KT_DIM_HIDDEN,
-     .when = KT_IF_UNTIED},
-    {.name = "lm_head",
-     .kind = KT_PLACE_LINEAR,
-     .place = offsetof(struct kt_model, lm_head),
-     .role = KT_ROLE_HEAD,
-     .rows = KT_DIM_VOCAB,
-     .cols = KT_DIM_HIDDEN,
-     .when = KT_IF_TIED,
-     .tensor = "model.embed_tokens.weight"},
-    {.name = NULL},
-};
-
 const struct kt_binding kt_deepseek_layer_bindings[] = {
-    NORM("input_layernorm", input_norm, HIDDEN, 0),
-    LINEAR("self_attn.q_proj", q_proj, ATTENTION, Q, HIDDEN, KT_IF_NO_Q_LORA, 0),
-    LINEAR("self_attn.q_a_proj", q_a, ATTENTION, Q_LORA, HIDDEN, KT_IF_Q_LORA,
-           KT_IF_ATTENTION_BIAS),
-    NORM("self_attn.q_a_layernorm", q_a_norm, Q_LORA, KT_IF_Q_LORA),
-    LINEAR("self_attn.q_b_proj", q_b, ATTENTION, Q, Q_LORA, KT_IF_Q_LORA, 0),
-    LINEAR("self_attn.kv_a_proj_with_mqa", kv_a, ATTENTION, KV_A, HIDDEN, 0, KT_IF_ATTENTION_BIAS),
-    NORM("self_attn.kv_a_layernorm", kv_a_norm, KV_LORA, 0),
-    LINEAR("self_attn.kv_b_proj", kv_b, ATTENTION, KV_B, KV_LORA, 0, 0),
-    LINEAR("self_attn.o_proj", o, ATTENTION, HIDDEN, V, 0, KT_IF_ATTENTION_BIAS),
-    NORM("post_attention_layernorm", post_attention_norm, HIDDEN, 0),
-    LINEAR("mlp.gate_proj", mlp.gate, DENSE_MLP, INTERMEDIATE, HIDDEN, KT_IF_DENSE, 0),
-    LINEAR("mlp.up_proj", mlp.up, DENSE_MLP, INTERMEDIATE, HIDDEN, KT_IF_DENSE, 0),
-    LINEAR("mlp.down_proj", mlp.down, DENSE_MLP, HIDDEN, INTERMEDIATE, KT_IF_DENSE, 0),
+    KT_BIND_NORM("input_layernorm", input_norm, HIDDEN, 0),
+    KT_BIND_LINEAR("self_attn.q_proj", q_proj, ATTENTION, Q, HIDDEN, KT_IF_NO_Q_LORA, 0),
+    KT_BIND_LINEAR("self_attn.q_a_proj", q_a, ATTENTION, Q_LORA, HIDDEN, KT_IF_Q_LORA,
+                   KT_IF_ATTENTION_BIAS),
+    KT_BIND_NORM("self_attn.q_a_layernorm", q_a_norm, Q_LORA, KT_IF_Q_LORA),
+    KT_BIND_LINEAR("self_attn.q_b_proj", q_b, ATTENTION, Q, Q_LORA, KT_IF_Q_LORA, 0),
+    KT_BIND_LINEAR("self_attn.kv_a_proj_with_mqa", kv_a, ATTENTION, KV_A, HIDDEN, 0,
+                   KT_IF_ATTENTION_BIAS),
+    KT_BIND_NORM("self_attn.kv_a_layernorm", kv_a_norm, KV_LORA, 0),
+    KT_BIND_LINEAR("self_attn.kv_b_proj", kv_b, ATTENTION, KV_B, KV_LORA, 0, 0),
+    KT_BIND_LINEAR("self_attn.o_proj", o, ATTENTION, HIDDEN, V, 0, KT_IF_ATTENTION_BIAS),
+    KT_BIND_NORM("post_attention_layernorm", post_attention_norm, HIDDEN, 0),
+    KT_BIND_LINEAR("mlp.gate_proj", mlp.gate, DENSE_MLP, INTERMEDIATE, HIDDEN, KT_IF_DENSE, 0),
+    KT_BIND_LINEAR("mlp.up_proj", mlp.up, DENSE_MLP, INTERMEDIATE, HIDDEN, KT_IF_DENSE, 0),
+    KT_BIND_LINEAR("mlp.down_proj", mlp.down, DENSE_MLP, HIDDEN, INTERMEDIATE, KT_IF_DENSE, 0),
     {.name = "model.layers.%l.mlp.gate",
      .kind = KT_PLACE_MATRIX,
      .place = offsetof(struct kt_layer, router),
@@ -83,19 +38,17 @@ const struct kt_binding kt_deepseek_layer_bindings[] = {
      .place = offsetof(struct kt_layer, correction_bias),
      .rows = KT_DIM_EXPERTS,
      .when = KT_IF_CORRECTION_BIAS},
-    EXPERT("gate_proj", GATE, MOE_INTERMEDIATE, HIDDEN),
-    EXPERT("up_proj", UP, MOE_INTERMEDIATE, HIDDEN),
-    EXPERT("down_proj", DOWN, HIDDEN, MOE_INTERMEDIATE),
-    LINEAR("mlp.shared_experts.gate_proj", mlp.gate, SHARED_EXPERT, SHARED_INTERMEDIATE, HIDDEN,
-           KT_IF_SHARED_EXPERTS, 0),
-    LINEAR("mlp.shared_experts.up_proj", mlp.up, SHARED_EXPERT, SHARED_INTERMEDIATE, HIDDEN,
-           KT_IF_SHARED_EXPERTS, 0),
-    LINEAR("mlp.shared_experts.down_proj", mlp.down, SHARED_EXPERT, HIDDEN, SHARED_INTERMEDIATE,
-           KT_IF_SHARED_EXPERTS, 0),
+    KT_BIND_EXPERT("mlp.experts.%e.gate_proj", GATE, MOE_INTERMEDIATE, HIDDEN),
+    KT_BIND_EXPERT("mlp.experts.%e.up_proj", UP, MOE_INTERMEDIATE, HIDDEN),
+    KT_BIND_EXPERT("mlp.experts.%e.down_proj", DOWN, HIDDEN, MOE_INTERMEDIATE),
+    KT_BIND_LINEAR("mlp.shared_experts.gate_proj", mlp.gate, SHARED_EXPERT, SHARED_INTERMEDIATE,
+                   HIDDEN, KT_IF_SHARED_EXPERTS, 0),
+    KT_BIND_LINEAR("mlp.shared_experts.up_proj", mlp.up, SHARED_EXPERT, SHARED_INTERMEDIATE, HIDDEN,
+                   KT_IF_SHARED_EXPERTS, 0),
+    KT_BIND_LINEAR("mlp.shared_experts.down_proj", mlp.down, SHARED_EXPERT, HIDDEN,
+                   SHARED_INTERMEDIATE, KT_IF_SHARED_EXPERTS, 0),
     {.name = NULL},
 };
-
-const char *const kt_deepseek_ignored[] = {"model.layers.%l.self_attn.rotary_emb.inv_freq", NULL};
 
 static kt_status read_attention(const struct kt_json *json, struct kt_model_config *c)
 {
@@ -128,19 +81,22 @@ static kt_status read_experts(const struct kt_json *json, struct kt_model_config
 {
     double scaling;
     struct kt_router *r = &c->router;
-    c->moe_layer_freq = 1;
+    int32_t dense = 0, step = 1;
     KT_TRY(kt_config_int(json, "intermediate_size", 1, 1, MAX_INTERMEDIATE, &c->intermediate_size));
     KT_TRY(kt_config_int(json, "n_routed_experts", 1, 1, MAX_EXPERTS, &c->n_routed_experts));
     KT_TRY(kt_config_int(json, "moe_intermediate_size", 1, 1, MAX_INTERMEDIATE,
                          &c->moe_intermediate_size));
     KT_TRY(kt_config_int(json, "n_shared_experts", 0, 0, 1024, &c->n_shared_experts));
-    KT_TRY(kt_config_int(json, "first_k_dense_replace", 1, 0, 1 << 20, &c->first_k_dense_replace));
-    KT_TRY(kt_config_int(json, "moe_layer_freq", 0, 1, 1 << 20, &c->moe_layer_freq));
+    KT_TRY(kt_config_int(json, "first_k_dense_replace", 1, 0, 1 << 20, &dense));
+    KT_TRY(kt_config_int(json, "moe_layer_freq", 0, 1, 1 << 20, &step));
     KT_TRY(kt_config_int(json, "num_experts_per_tok", 1, 1, c->n_routed_experts, &r->topk));
     KT_TRY(kt_json_real(json, "routed_scaling_factor", KT_JSON_REQUIRED, &scaling));
     if (!isfinite(scaling))
         return kt_fail(json->ctx, KT_ERROR_FORMAT, "%s: \"routed_scaling_factor\" is not finite",
                        json->path);
+    for (int32_t i = 0; i < c->num_hidden_layers; i++)
+        c->layers[i] = i >= dense && i % step == 0 ? KT_LAYER_MOE : 0;
+    c->shared_intermediate_size = c->moe_intermediate_size * c->n_shared_experts;
     r->num_experts = c->n_routed_experts;
     r->routed_scaling_factor = (float)scaling;
     r->n_group = r->topk_group = 1;

@@ -5,10 +5,9 @@
 #ifndef KT_MODEL_DEEPSEEK_H
 #define KT_MODEL_DEEPSEEK_H
 
-#include "model/binding.h"
+#include "model/decoder.h"
 
-extern const struct kt_binding kt_deepseek_model_bindings[], kt_deepseek_layer_bindings[];
-extern const char *const kt_deepseek_ignored[];
+extern const struct kt_binding kt_deepseek_layer_bindings[];
 
 /** Everything but the router's kind. */
 kt_status kt_deepseek_configure(const struct kt_json *json, struct kt_model_config *config);

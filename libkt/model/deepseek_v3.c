@@ -26,7 +26,7 @@ const struct kt_architecture kt_architecture_deepseek_v3 = {
     .name = "DeepseekV3ForCausalLM",
     .model_type = "deepseek_v3",
     .configure = configure,
-    .model_bindings = kt_deepseek_model_bindings,
+    .model_bindings = kt_decoder_model_bindings,
     .layer_bindings = kt_deepseek_layer_bindings,
-    .ignored = kt_deepseek_ignored,
+    .ignored = kt_decoder_ignored,
 };

@@ -23,21 +23,32 @@ int64_t kt_dim_value(const struct kt_model_config *c, enum kt_dim dim)
         return heads * (c->qk_nope_head_dim + c->v_head_dim);
     case KT_DIM_V:
         return heads * c->v_head_dim;
+    case KT_DIM_HEADS:
+        return heads * c->head_dim;
+    case KT_DIM_KV_HEADS:
+        return (int64_t)c->num_key_value_heads * c->head_dim;
+    case KT_DIM_HEAD:
+        return c->head_dim;
+    case KT_DIM_ONE:
+        return 1;
     case KT_DIM_INTERMEDIATE:
         return c->intermediate_size;
     case KT_DIM_MOE_INTERMEDIATE:
         return c->moe_intermediate_size;
     case KT_DIM_SHARED_INTERMEDIATE:
-        return (int64_t)c->moe_intermediate_size * c->n_shared_experts;
+        return c->shared_intermediate_size;
     case KT_DIM_EXPERTS:
         return c->n_routed_experts;
+    case KT_DIMS:
+        break;
     }
     return 0;
 }
 
-const char *kt_dim_keys(enum kt_dim dim)
+const char *kt_dim_keys(const struct kt_model_config *c, enum kt_dim dim)
 {
-    static const char *const keys[] = {
+    const char *const *own = c->architecture->dim_keys;
+    static const char *const keys[KT_DIMS] = {
         [KT_DIM_NONE] = "",
         [KT_DIM_VOCAB] = "vocab_size",
         [KT_DIM_HIDDEN] = "hidden_size",
@@ -47,18 +58,21 @@ const char *kt_dim_keys(enum kt_dim dim)
         [KT_DIM_KV_LORA] = "kv_lora_rank",
         [KT_DIM_KV_B] = "num_attention_heads * (qk_nope_head_dim + v_head_dim)",
         [KT_DIM_V] = "num_attention_heads * v_head_dim",
+        [KT_DIM_HEADS] = "num_attention_heads * head_dim",
+        [KT_DIM_KV_HEADS] = "num_key_value_heads * head_dim",
+        [KT_DIM_HEAD] = "head_dim",
+        [KT_DIM_ONE] = "one row",
         [KT_DIM_INTERMEDIATE] = "intermediate_size",
         [KT_DIM_MOE_INTERMEDIATE] = "moe_intermediate_size",
         [KT_DIM_SHARED_INTERMEDIATE] = "n_shared_experts * moe_intermediate_size",
         [KT_DIM_EXPERTS] = "n_routed_experts",
     };
-    return keys[dim];
+    return own && own[dim] ? own[dim] : keys[dim];
 }
 
 int kt_config_is_moe(const struct kt_model_config *c, int32_t layer)
 {
-    return c->n_routed_experts && layer >= c->first_k_dense_replace &&
-           layer % c->moe_layer_freq == 0;
+    return (c->layers[layer] & KT_LAYER_MOE) != 0;
 }
 
 uint32_t kt_layer_features(const struct kt_model_config *c, int32_t layer)
@@ -69,6 +83,8 @@ uint32_t kt_layer_features(const struct kt_model_config *c, int32_t layer)
     features |= c->q_lora_rank ? KT_IF_Q_LORA : KT_IF_NO_Q_LORA;
     if (c->attention_bias)
         features |= KT_IF_ATTENTION_BIAS;
+    if (c->mlp_bias)
+        features |= KT_IF_MLP_BIAS;
     if (!kt_config_is_moe(c, layer))
         return features | KT_IF_DENSE;
     if (c->n_shared_experts)

@@ -9,19 +9,34 @@
 
 #include "backend/device.h"
 
-enum kt_attention_kind { KT_ATTENTION_MLA };
+enum kt_attention_kind { KT_ATTENTION_MLA, KT_ATTENTION_GQA };
 
-enum kt_rope_kind { KT_ROPE_DEFAULT, KT_ROPE_YARN };
+enum kt_rope_kind {
+    KT_ROPE_DEFAULT,
+    KT_ROPE_LINEAR, /**< positions divided by factor */
+    KT_ROPE_YARN,   /**< arXiv 2309.00071 */
+    KT_ROPE_LLAMA3  /**< low frequencies divided by factor, arXiv 2407.21783 */
+};
 
 struct kt_rope_config {
     enum kt_rope_kind kind;
     int interleaved;
     int32_t dim;
     double theta;
-    double factor, beta_fast, beta_slow, mscale, mscale_all_dim; /**< YaRN, arXiv 2309.00071 */
-    double attention_factor;                                     /**< multiplies cos and sin */
+    double factor;                                       /**< of all kinds but the default */
+    double beta_fast, beta_slow, mscale, mscale_all_dim; /**< YaRN */
+    double low_freq_factor, high_freq_factor;            /**< Llama 3 */
+    double attention_factor;                             /**< multiplies cos and sin */
     int32_t original_max_position_embeddings;
     int truncate; /**< YaRN's correction range is rounded to whole dimensions */
+};
+
+enum { KT_MAX_LAYERS = 4096 };
+
+/** What a layer has, as far as layers of one model differ. */
+enum {
+    KT_LAYER_MOE = 1u << 0,
+    KT_LAYER_WINDOW = 1u << 1 /**< its attention sees sliding_window tokens */
 };
 
 struct kt_model_config {
@@ -38,12 +53,17 @@ struct kt_model_config {
     int32_t num_attention_heads, num_key_value_heads;
     int32_t q_lora_rank; /**< 0 = no query compression */
     int32_t kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+    int32_t head_dim;       /**< of queries, keys and values in grouped-query attention */
+    int32_t sliding_window; /**< tokens that a query sees, itself included */
     int attention_bias;
     float softmax_scale;
     struct kt_rope_config rope;
 
     int32_t intermediate_size, moe_intermediate_size;
-    int32_t n_routed_experts, n_shared_experts, first_k_dense_replace, moe_layer_freq;
+    int mlp_bias;
+    int32_t n_routed_experts, n_shared_experts;
+    int32_t shared_intermediate_size; /**< of all shared experts together */
+    uint8_t layers[KT_MAX_LAYERS];    /**< KT_LAYER_* bits */
     int32_t num_nextn_predict_layers; /**< layers behind the last that are not used (arXiv
                                          2412.19437) */
     int router_correction_bias; /**< layers have one; router.correction_bias itself is NULL here */
@@ -56,6 +76,8 @@ enum kt_linear_role {
     KT_ROLE_DENSE_MLP,
     KT_ROLE_SHARED_EXPERT,
     KT_ROLE_ROUTED_EXPERT,
+    KT_ROLE_ROUTER,      /**< multiplied in float32 whatever the others compute in */
+    KT_ROLE_SHARED_GATE, /**< its sigmoid weighs the shared expert */
     KT_ROLE_HEAD
 };
 
@@ -78,11 +100,19 @@ struct kt_layer {
     struct kt_linear *q_proj;    /**< without query compression */
     struct kt_linear *q_a, *q_b; /**< with it */
     float *q_a_norm, *kv_a_norm;
-    struct kt_linear *kv_a, *kv_b, *o;
+    struct kt_linear *kv_a, *kv_b;
+    /* grouped-query attention: with q_proj and */
+    struct kt_linear *k_proj, *v_proj;
+    float *q_norm, *k_norm; /**< [head_dim], of each head; NULL = none */
+    int32_t window;         /**< keys a query sees, itself included; 0 = all */
+    /* any attention */
+    struct kt_linear *o;
     /* feed-forward */
     int is_moe;
     struct kt_mlp mlp; /**< dense, or the shared experts (as one wide MLP); gate NULL = none */
-    struct kt_weight router; /**< [n_routed_experts, hidden_size] */
+    struct kt_weight router;         /**< [n_routed_experts, hidden_size] */
+    struct kt_linear *router_linear; /**< the same where LoRA can attach to it, or NULL */
+    struct kt_linear *shared_gate;   /**< [1, hidden_size], or NULL: shared experts count whole */
     float *correction_bias;
     struct kt_linear *experts[3];        /**< gate, up, down: arrays of n_routed_experts linears */
     struct kt_weight *expert_weights[3]; /**< the same weights as the experts backend takes them */
@@ -117,6 +147,8 @@ struct kt_architecture {
     kt_status (*configure)(const struct kt_json *json, struct kt_model_config *config);
     const struct kt_binding *model_bindings; /**< see model/binding.h; places in kt_model */
     const struct kt_binding *layer_bindings; /**< places in kt_layer */
+    const char *const *dim_keys; /**< [KT_DIMS] keys of config.json for errors, where they are not
+                                    the usual ones (dimensions.c); NULL = all are */
     const char *const
         *ignored; /**< names (%l = any layer) of tensors that are knowingly not used */
 };

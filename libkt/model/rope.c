@@ -44,18 +44,45 @@ static kt_status read_yarn(const struct kt_json *json, struct kt_model_config *c
     return positive(json, "attention_factor", &r->attention_factor);
 }
 
+static kt_status read_linear(const struct kt_json *json, struct kt_model_config *c)
+{
+    c->rope.kind = KT_ROPE_LINEAR;
+    return positive(json, "factor", &c->rope.factor);
+}
+
+static kt_status read_llama3(const struct kt_json *json, struct kt_model_config *c)
+{
+    struct kt_rope_config *r = &c->rope;
+    r->kind = KT_ROPE_LLAMA3;
+    KT_TRY(positive(json, "factor", &r->factor));
+    KT_TRY(positive(json, "low_freq_factor", &r->low_freq_factor));
+    KT_TRY(positive(json, "high_freq_factor", &r->high_freq_factor));
+    if (r->high_freq_factor <= r->low_freq_factor)
+        return kt_fail(json->ctx, KT_ERROR_FORMAT,
+                       "%s: \"%shigh_freq_factor\" (%g) is not above \"%slow_freq_factor\" (%g)",
+                       json->path, json->prefix, r->high_freq_factor, json->prefix,
+                       r->low_freq_factor);
+    return kt_config_int(json, "original_max_position_embeddings", 1, 1, 1 << 30,
+                         &r->original_max_position_embeddings);
+}
+
 static kt_status read_scaling(const struct kt_json *json, struct kt_model_config *c)
 {
+    static const struct {
+        const char *name;
+        kt_status (*read)(const struct kt_json *json, struct kt_model_config *c);
+    } kinds[] = {{"linear", read_linear}, {"yarn", read_yarn}, {"llama3", read_llama3}};
     const char *kind = NULL;
     KT_TRY(kt_json_string(json, "type", KT_JSON_OPTIONAL, &kind));
     KT_TRY(kt_json_string(json, "rope_type", KT_JSON_OPTIONAL, &kind));
     if (!kind || strcmp(kind, "default") == 0)
         return KT_OK;
-    if (strcmp(kind, "yarn") == 0)
-        return read_yarn(json, c);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (strcmp(kind, kinds[i].name) == 0)
+            return kinds[i].read(json, c);
     return kt_fail(json->ctx, KT_ERROR_UNSUPPORTED,
-                   "%s: \"%srope_type\" is \"%s\"; default and yarn are supported", json->path,
-                   json->prefix, kind);
+                   "%s: \"%srope_type\" is \"%s\"; default, linear, yarn and llama3 are supported",
+                   json->path, json->prefix, kind);
 }
 
 kt_status kt_config_read_rope(const struct kt_json *json, int32_t dim, struct kt_model_config *c)
@@ -105,11 +132,35 @@ static float yarn_frequency(const struct kt_rope_config *r, int32_t pair, float 
     return 1 / ((float)r->factor * period) * (1 - extrapolated) + 1 / period * extrapolated;
 }
 
+/* High frequencies as they are, low ones divided by factor, those between blended. */
+static float llama3_frequency(const struct kt_rope_config *r, float f)
+{
+    float factor = (float)r->factor, low = (float)r->low_freq_factor;
+    float high = (float)r->high_freq_factor, context = (float)r->original_max_position_embeddings;
+    float wavelength = (float)(2 * 3.14159265358979323846) / f;
+    if (wavelength > context / low)
+        return f / factor;
+    if (wavelength < context / high)
+        return f;
+    float smooth = (context / wavelength - low) / (high - low);
+    return (1 - smooth) * f / factor + smooth * f;
+}
+
 static float frequency(const struct kt_rope_config *r, int32_t pair)
 {
     float exponent = (float)(2 * pair) / (float)r->dim;
     float period = (float)pow((float)r->theta, exponent);
-    return r->kind == KT_ROPE_YARN ? yarn_frequency(r, pair, period) : 1 / period;
+    switch (r->kind) {
+    case KT_ROPE_LINEAR:
+        return 1 / period / (float)r->factor;
+    case KT_ROPE_YARN:
+        return yarn_frequency(r, pair, period);
+    case KT_ROPE_LLAMA3:
+        return llama3_frequency(r, 1 / period);
+    case KT_ROPE_DEFAULT:
+        break;
+    }
+    return 1 / period;
 }
 
 void kt_rope_tables(const struct kt_rope_config *r, int32_t positions, float *cos_table,

@@ -75,7 +75,7 @@ class PeftEngine:
         return greedy(self.model, ids, new_tokens)
 
     def routers(self):
-        return {n: m for n, m in self.model.named_modules() if n.endswith("mlp.gate")}
+        return routers(self.model)
 
 
 class MergedEngine:
@@ -145,17 +145,37 @@ class MergedEngine:
         return out
 
     def routers(self):
-        return {n: m for n, m in self.model.named_modules() if n.endswith("mlp.gate")}
+        return routers(self.model)
+
+
+def routers(model):
+    """Those that are linears get the top_k that their block has."""
+    found = {n: m for n, m in model.named_modules()
+             if n.endswith(("mlp.gate", "block_sparse_moe.gate"))}
+    for name, router in found.items():
+        if not hasattr(router, "top_k"):
+            router.top_k = model.get_submodule(name.rpartition(".")[0]).top_k
+    return found
+
+
+def router_weight(router):
+    """With what LoRA adds to it, where it is a target."""
+    weight = router.weight.detach().float()
+    if hasattr(router, "get_delta_weight") and not router.disable_adapters:
+        weight = weight + router.get_delta_weight("default").detach().float()
+    return weight
 
 
 def router_margin(router, hidden):
     """Smallest distance, over tokens, by which a choice of groups or experts was made."""
     x = hidden.detach().float().reshape(-1, hidden.shape[-1])
-    logits = x @ router.weight.detach().float().T
+    logits = x @ router_weight(router).T
     v3 = hasattr(router, "e_score_correction_bias")
     scores = logits.sigmoid() + router.e_score_correction_bias if v3 else logits.softmax(-1)
     groups = getattr(router, "n_group", None) or getattr(router, "num_group", None) or 1
     keep = router.topk_group if groups > 1 else 1
+    if router.top_k == logits.shape[1]:
+        return float("inf")
     by_group = scores.view(len(x), groups, -1)
     best = by_group.topk(2).values.sum(-1) if v3 else by_group.max(-1).values
     margin = torch.tensor(float("inf"))

@@ -24,11 +24,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import engines
+import families
 import models
 
 LINEARS = ["q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj",
-           "gate_proj", "up_proj", "down_proj"]
-NEW_TOKENS, STEPS = 32, 10
+           "gate_proj", "up_proj", "down_proj", "k_proj", "v_proj", "w1", "w2", "w3",
+           "shared_expert_gate"]
+STEPS = 10
 
 SPARSE = {**models.V3, "vocab_size": 96, "hidden_size": 32, "intermediate_size": 40,
           "moe_intermediate_size": 12, "num_nextn_predict_layers": 0, "n_routed_experts": 24,
@@ -46,6 +48,21 @@ CASES = {
     # Two micro-batches of two, each padded to its longest rounded up to a multiple of 8.
     "v3pad": dict(config=SPARSE, seed=23, lengths=(5, 12, 9, 3), padding=(11, 4, 7, 13), shards=1,
                   margin=1e-3),
+    # Greedy generation goes far beyond the sliding window.
+    "qwen3moe": dict(config=families.QWEN3_MOE, seed=40, lengths=(13, 37, 22), shards=2,
+                     margin=1e-3, new_tokens=64, router_lora=True),
+    "qwen2moe": dict(config=families.QWEN2_MOE, seed=41, lengths=(5, 18, 9), shards=1,
+                     margin=1e-3, new_tokens=64, router_lora=True),
+    "mixtral": dict(config=families.MIXTRAL, seed=42, lengths=(13, 27, 12), shards=1,
+                    margin=1e-3, new_tokens=64, router_lora=True),
+    "qwen3": dict(config=families.QWEN3, seed=43, lengths=(13, 37, 22), shards=1, margin=0,
+                  new_tokens=64),
+    "qwen2": dict(config=families.QWEN2, seed=44, lengths=(13, 37, 22), shards=1, margin=0,
+                  new_tokens=64),
+    "llama": dict(config=families.LLAMA, seed=45, lengths=(13, 37, 22), shards=1, margin=0,
+                  new_tokens=64),
+    "mistral": dict(config=families.MISTRAL, seed=46, lengths=(13, 37, 22), shards=1, margin=0,
+                    new_tokens=64),
 }
 
 
@@ -53,13 +70,15 @@ def relative(a, b):
     return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
-def make_adapter(model_dir, folder, seed, rslora):
-    """A PEFT adapter over every linear but lm_head, A and B both random."""
+def make_adapter(model_dir, folder, seed, rslora, router_lora):
+    """A PEFT adapter over every linear but lm_head, A and B both random. The router has to be a
+    linear to be a target."""
     from peft import LoraConfig, get_peft_model
     model = engines.load_model(model_dir)
     present = {n.split(".")[-1] for n, _ in model.named_modules()}
     config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, use_rslora=rslora, bias="none",
-                        task_type="CAUSAL_LM", target_modules=[n for n in LINEARS if n in present])
+                        task_type="CAUSAL_LM",
+                        target_modules=[n for n in LINEARS + ["gate"] * router_lora if n in present])
     model = get_peft_model(model, config)
     gen = torch.Generator().manual_seed(seed + 1000)
     for name, p in sorted(model.named_parameters()):
@@ -131,7 +150,7 @@ def grads(engine):
     return {n: p.grad.clone() for n, p in engine.trainable.items() if p.grad is not None}
 
 
-def compute(engine, sequences, labels, padding=None):
+def compute(engine, sequences, labels, padding=None, new_tokens=32):
     """Everything in golden.safetensors but PyTorch's own bf16 errors."""
     prompt = sequences[0][:8]
     out = {"input_ids": torch.cat(sequences), "labels": torch.cat(labels),
@@ -144,7 +163,7 @@ def compute(engine, sequences, labels, padding=None):
         out["loss"] = torch.tensor([loss])
         out.update({f"grad.{n}": g for n, g in grads(engine).items()})
         out["logits_base"] = torch.cat([engine.base_logits(s) for s in sequences])
-        out["greedy"] = engine.generate(prompt, NEW_TOKENS)
+        out["greedy"] = engine.generate(prompt, new_tokens)
         out["greedy_prompt_len"] = torch.tensor([len(prompt)])
         top = engine.logits(out["greedy"]).detach().topk(2).values[len(prompt) - 1:-1]
         losses, norms = adamw(engine, sequences, labels, padding)
@@ -206,15 +225,16 @@ def make_case(name, folder, tf517):
     case = folder / name
     shutil.rmtree(case, ignore_errors=True)
     config, seed = spec["config"], spec["seed"]
-    unused = 5 if config["scoring_func"] == "sigmoid" else None
+    unused = 5 if config.get("scoring_func") == "sigmoid" else None
     weights = models.make_weights(config, seed, spec.get("dtype", torch.float32), unused)
     models.write_checkpoint(case / "model", config, weights, spec["shards"])
-    make_adapter(case / "model", case / "adapter", seed, spec.get("rslora", False))
+    make_adapter(case / "model", case / "adapter", seed, spec.get("rslora", False),
+                 spec.get("router_lora", False))
     for attempt in range(100):
         engine = engines.PeftEngine(case / "model", case / "adapter")
         data = make_data(engine, spec["lengths"], config["vocab_size"], seed + attempt,
                          spec["margin"])
-        golden = compute(engine, *data, spec.get("padding"))
+        golden = compute(engine, *data, spec.get("padding"), spec.get("new_tokens", 32))
         if golden["router_margin"] > 1e-4 and golden["greedy_margin"] > 1e-3:
             break
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny DeepSeek-V2 and V3 checkpoints in the layout of the real ones.
+"""Tiny checkpoints in the layout of the real ones: here DeepSeek-V2 and V3, in families.py others.
 
 Weights are drawn tensor by tensor from a seed with the scale that keeps activations near one, and
 written as safetensors shards with the names, the config keys and the extra layer that DeepSeek's
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+
+import families
 
 YARN_V3 = {"type": "yarn", "factor": 4.0, "mscale": 0.9, "mscale_all_dim": 0.6, "beta_fast": 8,
            "beta_slow": 1, "original_max_position_embeddings": 16}
@@ -85,6 +87,8 @@ def layer_shapes(c, layer):
 
 def model_shapes(c):
     """Every tensor of the checkpoint, the multi-token-prediction layers included."""
+    if "kv_lora_rank" not in c:
+        return families.model_shapes(c)
     h, v, layers = c["hidden_size"], c["vocab_size"], c["num_hidden_layers"]
     s = {"model.embed_tokens.weight": (v, h), "model.norm.weight": (h,), "lm_head.weight": (v, h)}
     for layer in range(layers + c.get("num_nextn_predict_layers", 0)):
@@ -98,15 +102,15 @@ def model_shapes(c):
 
 
 def draw(name, shape, gen):
-    """Norms near one, biases of the router near zero, matrices with variance 1 / fan-in."""
+    """Norms near one, biases near zero, matrices with variance 1 / fan-in."""
     noise = torch.randn(shape, generator=gen)
-    if name.endswith("e_score_correction_bias"):
+    if name.endswith("bias"):
         return noise * 0.1
     if len(shape) == 1:
         return 1.0 + 0.1 * noise
     if name.endswith("embed_tokens.weight"):
         return noise
-    gain = 2.0 if name.endswith(("mlp.gate.weight", "lm_head.weight")) else 1.0
+    gain = 2.0 if name.endswith((".gate.weight", "lm_head.weight")) else 1.0
     return noise * (gain / math.sqrt(shape[1]))
 
 
@@ -125,7 +129,7 @@ def write_checkpoint(folder, c, weights, shards=1):
     """config.json and the shards, split by bytes in name order, with an index if several."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    dtype = str(weights["lm_head.weight"].dtype).removeprefix("torch.")
+    dtype = str(weights["model.embed_tokens.weight"].dtype).removeprefix("torch.")
     config = {**c, "torch_dtype": dtype}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if shards == 1:

@@ -155,7 +155,7 @@ static inline float *golden_gradients(const kt_lora *lora)
     return all;
 }
 
-static const char *const golden_cases[] = {"v3", "v3bf16", "v2", "v2f16", "v2lite", "v3pad"};
+static const char *const golden_cases[] = {"v3", "v3bf16", "v2", "v2f16", "v2lite", "v3pad", "qwen3moe"};
 enum { GOLDEN_CASES = sizeof golden_cases / sizeof golden_cases[0] };
 
 #endif
