@@ -33,7 +33,7 @@ static bool init_level(struct kt_kernels *kernels, uint32_t level)
 /* -- memory that ends at a page that cannot be touched -------------------------------------------
  */
 
-enum { REGIONS = 8, REGION_BYTES = 1 << 16 };
+enum { REGIONS = 8, REGION_BYTES = 1 << 17 };
 
 static struct {
     char *pages;
@@ -143,12 +143,14 @@ static void check_pack(const struct kt_gemm_kernel *k, kt_dtype dtype, int64_t d
         int wrong = 0;
         struct kt_matrix b = {.dtype = dtype, .ld = width + 3};
         struct guarded m = guarded_random(dtype, 2, (rows - 1) * b.ld + width);
-        struct guarded panel = guard((size_t)(padded(k, depth) * k->nr * k->element_size));
+        int64_t panels = (cols + k->nr - 1) / k->nr, size = padded(k, depth) * k->nr;
+        struct guarded panel = guard((size_t)(panels * size * k->element_size));
         b.data = m.data;
         (transposed ? k->pack_nt : k->pack_nn)(depth, cols, &b, panel.data);
         for (int64_t p = 0; p < padded(k, depth); p++) {
-            for (int64_t j = 0; j < k->nr; j++) {
-                int64_t at = (p / k->k_step * k->nr + j) * k->k_step + p % k->k_step;
+            for (int64_t j = 0; j < panels * k->nr; j++) {
+                int64_t at = j / k->nr * size + (p / k->k_step * k->nr + j % k->nr) * k->k_step +
+                             p % k->k_step;
                 float want = 0;
                 if (p < depth && j < cols)
                     want = rounded(
@@ -244,7 +246,7 @@ static int64_t next_cols(const struct kt_gemm_kernel *k, int64_t cols)
 {
     do
         cols++;
-    while (cols > 2 && cols < k->nr && cols % (k->nr / 4) > 1 &&
+    while (cols > 2 && cols % k->nr > 0 && cols % (k->nr / 4) > 1 &&
            cols % (k->nr / 4) < k->nr / 4 - 1);
     return cols;
 }
@@ -262,7 +264,7 @@ START_TEST(matrix_kernels)
         ck_assert_int_le(k->nr, KT_GEMM_MAX_COLS);
         for (int i = 0; i < SIZES; i++) {
             check_convert(k, sizes[i]);
-            for (int64_t cols = 1; cols <= k->nr; cols = next_cols(k, cols))
+            for (int64_t cols = 1; cols <= 3 * k->nr; cols = next_cols(k, cols))
                 for (int dtype = KT_DTYPE_F32; dtype <= KT_DTYPE_BF16; dtype++)
                     check_pack(k, (kt_dtype)dtype, sizes[i], cols);
         }

@@ -50,20 +50,6 @@ struct kt_gemm_right kt_gemm_right_at(const struct kt_gemm_right *b, int64_t row
     return sub;
 }
 
-static void pack_panels(const struct kt_gemm_kernel *kernel, int64_t depth, int64_t from,
-                        int64_t col, int64_t cols, const struct kt_gemm_right *b, char *panels,
-                        int64_t panel_bytes)
-{
-    for (int64_t j = 0; j < cols; j += kernel->nr, panels += panel_bytes) {
-        int64_t width = kt_min_i64(kernel->nr, cols - j);
-        struct kt_gemm_right sub = kt_gemm_right_at(b, from, col + j);
-        if (b->transposed)
-            kernel->pack_nt(depth, width, &sub.matrix, panels);
-        else
-            kernel->pack_nn(depth, width, &sub.matrix, panels);
-    }
-}
-
 static int64_t round_up(int64_t n, int64_t step)
 {
     return (n + step - 1) / step * step;
@@ -89,7 +75,8 @@ static void packed_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t
             int64_t depth = kt_min_i64(max_depth, k - from);
             int64_t padded = round_up(depth, kernel->k_step);
             int64_t panel_bytes = padded * kernel->nr * kernel->element_size;
-            pack_panels(kernel, depth, from, col, cols, b, panels, panel_bytes);
+            struct kt_gemm_right block = kt_gemm_right_at(b, from, col);
+            (b->transposed ? kernel->pack_nt : kernel->pack_nn)(depth, cols, &block.matrix, panels);
             for (int64_t i = 0; i < m; i += rows) {
                 const char *left = (const char *)a + (i * lda + from) * kernel->element_size;
                 const char *panel = panels;

@@ -32,11 +32,11 @@ struct kt_gemm_kernel {
 
     /** to[i] = from[i] as an element, i < n, then zeros up to a multiple of k_step. */
     void (*convert)(int64_t n, const float *from, void *to);
-    /** Panel of columns 0 .. cols-1 (cols <= nr, the rest zeros) and k rows of the right factor.
-     * pack_nt: b holds the factor transposed, [cols, k]; pack_nn: b is [k, cols].
-     * Layout [k / k_step][nr][k_step]. */
-    void (*pack_nt)(int64_t k, int64_t cols, const struct kt_matrix *b, void *panel);
-    void (*pack_nn)(int64_t k, int64_t cols, const struct kt_matrix *b, void *panel);
+    /** Packs `cols` columns and k rows of the right factor into panels of nr columns that follow
+     * each other, the last one filled up with zeros. pack_nt: b holds the factor transposed,
+     * [cols, k]; pack_nn: b is [k, cols]. Layout of a panel: [k / k_step][nr][k_step]. */
+    void (*pack_nt)(int64_t k, int64_t cols, const struct kt_matrix *b, void *panels);
+    void (*pack_nn)(int64_t k, int64_t cols, const struct kt_matrix *b, void *panels);
     /** c[rows, cols] (+)= alpha * a * panel. rows in 1 .. mr, cols in 1 .. nr; a: converted rows,
      * lda in elements; k is a multiple of k_step. */
     void (*tile)(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,

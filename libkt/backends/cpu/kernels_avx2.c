@@ -109,11 +109,12 @@ static void convert_bf16(int64_t n, const float *from, void *to)
 
 static inline __attribute__((always_inline)) void pack_nt(const kt_dtype dtype, const int bf16,
                                                           int64_t k, int64_t cols,
-                                                          const struct kt_matrix *b, float *panel)
+                                                          const struct kt_matrix *b, float *panels)
 {
     int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2);
-    for (int64_t p = 0; p < k; p += 8) {
-        for (int64_t j = 0; j < NR; j += 8) {
+    for (int64_t j = 0; j < (cols + NR - 1) / NR * NR; j += VECTOR_LANES) {
+        float *panel = panels + j / NR * k * NR;
+        for (int64_t p = 0; p < k; p += VECTOR_LANES) {
             __m256 r[8];
             for (int i = 0; i < 8; i++) {
                 r[i] = VECTOR_ZERO();
@@ -124,21 +125,22 @@ static inline __attribute__((always_inline)) void pack_nt(const kt_dtype dtype, 
             }
             transpose8(r);
             for (int i = 0; i < kt_min_i64(8, k - p); i++)
-                _mm256_storeu_ps(panel + (p + i) * NR + j, r[i]);
+                _mm256_storeu_ps(panel + (p + i) * NR + j % NR, r[i]);
         }
     }
 }
 
+/* Row by row through all panels, as the rows lie far apart in memory. */
 static inline __attribute__((always_inline)) void pack_nn(const kt_dtype dtype, const int bf16,
                                                           int64_t k, int64_t cols,
-                                                          const struct kt_matrix *b, float *panel)
+                                                          const struct kt_matrix *b, float *panels)
 {
     int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2);
     const char *row = b->data;
-    for (int64_t p = 0; p < k; p++, row += row_bytes, panel += NR) {
-        for (int64_t j = 0; j < NR; j += 8) {
+    for (int64_t p = 0; p < k; p++, row += row_bytes) {
+        for (int64_t j = 0; j < (cols + NR - 1) / NR * NR; j += VECTOR_LANES) {
             __m256 x = load_part(dtype, row, j, cols - j);
-            _mm256_storeu_ps(panel + j, bf16 ? round_bf16(x) : x);
+            _mm256_storeu_ps(panels + (j / NR * k + p) * NR + j % NR, bf16 ? round_bf16(x) : x);
         }
     }
 }

@@ -45,12 +45,13 @@ static inline __m512i load_halves(const kt_dtype dtype, const char *row, int64_t
 #include "backends/cpu/dot_template.h"
 
 static inline __attribute__((always_inline)) void
-pack_nt(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panel)
+pack_nt(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panels)
 {
     int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2);
     int64_t pairs = (k + 1) / 2;
-    for (int64_t p = 0; p < pairs; p += 16) {
-        for (int64_t j = 0; j < NR; j += 16) {
+    for (int64_t j = 0; j < (cols + NR - 1) / NR * NR; j += 16) {
+        uint16_t *panel = panels + j / NR * pairs * 2 * NR;
+        for (int64_t p = 0; p < pairs; p += 16) {
             __m512i r[16];
             for (int i = 0; i < 16; i++) {
                 r[i] = _mm512_setzero_si512();
@@ -60,27 +61,31 @@ pack_nt(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b
             }
             transpose16(r);
             for (int i = 0; i < kt_min_i64(16, pairs - p); i++)
-                _mm512_storeu_si512(panel + 2 * ((p + i) * NR + j), r[i]);
+                _mm512_storeu_si512(panel + 2 * ((p + i) * NR + j % NR), r[i]);
         }
     }
 }
 
+/* Row pair by row pair through all panels, as the rows lie far apart in memory. */
 static inline __attribute__((always_inline)) void
-pack_nn(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panel)
+pack_nn(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panels)
 {
     static const uint16_t low_lanes[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,
                                            37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
                                            11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     __m512i low = _mm512_loadu_si512(low_lanes);
     __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2);
+    int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2), pairs = (k + 1) / 2;
     const char *row = b->data;
-    for (int64_t p = 0; p < k; p += 2, row += 2 * row_bytes, panel += 2 * NR) {
-        __m512i even = load_halves(dtype, row, 0, cols), odd = _mm512_setzero_si512();
-        if (p + 1 < k)
-            odd = load_halves(dtype, row + row_bytes, 0, cols);
-        _mm512_storeu_si512(panel, _mm512_permutex2var_epi16(even, low, odd));
-        _mm512_storeu_si512(panel + NR, _mm512_permutex2var_epi16(even, high, odd));
+    for (int64_t p = 0; p < pairs; p++, row += 2 * row_bytes) {
+        for (int64_t j = 0; j < cols; j += NR) {
+            uint16_t *to = panels + (j / NR * pairs + p) * 2 * NR;
+            __m512i even = load_halves(dtype, row, j, cols - j), odd = _mm512_setzero_si512();
+            if (2 * p + 1 < k)
+                odd = load_halves(dtype, row + row_bytes, j, cols - j);
+            _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, low, odd));
+            _mm512_storeu_si512(to + NR, _mm512_permutex2var_epi16(even, high, odd));
+        }
     }
 }
 

@@ -37,12 +37,14 @@ static void convert_bf16(int64_t n, const float *from, void *to)
 static inline void pack(int64_t k, int64_t cols, const struct kt_matrix *b, int transposed,
                         int bf16, float *panel)
 {
-    for (int64_t p = 0; p < k; p++) {
-        for (int64_t j = 0; j < NR; j++) {
-            float value = 0;
-            if (j < cols)
-                value = transposed ? element(b, j, p) : element(b, p, j);
-            panel[p * NR + j] = bf16 ? round_bf16(value) : value;
+    for (int64_t first = 0; first < cols; first += NR) {
+        for (int64_t p = 0; p < k; p++) {
+            for (int64_t j = first; j < first + NR; j++) {
+                float value = 0;
+                if (j < cols)
+                    value = transposed ? element(b, j, p) : element(b, p, j);
+                *panel++ = bf16 ? round_bf16(value) : value;
+            }
         }
     }
 }
