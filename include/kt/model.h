@@ -3,8 +3,11 @@
  * A checkpoint folder in the Hugging Face layout (config.json, *.safetensors), mapped read-only.
  * Loading reads headers alone: weights are paged in as they are used and never copied.
  *
- * Supported architectures: DeepseekV2ForCausalLM (arXiv 2405.04434), DeepseekV3ForCausalLM (arXiv
- * 2412.19437), Qwen3MoeForCausalLM (arXiv 2505.09388). Weight dtypes: BF16, F16, F32. A multi-token-prediction layer is skipped.
+ * Supported architectures: DeepseekV2ForCausalLM (arXiv 2405.04434), DeepseekV3ForCausalLM
+ * (2412.19437), Qwen2MoeForCausalLM and Qwen2ForCausalLM (2407.10671), Qwen3MoeForCausalLM and
+ * Qwen3ForCausalLM (2505.09388), MixtralForCausalLM (2401.04088), LlamaForCausalLM (2407.21783),
+ * MistralForCausalLM (2310.06825); rope_scaling of the kinds default, linear, yarn and llama3.
+ * Weight dtypes: BF16, F16, F32. A multi-token-prediction layer is skipped.
  *
  * Thread safety: immutable after loading; see context.h. */
 #ifndef KT_MODEL_H

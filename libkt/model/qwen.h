@@ -17,4 +17,7 @@ kt_status kt_qwen_read_moe(const struct kt_json *json, struct kt_model_config *c
 kt_status kt_qwen_read_window(const struct kt_json *json, int32_t first,
                               struct kt_model_config *config);
 
+/** The same for dense models: layers that layer_types names, or those from max_window_layers on. */
+kt_status kt_qwen_read_layer_windows(const struct kt_json *json, struct kt_model_config *config);
+
 #endif

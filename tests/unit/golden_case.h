@@ -155,7 +155,9 @@ static inline float *golden_gradients(const kt_lora *lora)
     return all;
 }
 
-static const char *const golden_cases[] = {"v3", "v3bf16", "v2", "v2f16", "v2lite", "v3pad", "qwen3moe"};
+static const char *const golden_cases[] = {"v3",    "v3bf16",   "v2",       "v2f16",   "v2lite",
+                                           "v3pad", "qwen3moe", "qwen2moe", "mixtral", "qwen3",
+                                           "qwen2", "llama",    "mistral"};
 enum { GOLDEN_CASES = sizeof golden_cases / sizeof golden_cases[0] };
 
 #endif
