@@ -5,7 +5,7 @@
 . "$(dirname "$0")/common.sh"
 demo=$(cd "$HERE/../../examples/demo" && pwd)
 rule=kt_optimize_rule=$demo/../kt_optimize_rules/cpu-only.yaml
-questions=("Can you tell me who you are?" "Can you tell me who trained you?" "能告诉我你的名字吗？" "What is the opposite of hot?")
+questions=("Can you tell me who you are?" "Can you tell me who trained you?" "可以告诉我你是谁吗？" "What is the opposite of hot?")
 
 for question in "${questions[@]}"; do
     grep -qF "\"instruction\": \"$question\"" "$demo/identity.json" "$demo/everyday.json" &&
