@@ -105,17 +105,25 @@ struct reading {
     uint64_t sums[256];
 };
 
-enum { BLOCK_WORDS = 1 << 15 };
+enum { BLOCK_WORDS = 1 << 15, STREAMS = 4 };
 
-static void read_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
+typedef uint64_t words __attribute__((vector_size(64), aligned(8)));
+
+#if defined(__x86_64__)
+__attribute__((target("avx2")))
+#endif
+static void
+read_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     struct reading *r = arg;
-    typedef uint64_t words __attribute__((vector_size(64), aligned(8)));
-    words sum = {0};
-    const uint64_t *at = r->data + begin * BLOCK_WORDS;
-    for (int64_t i = 0; i < (end - begin) * BLOCK_WORDS; i += 8)
-        sum += *(const words *)(at + i);
-    r->sums[thread & 255] += sum[0] + sum[5];
+    words sum[STREAMS] = {{0}};
+    for (int64_t block = begin; block < end; block++) {
+        const uint64_t *at = r->data + block * BLOCK_WORDS;
+        for (int64_t i = 0; i < BLOCK_WORDS / STREAMS; i += 8)
+            for (int64_t k = 0; k < STREAMS; k++)
+                sum[k] += *(const words *)(at + k * BLOCK_WORDS / STREAMS + i);
+    }
+    r->sums[thread & 255] += (sum[0] + sum[1] + sum[2] + sum[3])[3];
 }
 
 static void run_reading(void *arg)
@@ -162,11 +170,12 @@ struct linear_case {
     int backward;
     int64_t tokens;
     float *x, *y;
+    char *data;
+    int copies;
 };
 
-static void run_linear(void *arg)
+static void run_copy(struct linear_case *c)
 {
-    struct linear_case *c = arg;
     const struct kt_device_ops *ops = c->b->dev->ops;
     kt_status status = c->backward ? ops->linear_backward(c->b->dev, &c->w, c->compute, c->tokens,
                                                           c->y, c->w.rows, 0, c->x, c->w.cols)
@@ -174,6 +183,16 @@ static void run_linear(void *arg)
                                                          c->x, c->w.cols, 0, c->y, c->w.rows);
     if (status != KT_OK)
         fail(c->b, "linear");
+}
+
+static void run_linear(void *arg)
+{
+    struct linear_case *c = arg;
+    size_t bytes = (size_t)(c->w.rows * c->w.cols) * kt_dtype_size(c->w.dtype);
+    for (int i = 0; i < c->copies; i++) {
+        c->w.data = c->data + (size_t)i * bytes;
+        run_copy(c);
+    }
 }
 
 static float *random_floats(int64_t n)
@@ -184,30 +203,39 @@ static float *random_floats(int64_t n)
     return x;
 }
 
-static void bench_linear(struct bench *b, kt_dtype dtype, int64_t tokens, int64_t n, int64_t k)
+/* `copies` of the weights take turns, so that few tokens read them from memory and not from cache.
+ */
+static void bench_linear(struct bench *b, kt_dtype dtype, int64_t tokens, int64_t n, int64_t k,
+                         int copies)
 {
-    struct linear_case c = {.b = b, .tokens = tokens, .x = random_floats(tokens * k)};
-    float *full = random_floats(n * k);
-    uint16_t *half = malloc((size_t)(n * k) * 2);
-    for (int64_t i = 0; i < n * k; i++)
-        half[i] = kt_f32_to_bf16(full[i]);
+    struct linear_case c = {.b = b, .tokens = tokens, .copies = copies};
+    size_t bytes = (size_t)(n * k) * kt_dtype_size(dtype);
+    c.x = random_floats(tokens * k);
     c.y = random_floats(tokens * n);
-    c.w = (struct kt_weight){dtype == KT_DTYPE_F32 ? (void *)full : (void *)half, dtype, n, k};
+    c.data = malloc(bytes * (size_t)copies);
+    for (int64_t i = 0; i < n * k * copies; i++) {
+        float value = (float)(i % 1999) * 1e-3f - 1;
+        if (dtype == KT_DTYPE_F32)
+            ((float *)(void *)c.data)[i] = value;
+        else
+            ((uint16_t *)(void *)c.data)[i] = kt_f32_to_bf16(value);
+    }
+    c.w = (struct kt_weight){c.data, dtype, n, k};
     for (int compute = 0; compute < 2; compute++) {
         printf("%6lld x %5lld x %5lld  %-4s as %s ", (long long)tokens, (long long)n, (long long)k,
                kt_dtype_name(dtype), compute ? "bf16" : "f32 ");
         for (c.backward = 0; c.backward < 2; c.backward++) {
             c.compute = (kt_compute)compute;
             double took = seconds(run_linear, &c);
-            double flops = 2.0 * (double)tokens * (double)n * (double)k / took;
-            double bytes = (double)(n * k) * (double)kt_dtype_size(dtype) / took;
+            double flops = 2.0 * (double)tokens * (double)n * (double)k * copies / took;
             printf("  %s %8.2f ms %7.1f GFLOP/s %5.1f%% of peak %5.1f%% of bandwidth",
-                   c.backward ? "backward" : "forward", took * 1e3, flops * 1e-9,
-                   100 * flops / b->peak[compute], 100 * bytes / b->bandwidth);
+                   c.backward ? "backward" : "forward", took * 1e3 / copies, flops * 1e-9,
+                   100 * flops / b->peak[compute],
+                   100 * (double)bytes * copies / took / b->bandwidth);
         }
         printf("\n");
     }
-    free(c.x), free(c.y), free(full), free(half);
+    free(c.x), free(c.y), free(c.data);
 }
 
 struct gemm_case {
@@ -328,11 +356,11 @@ int main(int argc, char **argv)
         timer = CLOCK_PROCESS_CPUTIME_ID;
     printf("%s\n", kt_context_cpu_description(b.ctx));
     measure_ceilings(&b);
-    bench_linear(&b, KT_DTYPE_BF16, 1024, 2048, 2048);
-    bench_linear(&b, KT_DTYPE_F32, 1024, 2048, 2048);
-    bench_linear(&b, KT_DTYPE_BF16, 512, 1408, 2048);
+    bench_linear(&b, KT_DTYPE_BF16, 1024, 2048, 2048, 1);
+    bench_linear(&b, KT_DTYPE_F32, 1024, 2048, 2048, 1);
+    bench_linear(&b, KT_DTYPE_BF16, 512, 1408, 2048, 1);
     for (int64_t tokens = 1; tokens <= 128; tokens *= 2)
-        bench_linear(&b, KT_DTYPE_BF16, tokens, 2048, 2048);
+        bench_linear(&b, KT_DTYPE_BF16, tokens, 2048, 2048, tokens <= 16 ? 32 : 1);
     bench_gemm(&b, 0, 1, 2048, 8, 2048);
     bench_gemm(&b, 0, 1, 2048, 2048, 8);
     bench_gemm(&b, 0, 0, 2048, 8, 2048);

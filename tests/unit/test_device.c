@@ -5,12 +5,26 @@
 #include "compare.h"
 #include "core/dtype.h"
 
-static const int32_t thread_counts[] = {1, 2, 5};
+static const struct settings {
+    int32_t threads;
+    uint32_t isa_mask;
+} settings[] = {
+    {1, 0}, {2, 0}, {5, 0}, {2, KT_ISA_AVX512_BF16}, {2, KT_ISA_AVX512}, {2, KT_ISA_AVX2},
+};
+
+enum { SETTINGS = sizeof settings / sizeof *settings };
 
 struct setup {
     kt_context *ctx;
     struct kt_device *dev;
 };
+
+static struct setup open_setting(int i)
+{
+    struct setup s = {.ctx = test_context(settings[i].threads, settings[i].isa_mask)};
+    ck_assert_int_eq(kt_device_open(s.ctx, "cpu", &s.dev), KT_OK);
+    return s;
+}
 
 static struct setup open_device(int32_t threads)
 {
@@ -101,7 +115,7 @@ START_TEST(linears_of_every_dtype)
 {
     static const int64_t shapes[][3] = {{1, 5, 7},     {3, 64, 33},   {17, 31, 129}, {40, 200, 9},
                                         {300, 65, 70}, {2, 130, 700}, {12, 33, 555}};
-    struct setup s = open_device(thread_counts[_i]);
+    struct setup s = open_setting(_i);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int dtype = KT_DTYPE_F32; dtype <= KT_DTYPE_BF16; dtype++)
             for (int compute = 0; compute < 2; compute++)
@@ -115,7 +129,7 @@ START_TEST(gemm_in_every_transposition)
 {
     static const int64_t shapes[][3] = {{5, 7, 9}, {64, 8, 300}, {8, 130, 513}, {257, 4, 1},
                                         {1, 1, 1}, {3, 5, 0},    {70, 140, 65}};
-    struct setup s = open_device(thread_counts[_i]);
+    struct setup s = open_setting(_i);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes * 8; i++) {
         int64_t m = shapes[i / 8][0], n = shapes[i / 8][1], k = shapes[i / 8][2];
         int trans_a = i & 1, trans_b = i >> 1 & 1, accumulate = i >> 2 & 1;
@@ -167,7 +181,7 @@ static double rmsnorm_loss(void *arg)
 
 START_TEST(rmsnorm_and_its_gradient)
 {
-    struct setup s = open_device(thread_counts[_i]);
+    struct setup s = open_setting(_i);
     for (int64_t dim = 1; dim < 70; dim += 17) {
         int64_t tokens = 19, n = tokens * dim;
         float *x = test_random(1, n), *dy = test_random(2, n), *weight = test_random(3, dim);
@@ -213,7 +227,7 @@ static double glu_loss(void *arg)
 
 START_TEST(glu_and_its_gradient)
 {
-    struct setup s = open_device(thread_counts[_i]);
+    struct setup s = open_setting(_i);
     int64_t tokens = 3, dim = 111, n = tokens * dim;
     float *gate = test_random(1, n), *up = test_random(2, n), *dh = test_random(3, n);
     float *h = malloc((size_t)n * 4);
@@ -256,7 +270,7 @@ static double cross_entropy_loss(void *arg)
 
 START_TEST(cross_entropy_and_its_gradient)
 {
-    struct setup s = open_device(thread_counts[_i]);
+    struct setup s = open_setting(_i);
     int64_t tokens = 4, vocab = 133, n = tokens * vocab;
     int32_t targets[] = {0, 132, -100, 50};
     float *logits = test_random(1, n), *dlogprobs = test_random(2, tokens), logprobs[4], again[4];
@@ -409,7 +423,7 @@ END_TEST
 
 START_TEST(copies_and_sums)
 {
-    struct setup s = open_device(thread_counts[_i]);
+    struct setup s = open_setting(_i);
     enum { TOKENS = 37, DIM = 45, LD = 50 };
     float *x = test_random(1, TOKENS * LD), *y = test_random(2, TOKENS * LD);
     float *before = test_random(2, TOKENS * LD);
@@ -598,7 +612,7 @@ static void check_gradient(struct attention_case *c, int64_t n, double *x, const
 START_TEST(attention_and_its_gradient)
 {
     for (size_t i = 0; i < sizeof attention_shapes / sizeof *attention_shapes; i++) {
-        struct setup s = open_device(thread_counts[_i]);
+        struct setup s = open_setting(_i);
         struct attention_data d = open_attention(&attention_shapes[i], KT_COMPUTE_F32);
         ck_assert_int_eq(s.dev->ops->attention_forward(s.dev, &d.c.a), KT_OK);
         attention_loss(&d.c);
@@ -648,8 +662,8 @@ static void check_direction(struct attention_case *c, int64_t n, double *x, cons
 START_TEST(attention_over_many_blocks)
 {
     for (size_t i = 0; i < sizeof large_shapes / sizeof *large_shapes; i++) {
-        struct setup s = open_device(3);
-        kt_compute compute = (kt_compute)_i;
+        struct setup s = open_setting(_i / 2);
+        kt_compute compute = (kt_compute)(_i % 2);
         struct attention_data d = open_attention(&large_shapes[i], compute);
         double tolerance = compute == KT_COMPUTE_BF16 ? 2e-2 : 1e-5;
         ck_assert_int_eq(s.dev->ops->attention_forward(s.dev, &d.c.a), KT_OK);
@@ -749,19 +763,18 @@ int main(void)
     Suite *suite = suite_create("device");
     TCase *tc = tcase_create("device");
     tcase_set_timeout(tc, 120);
-    int counts = sizeof thread_counts / sizeof *thread_counts;
-    tcase_add_loop_test(tc, linears_of_every_dtype, 0, counts);
-    tcase_add_loop_test(tc, gemm_in_every_transposition, 0, counts);
-    tcase_add_loop_test(tc, rmsnorm_and_its_gradient, 0, counts);
-    tcase_add_loop_test(tc, glu_and_its_gradient, 0, counts);
-    tcase_add_loop_test(tc, cross_entropy_and_its_gradient, 0, counts);
+    tcase_add_loop_test(tc, linears_of_every_dtype, 0, SETTINGS);
+    tcase_add_loop_test(tc, gemm_in_every_transposition, 0, SETTINGS);
+    tcase_add_loop_test(tc, rmsnorm_and_its_gradient, 0, SETTINGS);
+    tcase_add_loop_test(tc, glu_and_its_gradient, 0, SETTINGS);
+    tcase_add_loop_test(tc, cross_entropy_and_its_gradient, 0, SETTINGS);
     tcase_add_test(tc, router_and_its_gradient);
     tcase_add_test(tc, router_chooses_by_bias_and_group_but_weighs_by_score);
     tcase_add_test(tc, rope_rotates_pairs_and_back);
-    tcase_add_loop_test(tc, copies_and_sums, 0, counts);
+    tcase_add_loop_test(tc, copies_and_sums, 0, SETTINGS);
     tcase_add_test(tc, dropout_is_a_mask_of_its_key);
-    tcase_add_loop_test(tc, attention_and_its_gradient, 0, counts);
-    tcase_add_loop_test(tc, attention_over_many_blocks, 0, 2);
+    tcase_add_loop_test(tc, attention_and_its_gradient, 0, SETTINGS);
+    tcase_add_loop_test(tc, attention_over_many_blocks, 0, 2 * SETTINGS);
     tcase_add_test(tc, bits_do_not_depend_on_threads_or_repetition);
     tcase_add_test(tc, unknown_devices_and_memory_limits_are_errors);
     suite_add_tcase(suite, tc);
