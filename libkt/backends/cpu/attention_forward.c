@@ -180,7 +180,7 @@ kt_status kt_cpu_attention_forward(struct kt_device *dev, const struct kt_attent
     p.parts = (float *)(void *)((char *)memory + bytes);
     int64_t blocks = kt_attend_count_blocks(&p, a->cu_seqlens_q, p.group, ROWS);
     int64_t tasks = blocks * a->num_kv_heads * p.splits;
-    int small = kt_gemm_is_small(p.queries * p.group, p.longest, a->qk_dim + a->v_dim);
+    int small = kt_gemm_is_small(p.queries * a->num_heads, p.longest, a->qk_dim + a->v_dim);
     kt_parallel_for(dev->ctx->pool, tasks, small ? tasks : 1, forward_blocks, &p);
     if (p.splits > 1)
         kt_parallel_for(dev->ctx->pool, blocks * a->num_kv_heads, 1, join_parts, &p);
