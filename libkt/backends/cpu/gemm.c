@@ -11,6 +11,9 @@ enum {
     MAX_BLOCK_ROWS = 480, /* rows that share a packed block; multiples of every kernel's mr */
     MIN_BLOCK_ROWS = 60,
     DOT_BLOCK_COLS = 64,
+    MIN_DOT_ROWS = 8, /* dot_rows of kernels whose dot products are as fast as their tiles */
+    DOT_NARROW_COLS = 12,
+    DOT_NARROW_DEPTH = 1 << 15,
     NARROW_ROWS = 192, /* rows of a task that converts its own */
     TASKS_A_THREAD = 4
 };
@@ -240,8 +243,11 @@ static uint64_t converted_bytes(const struct kt_gemm_kernel *kernel, int64_t m, 
 uint64_t kt_gemm_scratch_bytes(const struct kt_context *ctx, const struct kt_gemm_kernel *kernel,
                                int64_t m, int64_t k)
 {
+    uint64_t transposed =
+        DOT_NARROW_COLS * (uint64_t)kt_min_i64(k, DOT_NARROW_DEPTH) * sizeof(float);
+    uint64_t converted = converted_bytes(kernel, m, k);
     return thread_bytes(kernel) * (uint64_t)kt_pool_num_threads(ctx->pool) +
-           converted_bytes(kernel, m, k);
+           (converted > transposed ? converted : transposed);
 }
 
 static kt_status get_scratch(struct kt_context *ctx, struct kt_scratch *scratch, struct product *p,
@@ -254,6 +260,44 @@ static kt_status get_scratch(struct kt_context *ctx, struct kt_scratch *scratch,
                           &memory));
     p->threads = memory;
     p->rows = p->threads + threads * p->thread_bytes;
+    return KT_OK;
+}
+
+/* Very few columns in float32 (LoRA): dot products take the rows as they are. */
+static int uses_row_dots(const struct product *p)
+{
+    return !p->kernel->bf16 && p->kernel->dot_rows >= MIN_DOT_ROWS && p->n <= DOT_NARROW_COLS &&
+           p->k <= DOT_NARROW_DEPTH;
+}
+
+static void dot_rows(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct product *p = arg;
+    (void)thread;
+    p->kernel->dot(end - begin, p->n, p->k, p->a + begin * p->lda, p->lda, &p->b->matrix, p->alpha,
+                   p->accumulate, p->c + begin * p->ldc, p->ldc);
+}
+
+/* The right factor [k, n] as [n, k] in `to`. */
+static struct kt_gemm_right transpose_right(const struct product *p, float *to)
+{
+    const float *from = p->b->matrix.data;
+    for (int64_t q = 0; q < p->k; q++)
+        for (int64_t j = 0; j < p->n; j++)
+            to[j * p->k + q] = from[q * p->b->matrix.ld + j];
+    return (struct kt_gemm_right){{to, KT_DTYPE_F32, p->k}, 1};
+}
+
+static kt_status run_row_dots(struct kt_context *ctx, struct kt_scratch *scratch, struct product *p)
+{
+    struct kt_gemm_right right;
+    if (!p->b->transposed) {
+        KT_TRY(get_scratch(ctx, scratch, p, (uint64_t)(p->n * p->k) * sizeof(float)));
+        right = transpose_right(p, (float *)(void *)p->rows);
+        p->b = &right;
+    }
+    int small = kt_gemm_is_small(p->m, p->n, p->k);
+    kt_parallel_for(ctx->pool, p->m, small ? p->m : MIN_BLOCK_ROWS, dot_rows, p);
     return KT_OK;
 }
 
@@ -347,6 +391,8 @@ kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
         return KT_OK;
     }
     p.dot = uses_dot(kernel, m, b);
+    if (!trans_a && (b->transposed || b->matrix.dtype == KT_DTYPE_F32) && uses_row_dots(&p))
+        return run_row_dots(ctx, scratch, &p);
     if (!trans_a && n <= block_cols(kernel))
         return run_narrow(ctx, scratch, &p);
     if (trans_a && !b->transposed && b->matrix.dtype == KT_DTYPE_F32 && n < m) {
