@@ -15,6 +15,38 @@ static const char *const type_names[] = {
     [JSON_FALSE] = "false",        [JSON_NULL] = "null",
 };
 
+kt_status kt_json_decode(kt_context *ctx, const char *path, const char *data, size_t size,
+                         size_t flags, json_t **out, json_error_t *error)
+{
+    int saved = errno;
+    errno = 0;
+    *out = json_loadb(data, size, flags, error);
+    /* jansson tells most failures of memory as syntax errors, and some not at all. */
+    bool no_memory =
+        errno == ENOMEM || (!*out && json_error_code(error) == json_error_out_of_memory);
+    errno = saved;
+    if (!no_memory)
+        return *out ? KT_OK : KT_ERROR_FORMAT;
+    json_decref(*out);
+    *out = NULL;
+    return kt_fail_memory(ctx, size, path);
+}
+
+kt_status kt_json_encode(kt_context *ctx, const char *path, const json_t *json, size_t flags,
+                         char **text)
+{
+    int saved = errno;
+    errno = 0;
+    *text = json_dumps(json, flags);
+    bool no_memory = !*text || errno == ENOMEM; /* jansson may leave out what it cannot keep */
+    errno = saved;
+    if (!no_memory)
+        return KT_OK;
+    free(*text);
+    *text = NULL;
+    return kt_fail_memory(ctx, 0, path);
+}
+
 kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, const char *data,
                         size_t size, json_t **out)
 {
@@ -23,12 +55,10 @@ kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, co
     if (size >= 3 && !memcmp(data, "\xef\xbb\xbf", 3))
         return kt_fail(ctx, KT_ERROR_FORMAT,
                        "%s: begins with a byte order mark; save it as UTF-8 without one", path);
-    errno = 0;
-    *out = json_loadb(data, size, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
-    if (*out)
-        return KT_OK;
-    if (json_error_code(&error) == json_error_out_of_memory || errno == ENOMEM)
-        return kt_fail_memory(ctx, size, path);
+    kt_status status =
+        kt_json_decode(ctx, path, data, size, JSON_DECODE_ANY | JSON_ALLOW_NUL, out, &error);
+    if (status != KT_ERROR_FORMAT)
+        return status;
     size_t line = first_line + (error.line > 0 ? (size_t)error.line - 1 : 0);
     return kt_fail(ctx, KT_ERROR_FORMAT, "%s: line %zu, column %d: malformed JSON: %s", path, line,
                    error.column > 0 ? error.column : 1, error.text);

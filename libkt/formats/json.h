@@ -27,6 +27,15 @@ kt_status kt_json_load(kt_context *ctx, const char *path, uint64_t max_bytes, js
 kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, const char *data,
                         size_t size, json_t **out);
 
+/** json_loadb that finds out when memory was missing. Errors: OUT_OF_MEMORY; FORMAT, for which only
+ * `error` is filled and the caller words the sentence. */
+kt_status kt_json_decode(kt_context *ctx, const char *path, const char *data, size_t size,
+                         size_t flags, json_t **out, json_error_t *error);
+
+/** json_dumps; free(*text) when done. Errors: OUT_OF_MEMORY. */
+kt_status kt_json_encode(kt_context *ctx, const char *path, const json_t *json, size_t flags,
+                         char **text);
+
 /** An object to read keys from. `prefix` comes before keys in errors: "" or "rope_scaling.". */
 struct kt_json {
     kt_context *ctx;

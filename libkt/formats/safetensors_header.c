@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "formats/safetensors_header.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/context.h"
 #include "core/dtype.h"
 #include "core/memory.h"
+#include "formats/json.h"
 
 enum { LENGTH_BYTES = 8, MAX_HEADER_BYTES = 100000000 };
 
@@ -148,8 +148,10 @@ static kt_status load_header(kt_context *ctx, const char *path, const unsigned c
                        "truncated or not a safetensors file",
                        path, (unsigned long long)length, (unsigned long long)size,
                        MAX_HEADER_BYTES);
-    *header = json_loadb((const char *)bytes + LENGTH_BYTES, (size_t)length, JSON_REJECT_DUPLICATES,
-                         &error);
+    kt_status status = kt_json_decode(ctx, path, (const char *)bytes + LENGTH_BYTES, (size_t)length,
+                                      JSON_REJECT_DUPLICATES, header, &error);
+    if (status == KT_ERROR_OUT_OF_MEMORY)
+        return status;
     if (!json_is_object(*header)) {
         const char *problem = *header ? "not a JSON object" : error.text;
         json_decref(*header);

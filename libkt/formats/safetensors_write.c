@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,6 +6,7 @@
 #include "core/dtype.h"
 #include "core/memory.h"
 #include "formats/atomic_file.h"
+#include "formats/json.h"
 #include "formats/safetensors.h"
 
 static kt_status check_size(kt_context *ctx, const char *path, const struct kt_tensor *t)
@@ -21,25 +21,35 @@ static kt_status check_size(kt_context *ctx, const char *path, const struct kt_t
     return KT_OK;
 }
 
+/* NULL when memory is out. */
 static json_t *describe(const struct kt_tensor *t, uint64_t offset)
 {
     json_t *shape = json_array();
-    for (int32_t i = 0; i < t->ndim; i++)
-        json_array_append_new(shape, json_integer(t->shape[i]));
+    for (int32_t i = 0; i < t->ndim; i++) {
+        if (json_array_append_new(shape, json_integer(t->shape[i])) != 0) {
+            json_decref(shape);
+            return NULL;
+        }
+    }
     return json_pack("{s:s, s:o, s:[I, I]}", "dtype", kt_dtype_name(t->dtype), "shape", shape,
                      "data_offsets", (json_int_t)offset, (json_int_t)(offset + t->bytes));
+}
+
+static bool add_metadata(const char *const *metadata, json_t *header)
+{
+    json_t *pairs = json_object();
+    bool ok = json_object_set_new(header, "__metadata__", pairs) == 0;
+    for (; ok && metadata[0]; metadata += 2)
+        ok = json_object_set_new(pairs, metadata[0], json_string(metadata[1])) == 0;
+    return ok;
 }
 
 static kt_status fill_header(kt_context *ctx, const char *path, const struct kt_tensor *tensors,
                              size_t num, const char *const *metadata, json_t *header)
 {
     uint64_t offset = 0;
-    if (metadata) {
-        json_t *pairs = json_object();
-        for (; metadata[0]; metadata += 2)
-            json_object_set_new(pairs, metadata[0], json_string(metadata[1]));
-        json_object_set_new(header, "__metadata__", pairs);
-    }
+    if (metadata && !add_metadata(metadata, header))
+        return kt_fail_memory(ctx, 0, "a safetensors header");
     for (size_t i = 0; i < num; i++) {
         KT_TRY(check_size(ctx, path, &tensors[i]));
         if (json_object_get(header, tensors[i].name))
@@ -83,10 +93,10 @@ kt_status kt_safetensors_write(kt_context *ctx, const char *path, const struct k
 {
     json_t *header = json_object();
     char *text = NULL;
-    kt_status status =
-        header ? fill_header(ctx, path, tensors, num, metadata, header) : KT_ERROR_OUT_OF_MEMORY;
-    if (status == KT_OK && !(text = json_dumps(header, JSON_COMPACT)))
-        status = kt_fail_memory(ctx, 0, "a safetensors header");
+    kt_status status = header ? fill_header(ctx, path, tensors, num, metadata, header)
+                              : kt_fail_memory(ctx, 0, "a safetensors header");
+    if (status == KT_OK)
+        status = kt_json_encode(ctx, path, header, JSON_COMPACT, &text);
     if (status == KT_OK)
         status = write_file(ctx, path, text, tensors, num);
     free(text);

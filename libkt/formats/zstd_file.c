@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include "core/context.h"
 #include "formats/mapped_file.h"
@@ -173,5 +174,7 @@ kt_status kt_zstd_read(const struct kt_zstd_file *f, const char *name, void *to,
                        "%s: section \"%s\" has %llu bytes where %llu are expected", f->file.path,
                        name, (unsigned long long)e->bytes, (unsigned long long)bytes);
     size_t done = ZSTD_decompress(to, bytes, e->frame, e->frame_bytes);
+    if (ZSTD_getErrorCode(done) == ZSTD_error_memory_allocation)
+        return kt_fail_memory(f->ctx, bytes, f->file.path);
     return ZSTD_isError(done) || done != bytes ? damaged(f, name) : KT_OK;
 }

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +6,7 @@
 
 #include "core/context.h"
 #include "formats/atomic_file.h"
+#include "formats/json.h"
 #include "lora/peft_config.h"
 
 /* The last `depth` components of a path, or all of it. */
@@ -64,10 +64,14 @@ static json_t *target_modules(const kt_lora *lora)
         if (!selects_others(lora, depth, list, count))
             break;
     }
-    for (size_t i = 0; i < count; i++)
-        json_array_append_new(array, json_string(list[i]));
+    bool ok = true;
+    for (size_t i = 0; ok && i < count; i++)
+        ok = json_array_append_new(array, json_string(list[i])) == 0;
     free(list);
-    return array;
+    if (ok)
+        return array;
+    json_decref(array);
+    return NULL;
 }
 
 /* The shortest decimal that is this float again; an integer where it is one, as PEFT writes alpha.
@@ -89,15 +93,19 @@ static json_t *number(float value)
 static json_t *pattern(const kt_lora *lora, bool ranks)
 {
     json_t *object = json_object();
-    for (int32_t k = 0; k < lora->num_attached; k++) {
+    bool ok = object != NULL;
+    for (int32_t k = 0; ok && k < lora->num_attached; k++) {
         const struct kt_linear *linear = &lora->model->linears[lora->attached[k]];
         int32_t rank = lora->slots[linear->index].rank;
         if (ranks && rank != lora->config.rank)
-            json_object_set_new(object, linear->name, json_integer(rank));
+            ok = json_object_set_new(object, linear->name, json_integer(rank)) == 0;
         if (!ranks && lora->alphas[k] != lora->config.alpha)
-            json_object_set_new(object, linear->name, number(lora->alphas[k]));
+            ok = json_object_set_new(object, linear->name, number(lora->alphas[k])) == 0;
     }
-    return object;
+    if (ok)
+        return object;
+    json_decref(object);
+    return NULL;
 }
 
 static json_t *build(const kt_lora *lora)
@@ -117,24 +125,30 @@ static json_t *build(const kt_lora *lora)
                   "lora_dropout", c->dropout > 0 ? number(c->dropout) : json_real(0), "r", c->rank,
                   "use_rslora", c->use_rslora, "target_modules", target_modules(lora),
                   "rank_pattern", pattern(lora, true), "alpha_pattern", pattern(lora, false));
-    for (size_t i = 0; root && i < sizeof null_keys / sizeof null_keys[0]; i++)
-        json_object_set_new(root, null_keys[i], json_null());
-    for (size_t i = 0; root && i < sizeof false_keys / sizeof false_keys[0]; i++)
-        json_object_set_new(root, false_keys[i], json_false());
-    if (root &&
+    bool ok = root != NULL;
+    for (size_t i = 0; ok && i < sizeof null_keys / sizeof null_keys[0]; i++)
+        ok = json_object_set_new(root, null_keys[i], json_null()) == 0;
+    for (size_t i = 0; ok && i < sizeof false_keys / sizeof false_keys[0]; i++)
+        ok = json_object_set_new(root, false_keys[i], json_false()) == 0;
+    if (ok &&
         json_object_set_new(root, "base_model_name_or_path", json_string(lora->model->path)) != 0)
-        json_object_set_new(root, "base_model_name_or_path", json_null()); /* not UTF-8 */
-    return root;
+        ok = json_object_set_new(root, "base_model_name_or_path", json_null()) == 0; /* not UTF-8 */
+    if (ok)
+        return root;
+    json_decref(root);
+    return NULL;
 }
 
 kt_status kt_peft_config_write(const kt_lora *lora, const char *file)
 {
     kt_context *ctx = lora->model->ctx;
     json_t *root = build(lora);
-    char *text =
-        root ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9)) : NULL;
-    kt_status status = text ? kt_atomic_write_file(ctx, file, text, strlen(text))
-                            : kt_fail_memory(ctx, 4096, file);
+    char *text = NULL;
+    size_t flags = JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9);
+    kt_status status =
+        root ? kt_json_encode(ctx, file, root, flags, &text) : kt_fail_memory(ctx, 4096, file);
+    if (status == KT_OK)
+        status = kt_atomic_write_file(ctx, file, text, strlen(text));
     free(text);
     json_decref(root);
     return status;

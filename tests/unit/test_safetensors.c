@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <jansson.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -260,6 +262,56 @@ START_TEST(atomic_file_replaces_and_discards)
 }
 END_TEST
 
+static long allocations_left;
+
+static void *scarce_malloc(size_t size)
+{
+    if (allocations_left-- != 0)
+        return malloc(size);
+    errno = ENOMEM;
+    return NULL;
+}
+
+/* Writes and reads back, with the allocation number `n` of jansson failing. */
+static kt_status write_and_read(long n, const struct kt_tensor *tensors, size_t num)
+{
+    static const char *const metadata[] = {"format", "pt", NULL};
+    struct kt_checkpoint *c;
+    allocations_left = n;
+    kt_status status = kt_safetensors_write(fixture_context, fixture_path("m.safetensors"), tensors,
+                                            num, metadata);
+    allocations_left = -1;
+    if (status != KT_OK)
+        return status;
+    ck_assert_int_eq(kt_checkpoint_open(fixture_context, fixture_path("m.safetensors"), &c), KT_OK);
+    for (size_t i = 0; i < num; i++)
+        ck_assert_ptr_nonnull(kt_checkpoint_find(c, tensors[i].name));
+    kt_checkpoint_close(c);
+    return KT_OK;
+}
+
+START_TEST(a_header_is_written_whole_or_not_at_all)
+{
+    char names[40][40];
+    float data[4] = {0};
+    struct kt_tensor tensors[40] = {{0}};
+    for (int i = 0; i < 40; i++) {
+        snprintf(names[i], sizeof names[i], "base_model.model.layers.%d.lora_A", i);
+        tensors[i] = (struct kt_tensor){
+            .name = names[i], .dtype = KT_DTYPE_F32, .ndim = 2, .data = data, .bytes = sizeof data};
+        tensors[i].shape[0] = tensors[i].shape[1] = 2;
+    }
+    json_set_alloc_funcs(scarce_malloc, free);
+    kt_status status = KT_ERROR_OUT_OF_MEMORY;
+    long n = 0;
+    for (; status == KT_ERROR_OUT_OF_MEMORY; n++)
+        status = write_and_read(n, tensors, 40);
+    json_set_alloc_funcs(malloc, free);
+    ck_assert_int_eq(status, KT_OK);
+    ck_assert_int_gt(n, 400);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("safetensors");
@@ -272,6 +324,7 @@ int main(void)
     tcase_add_test(tc, shards_are_found_through_the_index);
     tcase_add_test(tc, broken_checkpoints_are_refused);
     tcase_add_test(tc, writer_checks_its_input);
+    tcase_add_test(tc, a_header_is_written_whole_or_not_at_all);
     tcase_add_test(tc, failed_writes_leave_the_old_file);
     tcase_add_test(tc, atomic_file_replaces_and_discards);
     suite_add_tcase(suite, tc);
