@@ -52,12 +52,24 @@ kt_status kt_fail(kt_context *ctx, kt_status status, const char *format, ...)
     return status;
 }
 
+const char *kt_size_text(uint64_t bytes, char text[KT_SIZE_TEXT])
+{
+    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+    double size = (double)bytes;
+    int unit = 0;
+    for (; size >= 1024 && unit < 4; unit++)
+        size /= 1024;
+    snprintf(text, KT_SIZE_TEXT, "%.*f %s", unit ? 1 : 0, size, units[unit]);
+    return text;
+}
+
 kt_status kt_fail_memory(kt_context *ctx, uint64_t bytes, const char *what)
 {
+    char size[KT_SIZE_TEXT] = "memory";
     return kt_fail(ctx, KT_ERROR_OUT_OF_MEMORY,
-                   "cannot allocate %.1f MiB for %s; use shorter or fewer sequences in a step, or "
-                   "a machine with more memory",
-                   (double)bytes / (1 << 20), what);
+                   "cannot allocate %s for %s; use shorter or fewer sequences in a step, or a "
+                   "machine with more memory",
+                   bytes ? kt_size_text(bytes, size) : size, what);
 }
 
 void kt_log(kt_context *ctx, kt_log_level level, const char *format, ...)

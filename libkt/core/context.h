@@ -25,7 +25,13 @@ struct kt_context {
  * `return kt_fail(ctx, KT_ERROR_IO, "%s: ...", path)`. Main thread of the context only. */
 kt_status kt_fail(kt_context *ctx, kt_status status, const char *format, ...) KT_PRINTF(3, 4);
 
-/** kt_fail for memory: "cannot allocate N bytes for `what`" and what to do about it. */
+enum { KT_SIZE_TEXT = 24 };
+
+/** Writes a number of bytes as people read it, such as "1.5 GiB"; returns `text`. */
+const char *kt_size_text(uint64_t bytes, char text[KT_SIZE_TEXT]);
+
+/** kt_fail for memory: "cannot allocate 1.5 GiB for `what`" and what to do about it; 0 bytes = nobody
+ * knows how many. */
 kt_status kt_fail_memory(kt_context *ctx, uint64_t bytes, const char *what);
 
 void kt_log(kt_context *ctx, kt_log_level level, const char *format, ...) KT_PRINTF(3, 4);

@@ -15,23 +15,28 @@ static void count_peak(kt_context *ctx, uint64_t used)
         ;
 }
 
+static kt_status over_limit(kt_context *ctx, uint64_t bytes, const char *what)
+{
+    char need[KT_SIZE_TEXT], used[KT_SIZE_TEXT], limit[KT_SIZE_TEXT];
+    return kt_fail(ctx, KT_ERROR_OUT_OF_MEMORY,
+                   "%s: %s would go over the limit of %s, of which %s are in use; use shorter or "
+                   "fewer sequences in a step, or raise the limit",
+                   what, kt_size_text(bytes, need), kt_size_text(ctx->options.memory_limit, limit),
+                   kt_size_text(ctx->memory_used, used));
+}
+
 kt_status kt_buffer_alloc(kt_context *ctx, uint64_t count, size_t size, const char *what,
                           void **out)
 {
     uint64_t bytes, total;
     *out = NULL;
     if (!kt_mul_u64(count, size, &bytes) || bytes > PTRDIFF_MAX - 2 * HEADER)
-        return kt_fail(ctx, KT_ERROR_OUT_OF_MEMORY,
-                       "the size of %s overflows (%llu x %zu bytes)", what,
-                       (unsigned long long)count, size);
+        return kt_fail(ctx, KT_ERROR_OUT_OF_MEMORY, "the size of %s overflows (%llu x %zu bytes)",
+                       what, (unsigned long long)count, size);
     total = (bytes + HEADER + 63) & ~(uint64_t)63;
     uint64_t limit = ctx->options.memory_limit;
     if (limit && (total > limit || ctx->memory_used > limit - total))
-        return kt_fail(ctx, KT_ERROR_OUT_OF_MEMORY,
-                       "%s needs %.1f MiB, which with the %.1f MiB in use is over the limit of "
-                       "%.1f MiB; use shorter or fewer sequences in a step, or raise the limit",
-                       what, (double)bytes / (1 << 20), (double)ctx->memory_used / (1 << 20),
-                       (double)limit / (1 << 20));
+        return over_limit(ctx, bytes, what);
     char *base = aligned_alloc(HEADER, total);
     if (!base)
         return kt_fail_memory(ctx, bytes, what);
