@@ -118,6 +118,9 @@ int output_model_card(train_run *run);
 int train_report(train_run *run);
 
 /* Evaluation: train_eval.c */
+/** How many examples an evaluation takes through the model together: whole batches, as many as keep
+ * within a training step's number of sequences, so that the weights are read seldom. */
+size_t train_evaluation_group(const train_run *run);
 /** The four eval_ numbers of the evaluation set, without epoch and step. */
 int train_evaluate(train_run *run, json_t **metrics);
 

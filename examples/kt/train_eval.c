@@ -4,9 +4,7 @@
 #include "app.h"
 #include "train.h"
 
-/* How many evaluation batches go through the model together: as many as keep within a training
- * step's number of sequences, so that the weights are read seldom. */
-static size_t group_size(const train_run *run)
+size_t train_evaluation_group(const train_run *run)
 {
     size_t batches = run->plan.step_examples / run->options.eval_batch;
     return (batches ? batches : 1) * run->options.eval_batch;
@@ -45,7 +43,10 @@ static int evaluate_group(train_run *run, size_t first, size_t num, double *tota
             kt_batch_add(run->batch, e.input_ids, e.labels, e.length) != KT_OK)
             return app_fail("%s", kt_last_error(s->ctx));
     }
-    if (kt_executor_forward(s->executor, run->batch, KT_FORWARD_EVAL, &loss) != KT_OK)
+    kt_status status = kt_executor_forward(s->executor, run->batch, KT_FORWARD_EVAL, &loss);
+    if (status == KT_ERROR_OUT_OF_MEMORY)
+        return session_told(s, "per_device_eval_batch_size", status);
+    if (status != KT_OK)
         return app_fail("evaluation: %s", kt_last_error(s->ctx));
     *total += sum_of_means(run, num);
     return APP_OK;
@@ -58,7 +59,7 @@ static double rounded(double x, double unit)
 
 int train_evaluate(train_run *run, json_t **metrics)
 {
-    size_t num = kt_dataset_num_examples(run->evaluation), group = group_size(run);
+    size_t num = kt_dataset_num_examples(run->evaluation), group = train_evaluation_group(run);
     double start = now_seconds(), total = 0;
     int rc = APP_OK;
     for (size_t i = 0; i < num && rc == APP_OK; i += group)

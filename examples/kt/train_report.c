@@ -13,8 +13,8 @@ static int longest_first(const void *a, const void *b)
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-/* The most tokens that a step can have, whatever the order, and the longest sequence. */
-static void largest_step(const train_run *run, const kt_dataset *dataset, size_t *tokens,
+/* The most tokens that so many examples can have, whatever the order, and the longest sequence. */
+static void largest_step(const kt_dataset *dataset, uint64_t examples, size_t *tokens,
                          size_t *longest)
 {
     size_t num = kt_dataset_num_examples(dataset);
@@ -27,27 +27,38 @@ static void largest_step(const train_run *run, const kt_dataset *dataset, size_t
     qsort(lengths, num, sizeof *lengths, longest_first);
     *tokens = 0;
     *longest = num ? lengths[0] : 0;
-    for (size_t i = 0; i < num && i < run->plan.step_examples; i++)
+    for (size_t i = 0; i < num && i < examples; i++)
         *tokens += lengths[i];
     free(lengths);
 }
 
-static int check_memory(train_run *run, uint64_t needed)
+/* Is there room for `more` bytes beside what is allocated already? */
+static int check_memory(const train_run *run, const char *key, const char *what, const char *remedy,
+                        uint64_t more)
 {
     char a[FORMAT_SIZE], b[FORMAT_SIZE];
-    uint64_t limit = run->session.memory_limit, used = kt_context_memory_used(run->session.ctx);
+    uint64_t limit = run->session.memory_limit;
+    uint64_t needed = more + kt_context_memory_used(run->session.ctx);
     uint64_t installed = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    const char *remedy = "lower per_device_train_batch_size, gradient_accumulation_steps or "
-                         "cutoff_len";
-    if (limit && needed + used > limit)
+    if (limit && needed > limit)
         return config_fail(run->cfg, "memory_limit",
-                           "a step needs %s, the limit is %s; raise it or %s",
-                           format_bytes(a, needed + used), format_bytes(b, limit), remedy);
+                           "%s needs %s, the limit is %s; raise it or lower %s", what,
+                           format_bytes(a, needed), format_bytes(b, limit), remedy);
     if (needed > installed)
-        return config_fail(run->cfg, "per_device_train_batch_size",
-                           "a step needs %s, this machine has %s; %s", format_bytes(a, needed),
-                           format_bytes(b, installed), remedy);
+        return config_fail(run->cfg, key, "%s needs %s, this machine has %s; lower %s", what,
+                           format_bytes(a, needed), format_bytes(b, installed), remedy);
     return APP_OK;
+}
+
+static int check_evaluation_memory(const train_run *run)
+{
+    kt_memory_plan plan = {.size = sizeof plan};
+    size_t tokens, longest;
+    largest_step(run->evaluation, train_evaluation_group(run), &tokens, &longest);
+    if (kt_executor_plan_memory(run->session.executor, tokens, longest, &plan) != KT_OK)
+        return app_fail("%s", kt_last_error(run->session.ctx));
+    return check_memory(run, "per_device_eval_batch_size", "an evaluation",
+                        "per_device_eval_batch_size or cutoff_len", plan.workspace);
 }
 
 static int report_memory(train_run *run)
@@ -55,7 +66,8 @@ static int report_memory(train_run *run)
     char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE], d[FORMAT_SIZE], e[FORMAT_SIZE];
     kt_memory_plan plan = {.size = sizeof plan};
     size_t tokens, longest;
-    largest_step(run, run->dataset ? run->dataset : run->evaluation, &tokens, &longest);
+    largest_step(run->dataset ? run->dataset : run->evaluation, run->plan.step_examples, &tokens,
+                 &longest);
     if (kt_executor_plan_memory(run->session.executor, tokens, longest, &plan) != KT_OK)
         return app_fail("%s", kt_last_error(run->session.ctx));
     printf(
@@ -64,7 +76,10 @@ static int report_memory(train_run *run)
         format_bytes(a, plan.weights_mapped), format_bytes(b, plan.adapter),
         format_bytes(c, plan.layer_inputs), format_bytes(d, plan.workspace),
         format_bytes(e, plan.total_allocated), tokens);
-    return check_memory(run, plan.total_allocated);
+    int rc = check_memory(run, "per_device_train_batch_size", "a step",
+                          "per_device_train_batch_size, gradient_accumulation_steps or cutoff_len",
+                          plan.layer_inputs + plan.workspace);
+    return rc == APP_OK && run->evaluation ? check_evaluation_memory(run) : rc;
 }
 
 static void report_data(const train_run *run)
