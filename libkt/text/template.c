@@ -114,21 +114,40 @@ static kt_status encode_slots(const struct kt_chat *chat, const struct kt_slot *
     return KT_OK;
 }
 
+/* The first user message of templates that put the system text into it; it has no {{idx}}. */
+static kt_status encode_first_user(const struct kt_chat *chat, const struct kt_turn *turn,
+                                   const char *system, size_t system_length, struct kt_ids *ids)
+{
+    const char *format = chat->template->system[0].text;
+    struct kt_bytes text = {0};
+    bool ok = (!system_length || (kt_bytes_append(&text, format, strlen(format)) &&
+                                  substitute(&text, "{{content}}", system, system_length))) &&
+              kt_bytes_append(&text, turn->text, turn->length);
+    kt_status status = ok ? encode_slots(chat, chat->template->user, text.data ? text.data : "",
+                                         text.count, NULL, ids)
+                          : memory(chat->tokenizer);
+    free(text.data);
+    return status;
+}
+
 kt_status kt_chat_encode(const struct kt_chat *chat, size_t index, const struct kt_turn *turn,
                          const char *system, size_t system_length, struct kt_ids *ids)
 {
     const struct kt_template *t = chat->template;
     char number[24];
+    const char *idx = t->system_in_user ? NULL : number;
     snprintf(number, sizeof number, "%zu", index / 2);
     if (index == 0) {
         KT_TRY(encode_slots(chat, t->prefix, "", 0, NULL, ids));
+        if (t->system_in_user && turn->role == KT_ROLE_USER)
+            return encode_first_user(chat, turn, system, system_length, ids);
         if (system_length)
             KT_TRY(encode_slots(chat, t->system, system, system_length, NULL, ids));
     }
     if (turn->role == KT_ROLE_ASSISTANT)
         return encode_slots(chat, t->assistant, turn->text, turn->length, NULL, ids);
     if (turn->role == KT_ROLE_USER)
-        return encode_slots(chat, t->user, turn->text, turn->length, number, ids);
+        return encode_slots(chat, t->user, turn->text, turn->length, idx, ids);
     if (turn->role == KT_ROLE_OBSERVATION)
         return encode_slots(chat, t->observation[0].kind ? t->observation : t->user, turn->text,
                             turn->length, NULL, ids);

@@ -35,8 +35,9 @@ struct kt_template {
     struct kt_slot observation[KT_TEMPLATE_SLOTS];  /**< empty = as user */
     const char *default_system;                     /**< "" = none */
     const char *stop_words[KT_TEMPLATE_STOP_WORDS]; /**< end a reply beside eos; up to a NULL */
-    bool replace_eos;   /**< the first stop word takes the place of the tokenizer's eos */
-    bool efficient_eos; /**< eos only once, at the end of the conversation */
+    bool replace_eos;    /**< the first stop word takes the place of the tokenizer's eos */
+    bool system_in_user; /**< the system text is the beginning of the first user message */
+    bool efficient_eos;  /**< eos only once, at the end of the conversation */
 };
 
 /** NULL when no template has the name. */

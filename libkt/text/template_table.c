@@ -14,6 +14,13 @@
         KT_SLOT_EOS, NULL                                                                          \
     }
 
+#define QWEN_FORMATS                                                                               \
+    .system = {TEXT("<|im_start|>system\n{{content}}<|im_end|>\n")},                               \
+    .user = {TEXT("<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n")},            \
+    .assistant = {TEXT("{{content}}<|im_end|>\n")},                                                \
+    .observation = {TEXT("<|im_start|>user\n<tool_response>\n{{content}}\n</tool_response>"        \
+                         "<|im_end|>\n<|im_start|>assistant\n")}
+
 static const struct kt_template templates[] = {
     {
         .name = "default",
@@ -40,14 +47,48 @@ static const struct kt_template templates[] = {
     },
     {
         .name = "qwen",
-        .system = {TEXT("<|im_start|>system\n{{content}}<|im_end|>\n")},
-        .user = {TEXT("<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n")},
-        .assistant = {TEXT("{{content}}<|im_end|>\n")},
-        .observation = {TEXT("<|im_start|>user\n<tool_response>\n{{content}}\n</tool_response>"
-                             "<|im_end|>\n<|im_start|>assistant\n")},
+        QWEN_FORMATS,
         .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
         .stop_words = {"<|im_end|>"},
         .replace_eos = true,
+    },
+    {
+        .name = "qwen3_nothink",
+        QWEN_FORMATS,
+        .default_system = "",
+        .stop_words = {"<|im_end|>"},
+        .replace_eos = true,
+    },
+    {
+        .name = "llama2",
+        .system = {TEXT("<<SYS>>\n{{content}}\n<</SYS>>\n\n")},
+        .user = {BOS, TEXT("[INST] {{content}} [/INST]")},
+        .assistant = {TEXT("{{content}}"), EOS},
+        .default_system = "",
+        .system_in_user = true,
+    },
+    {
+        .name = "llama3",
+        .prefix = {BOS},
+        .system = {TEXT("<|start_header_id|>system<|end_header_id|>\n\n{{content}}<|eot_id|>")},
+        .user = {TEXT("<|start_header_id|>user<|end_header_id|>\n\n{{content}}<|eot_id|>"
+                      "<|start_header_id|>assistant<|end_header_id|>\n\n")},
+        .assistant = {TEXT("{{content}}<|eot_id|>")},
+        .observation = {TEXT("<|start_header_id|>ipython<|end_header_id|>\n\n{{content}}<|eot_id|>"
+                             "<|start_header_id|>assistant<|end_header_id|>\n\n")},
+        .default_system = "",
+        .stop_words = {"<|eot_id|>", "<|eom_id|>"},
+        .replace_eos = true,
+    },
+    {
+        .name = "mistral",
+        .prefix = {BOS},
+        .system = {TEXT("{{content}}\n\n")},
+        .user = {TEXT("[INST] {{content}}[/INST]")},
+        .assistant = {TEXT(" {{content}}"), EOS},
+        .observation = {TEXT("[TOOL_RESULTS] {\"content\": {{content}}}[/TOOL_RESULTS]")},
+        .default_system = "",
+        .system_in_user = true,
     },
 };
 
@@ -61,5 +102,5 @@ const struct kt_template *kt_template_find(const char *name)
 
 const char *kt_template_names(void)
 {
-    return "default, deepseek, deepseek3, qwen";
+    return "default, deepseek, deepseek3, qwen, qwen3_nothink, llama2, llama3, mistral";
 }

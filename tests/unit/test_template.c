@@ -57,7 +57,7 @@ START_TEST(prompts_have_the_same_ids)
 {
     json_t *item, *chat;
     size_t t, i;
-    ck_assert_uint_eq(json_array_size(json_object_get(goldens, "templates")), 4);
+    ck_assert_uint_eq(json_array_size(json_object_get(goldens, "templates")), 8);
     json_array_foreach(json_object_get(goldens, "templates"), t, item)
     {
         const char *name = json_string_value(json_object_get(item, "template"));

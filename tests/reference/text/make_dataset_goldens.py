@@ -20,7 +20,8 @@ HERE = Path(__file__).parent
 TEMPLATES = template_module.TEMPLATES
 NAME, AUTHOR = "Kite", "the Kite team 风筝"
 
-CASES = [dict(dataset=d, template=t) for t in ("deepseek3", "deepseek", "default", "qwen")
+CASES = [dict(dataset=d, template=t) for t in ("deepseek3", "deepseek", "default", "qwen", "qwen3_nothink",
+                                                    "llama2", "llama3", "mistral")
          for d in ("en", "zh", "chat", "tags")]
 CASES += [dict(dataset="en,zh, chat", template="deepseek3", cutoff_len=c) for c in (16, 40, 64, 100)]
 CASES += [dict(dataset="zh,chat", template="default", cutoff_len=c, mask_history=True)
@@ -75,7 +76,8 @@ def run_case(folder: str, output: str, case: dict) -> dict:
 
 def chat_goldens(folder: str, output: str) -> list[dict]:
     results = []
-    for name in ("deepseek3", "deepseek", "default", "qwen"):
+    for name in ("deepseek3", "deepseek", "default", "qwen", "qwen3_nothink", "llama2", "llama3",
+                 "mistral"):
         model_args, data_args, _, _, _ = arguments(folder, output, dataset="en", template=name)
         tokenizer = load_tokenizer(model_args)["tokenizer"]
         template = get_template_and_fix_tokenizer(tokenizer, data_args)
