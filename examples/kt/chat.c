@@ -95,6 +95,13 @@ static const char chat_commands[] = "/clear      forget the conversation\n"
                                     "/help       list the commands\n"
                                     "/exit       leave\n";
 
+/* A slash and letters alone: a command, or one that was mistyped. */
+static bool is_command(const char *line)
+{
+    size_t letters = strspn(line + 1, "abcdefghijklmnopqrstuvwxyz");
+    return *line == '/' && letters && !line[1 + letters];
+}
+
 /* Returns false when `line` is no command, so that it is said to the model. */
 static bool run_command(conversation *c, const config *cfg, const char *line, bool *leave, int *rc)
 {
@@ -107,6 +114,8 @@ static bool run_command(conversation *c, const config *cfg, const char *line, bo
     } else if (!strncmp(line, "/save", 5) && (line[5] == ' ' || !line[5])) {
         const char *path = line + 5 + strspn(line + 5, " ");
         *rc = *path ? save(c, path) : app_fail("/save needs a file name");
+    } else if (is_command(line)) {
+        *rc = app_fail("%s is no command; /help lists them", line);
     } else {
         return false;
     }

@@ -120,11 +120,24 @@ static int64_t token_limit(const config *cfg, size_t prompt)
     return limit > 1 ? limit : 1;
 }
 
+static int check_length(const talk *t, size_t num_ids)
+{
+    kt_model_info info = {.size = sizeof info};
+    if (kt_model_get_info(t->session.model, &info) != KT_OK ||
+        num_ids <= (size_t)info.max_position_embeddings)
+        return APP_OK;
+    return app_fail("what was said takes %zu tokens, the model's context holds %d; say it in fewer "
+                    "words, or forget the conversation before it with /clear",
+                    num_ids, info.max_position_embeddings);
+}
+
 int talk_answer(talk *t, const int32_t *ids, size_t num_ids, char **answer)
 {
     kt_decode_state state = {{0}, 0};
+    int rc = check_length(t, num_ids);
+    if (rc != APP_OK)
+        return rc;
     text result = {app_copy(""), 0};
-    int rc = APP_OK;
     kt_status status = kt_generator_prompt(t->generator, ids, num_ids);
     bool full = false;
     int64_t limit = token_limit(t->session.cfg, num_ids);

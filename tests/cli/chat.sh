@@ -46,6 +46,9 @@ printf 'who is bob?\nand cid?\n/save talk.json\n' | "$KT" chat chat.yaml >b || f
 [ "$(grep -c '"role": "assistant"' talk.json)" = 2 ] || fail "/save"
 printf 'who is bob?\n/save nowhere/talk.json\n' | "$KT" chat chat.yaml >b 2>err
 [ $? = 1 ] && grep -q '^kt: cannot write nowhere/talk.json' err || fail "/save into nothing"
+printf '/clera\n' | "$KT" chat chat.yaml >b 2>err
+[ $? = 1 ] && grep -q '^kt: /clera is no command' err && [ ! -s b ] || fail "a mistyped command"
+printf '/etc/motd says hi\n' | "$KT" chat chat.yaml >b || fail "a prompt that begins with a slash"
 "$KT" chat chat.yaml default_system='be brief' </dev/null >b || fail "no prompt at all"
 [ -s b ] && fail "something was said without a prompt"
 
@@ -62,7 +65,7 @@ cmp -s a b && fail "30 steps changed nothing"
 long=$(printf 'word %.0s' $(seq 100))
 refuses_context() {
     "$KT" generate chat.yaml --prompt "$long" >b 2>err
-    [ $? = 1 ] && [ "$(wc -l <err)" = 1 ] && grep -q '^kt: .*64' err || fail "$(cat err)"
+    [ $? = 1 ] && [ "$(wc -l <err)" = 1 ] && grep -q '^kt: .* 64; .*/clear' err || fail "$(cat err)"
 }
 refuses_context
 "$KT" generate chat.yaml --prompt the max_new_tokens=500 do_sample=false >b 2>err ||
