@@ -56,6 +56,24 @@ START_TEST(loss_and_gradients_are_those_of_transformers)
 }
 END_TEST
 
+/* The other tests take what "auto" chooses. */
+START_TEST(the_reference_experts_give_the_same_gradients)
+{
+    struct golden_case c = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
+    kt_executor_options options;
+    kt_executor *executor;
+    kt_executor_options_init(&options, sizeof options);
+    options.compute = KT_COMPUTE_F32;
+    options.experts_backend = "reference";
+    ck_assert_ok(c.ctx, kt_executor_create(c.model, c.lora, &options, &executor));
+    double want = golden_number(&c, "loss", 0), loss = golden_step(&c, executor);
+    ck_assert_double_le(fabs(loss - want), 1e-5 * want);
+    check_gradients(&c, NULL, 1e-4);
+    kt_executor_free(executor);
+    golden_close(&c);
+}
+END_TEST
+
 START_TEST(ten_steps_are_those_of_torch)
 {
     struct golden_case c = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
@@ -547,6 +565,7 @@ static TCase *goldens(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, logits_are_those_of_transformers, 0, GOLDEN_CASES);
     tcase_add_loop_test(tc, loss_and_gradients_are_those_of_transformers, 0, GOLDEN_CASES);
+    tcase_add_loop_test(tc, the_reference_experts_give_the_same_gradients, 0, GOLDEN_CASES);
     tcase_add_loop_test(tc, ten_steps_are_those_of_torch, 0, GOLDEN_CASES);
     tcase_add_test(tc, bf16_is_as_good_as_torchs);
     return tc;
