@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "backend/experts.h"
+#include "backends/amx/experts.h"
 #include "backends/cpu/experts.h"
 #include "backends/reference/reference.h"
 #include "core/dtype.h"
@@ -32,13 +33,20 @@ void kt_device_close(struct kt_device *dev)
 kt_status kt_experts_open(kt_context *ctx, const char *name, struct kt_experts **out)
 {
     *out = NULL;
-    if (strcmp(name, "cpu") == 0 || strcmp(name, "auto") == 0)
+    if (strcmp(name, "auto") == 0)
+        name = ctx->cpu.isa & KT_ISA_AMX_BF16 ? "amx" : "cpu";
+    if (strcmp(name, "amx") == 0)
+        return kt_amx_experts_open(ctx, out);
+    if (strcmp(name, "amx-emulated") == 0)
+        return kt_amx_emulated_experts_open(ctx, out);
+    if (strcmp(name, "cpu") == 0)
         return kt_cpu_experts_open(ctx, out);
     if (strcmp(name, "reference") == 0)
         return kt_reference_open(ctx, out);
     return kt_fail(
         ctx, KT_ERROR_NOT_FOUND,
-        "experts backend \"%s\" is not available here; use \"cpu\", \"reference\" or \"auto\"",
+        "experts backend \"%s\" is not available here; use \"amx\", \"cpu\", \"reference\" or "
+        "\"auto\"",
         name);
 }
 

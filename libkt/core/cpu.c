@@ -7,6 +7,27 @@
 #include <string.h>
 
 #if defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Linux gives a process the tiles' registers when it asks: arch_prctl(ARCH_REQ_XCOMP_PERM,
+ * XTILEDATA). */
+static int may_use_tiles(void)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+}
+
+static uint32_t detect_amx(void)
+{
+    uint32_t isa = 0;
+    if (__builtin_cpu_supports("amx-bf16"))
+        isa |= KT_ISA_AMX_BF16;
+    if (__builtin_cpu_supports("amx-int8"))
+        isa |= KT_ISA_AMX_INT8;
+    return isa;
+}
+
 static uint32_t detect_isa(void)
 {
     uint32_t isa = 0;
@@ -22,14 +43,23 @@ static uint32_t detect_isa(void)
         isa |= KT_ISA_AVX512_BF16;
     if ((isa & KT_ISA_AVX512) && __builtin_cpu_supports("avx512vnni"))
         isa |= KT_ISA_AVX512_VNNI;
+    if ((isa & KT_ISA_AVX512_BF16) && __builtin_cpu_supports("amx-tile"))
+        isa |= detect_amx();
     return isa;
 }
 #else
+static int may_use_tiles(void)
+{
+    return 0;
+}
+
 static uint32_t detect_isa(void)
 {
     return 0;
 }
 #endif
+
+enum { ISA_AMX = KT_ISA_AMX_BF16 | KT_ISA_AMX_INT8 };
 
 /* Masking an instruction set masks those that build on it. */
 static uint32_t apply_mask(uint32_t isa, uint32_t mask)
@@ -37,7 +67,9 @@ static uint32_t apply_mask(uint32_t isa, uint32_t mask)
     if (mask & KT_ISA_AVX2)
         mask |= KT_ISA_AVX512;
     if (mask & KT_ISA_AVX512)
-        mask |= KT_ISA_AVX512_BF16 | KT_ISA_AVX512_VNNI | KT_ISA_AMX_BF16 | KT_ISA_AMX_INT8;
+        mask |= KT_ISA_AVX512_BF16 | KT_ISA_AVX512_VNNI;
+    if (mask & KT_ISA_AVX512_BF16)
+        mask |= ISA_AMX;
     return isa & ~mask;
 }
 
@@ -51,6 +83,8 @@ void kt_cpu_detect(struct kt_cpu *cpu, uint32_t isa_mask)
     hwloc_topology_t topology;
     memset(cpu, 0, sizeof *cpu);
     cpu->isa = apply_mask(detect_isa(), isa_mask);
+    if ((cpu->isa & ISA_AMX) && !may_use_tiles())
+        cpu->isa &= ~(uint32_t)ISA_AMX;
     cpu->num_cores = cpu->num_pus = cpu->num_numa_nodes = 1;
     if (hwloc_topology_init(&topology) != 0)
         return;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The expert backends: reference against its formula and central differences in double, the others
  * against reference. */
+#include "backends/amx/experts.h"
 #include "backends/cpu/experts.h"
 #include "compare.h"
 #include "core/dtype.h"
@@ -64,6 +65,8 @@ static const struct {
 } backends[] = {
     {"reference", 0}, {"cpu", KT_ISA_AVX2}, {"cpu", KT_ISA_AVX512}, {"cpu", KT_ISA_AVX512_BF16},
     {"cpu", 0},
+    {"amx-emulated", KT_ISA_AVX512_BF16},
+    {"amx-emulated", 0},
 };
 
 enum { BACKENDS = sizeof backends / sizeof *backends };
@@ -226,7 +229,7 @@ static struct outcome run_backend(const char *name, uint32_t isa_mask, int32_t t
                                                    &o.has_grad[which * 16 + e]};
         }
     }
-    if (small_chunks)
+    if (small_chunks && strcmp(experts->ops->name, "cpu") == 0)
         ((struct kt_cpu_experts *)experts)->chunk_bytes = 1;
     struct kt_expert_batch batch = {compute, 1, s->tokens, s->topk, ids, tw, x};
     ck_assert_int_eq(experts->ops->forward(experts, &layer, &batch, o.y), KT_OK);

@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "backends/amx/experts.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "config.h"
+#include "core/memory.h"
+
+enum { GROUP_BYTES = 256 << 20, FORWARD_TILES = 16, BACKWARD_TILES = 8, CHUNK = 256 };
+
+/* -- scratch ----------------------------------------------------------------------------------- */
+
+static uint64_t floats(int64_t n)
+{
+    return (uint64_t)n * sizeof(float);
+}
+
+static int64_t most_tiles(const struct kt_amx_experts *amx)
+{
+    return kt_max_i64(amx->forward_tiles, amx->backward_tiles);
+}
+
+static uint64_t thread_bytes(const struct kt_amx_experts *amx)
+{
+    uint64_t stage = KT_AMX_ROWS * KT_AMX_MAX_CHUNK * sizeof(uint16_t);
+    uint64_t products = floats(most_tiles(amx) * KT_AMX_TOKENS * KT_AMX_LD);
+    uint64_t rows = 3 * floats(amx->backward_tiles * KT_AMX_TOKENS * KT_AMX_LD);
+    return stage + products + rows + floats(KT_AMX_LD);
+}
+
+struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t thread)
+{
+    struct kt_amx_thread t = {.stage = c->threads + (uint64_t)thread * c->thread_bytes};
+    int64_t rows = c->amx->backward_tiles * KT_AMX_TOKENS * KT_AMX_LD;
+    t.products = (float *)t.stage + KT_AMX_ROWS * KT_AMX_MAX_CHUNK / 2;
+    t.gate = t.products + most_tiles(c->amx) * KT_AMX_TOKENS * KT_AMX_LD;
+    t.up = t.gate + rows;
+    t.dh = t.up + rows;
+    t.h = t.dh + rows;
+    return t;
+}
+
+/* Places buffers for `tiles` tiles one after another from `memory`; returns the bytes they take. */
+static uint64_t place_tiles(struct kt_amx_call *c, int64_t tiles, int backward, char *memory)
+{
+    uint64_t n = (uint64_t)tiles, at = 0;
+    uint64_t hidden = (uint64_t)c->hidden_steps * 1024, inter = (uint64_t)c->inter_steps * 1024;
+    struct {
+        void *pointer;
+        int needed;
+        uint64_t bytes;
+    } list[] = {
+        {&c->x, 1, n * hidden},
+        {&c->h, !backward, n * inter},
+        {&c->dy_rows, backward, n * hidden},
+        {&c->dgate, backward, n * inter},
+        {&c->dup, backward, n * inter},
+        {&c->out, 1, n * floats(KT_AMX_TOKENS * kt_amx_out_ld(c))},
+        {&c->partial, backward, n * floats(KT_AMX_TOKENS * c->inter_steps)},
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        if (!list[i].needed)
+            continue;
+        char *pointer = memory ? memory + at : NULL;
+        memcpy(list[i].pointer, &pointer, sizeof pointer);
+        at += list[i].bytes;
+    }
+    return at;
+}
+
+/* An expert with n slots has at most n / 16 + 1 tiles. */
+static int64_t tiles_bound(const struct kt_amx_call *c, int64_t slots)
+{
+    return slots / KT_AMX_TOKENS + kt_min_i64(slots, c->layer->num_experts);
+}
+
+static int64_t block_tiles(const struct kt_amx_call *c, int backward)
+{
+    return backward ? c->amx->backward_tiles : c->amx->forward_tiles;
+}
+
+static int64_t group_tiles(struct kt_amx_call *c, int64_t slots, int backward)
+{
+    uint64_t tiles = c->amx->group_bytes / place_tiles(c, 1, backward, NULL);
+    return kt_min_i64(tiles_bound(c, slots),
+                      kt_max_i64((int64_t)tiles, block_tiles(c, backward)));
+}
+
+static int64_t blocks_bound(const struct kt_amx_call *c, int64_t slots, int backward)
+{
+    return tiles_bound(c, slots) / block_tiles(c, backward) +
+           kt_min_i64(slots, c->layer->num_experts);
+}
+
+static uint64_t index_bytes(const struct kt_amx_call *c, int64_t slots, int backward)
+{
+    return (uint64_t)blocks_bound(c, slots, backward) * sizeof(struct kt_amx_block) +
+           ((uint64_t)c->layer->num_experts + 1) * sizeof(int64_t) +
+           2 * (uint64_t)slots * sizeof(int32_t);
+}
+
+static void measure(struct kt_amx_call *c)
+{
+    c->hidden = c->layer->hidden_size;
+    c->inter = c->layer->intermediate_size;
+    c->hidden_steps = kt_amx_blocks(c->hidden, KT_AMX_STEP);
+    c->inter_steps = kt_amx_blocks(c->inter, KT_AMX_STEP);
+    c->thread_bytes = thread_bytes(c->amx);
+}
+
+static kt_status place(struct kt_amx_call *c, struct kt_scratch *scratch, int64_t slots,
+                       int64_t tiles, int backward)
+{
+    uint64_t tile_bytes = place_tiles(c, tiles, backward, NULL);
+    uint64_t threads = (uint64_t)kt_pool_num_threads(c->pool) * c->thread_bytes;
+    void *memory;
+    KT_TRY(kt_scratch_get(scratch, tile_bytes + threads + index_bytes(c, slots, backward),
+                          "the routed experts", &memory));
+    place_tiles(c, tiles, backward, memory);
+    c->threads = (char *)memory + tile_bytes;
+    c->blocks = (struct kt_amx_block *)(void *)(c->threads + threads);
+    c->first = (int64_t *)(c->blocks + blocks_bound(c, slots, backward));
+    c->order = (int32_t *)(c->first + c->layer->num_experts + 1);
+    c->position = c->order + slots;
+    return KT_OK;
+}
+
+/* -- sorting ----------------------------------------------------------------------------------- */
+
+/* Stable counting sort of slots by expert. */
+static void sort_slots(struct kt_amx_call *c, int64_t slots)
+{
+    int32_t experts = c->layer->num_experts;
+    memset(c->first, 0, ((size_t)experts + 1) * sizeof *c->first);
+    for (int64_t s = 0; s < slots; s++)
+        c->first[c->batch->topk_ids[s] + 1]++;
+    for (int32_t e = 0; e < experts; e++)
+        c->first[e + 1] += c->first[e];
+    for (int64_t s = 0; s < slots; s++)
+        c->order[c->first[c->batch->topk_ids[s]]++] = (int32_t)s;
+    memmove(c->first + 1, c->first, (size_t)experts * sizeof *c->first);
+    c->first[0] = 0;
+}
+
+/* Each expert's tiles in blocks of about the same size; returns their number. `tile` counts from 0. */
+static int64_t cut_blocks(struct kt_amx_call *c, int backward)
+{
+    int64_t num = 0, tile = 0;
+    for (int32_t e = 0; e < c->layer->num_experts; e++) {
+        int64_t rows = c->first[e + 1] - c->first[e], tiles = kt_amx_blocks(rows, KT_AMX_TOKENS);
+        int64_t pieces = kt_amx_blocks(tiles, block_tiles(c, backward));
+        for (int64_t i = 0; i < pieces; i++) {
+            int64_t from = tiles * i / pieces, to = tiles * (i + 1) / pieces;
+            int64_t last = kt_min_i64(rows, to * KT_AMX_TOKENS);
+            c->blocks[num++] =
+                (struct kt_amx_block){e, tile + from, to - from, last - from * KT_AMX_TOKENS,
+                                      c->first[e] + from * KT_AMX_TOKENS};
+        }
+        for (int64_t r = 0; r < rows; r++)
+            c->position[c->order[c->first[e] + r]] = (int32_t)(tile * KT_AMX_TOKENS + r);
+        tile += tiles;
+    }
+    return num;
+}
+
+/* -- calls ------------------------------------------------------------------------------------- */
+
+static int is_general(const struct kt_expert_layer *layer)
+{
+    for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
+        for (int32_t e = 0; e < layer->num_experts; e++) {
+            if (layer->weights[which][e].dtype != KT_DTYPE_BF16)
+                return 1;
+            if (layer->lora[which] && layer->lora[which][e].a)
+                return 1;
+        }
+    }
+    return 0;
+}
+
+static kt_status run(struct kt_amx_experts *amx, struct kt_amx_call *c, int backward)
+{
+    int64_t slots = c->batch->tokens * c->batch->topk;
+    if (!slots)
+        return KT_OK;
+    c->pool = amx->base.ctx->pool;
+    c->amx = amx;
+    measure(c);
+    int64_t tiles = group_tiles(c, slots, backward);
+    KT_TRY(place(c, &amx->scratch, slots, tiles, backward));
+    sort_slots(c, slots);
+    int64_t num = cut_blocks(c, backward);
+    for (int64_t i = 0; i < num; i += c->num_blocks) {
+        c->group = &c->blocks[i];
+        c->tile_begin = c->tile_end = c->group->tile;
+        for (c->num_blocks = 0; i + c->num_blocks < num; c->num_blocks++) {
+            struct kt_amx_block *block = &c->group[c->num_blocks];
+            if (c->tile_end + block->tiles - c->tile_begin > tiles)
+                break;
+            c->tile_end += block->tiles;
+            block->tile -= c->tile_begin;
+        }
+        if (backward)
+            kt_amx_group_backward(c);
+        else
+            kt_amx_group_forward(c);
+    }
+    return KT_OK;
+}
+
+static kt_status amx_forward(struct kt_experts *e, const struct kt_expert_layer *layer,
+                             const struct kt_expert_batch *batch, float *y)
+{
+    struct kt_amx_experts *amx = (struct kt_amx_experts *)e;
+    struct kt_amx_call c = {.layer = layer, .batch = batch, .sum = y};
+    if (batch->compute != KT_COMPUTE_BF16 || is_general(layer))
+        return amx->general->ops->forward(amx->general, layer, batch, y);
+    return run(amx, &c, 0);
+}
+
+static kt_status amx_backward(struct kt_experts *e, const struct kt_expert_layer *layer,
+                              const struct kt_expert_batch *batch, const float *dy, float *dx,
+                              float *dtopk_weights)
+{
+    struct kt_amx_experts *amx = (struct kt_amx_experts *)e;
+    struct kt_amx_call c = {
+        .layer = layer, .batch = batch, .dy = dy, .sum = dx, .dtopk_weights = dtopk_weights};
+    if (batch->compute != KT_COMPUTE_BF16 || is_general(layer))
+        return amx->general->ops->backward(amx->general, layer, batch, dy, dx, dtopk_weights);
+    return run(amx, &c, 1);
+}
+
+/* Scratch is kept, so that of the general backend counts too. */
+static uint64_t amx_scratch_bytes(const struct kt_experts *e, const struct kt_expert_layer *layer,
+                                  int64_t tokens, int32_t topk)
+{
+    const struct kt_amx_experts *amx = (const struct kt_amx_experts *)e;
+    struct kt_amx_call c = {.amx = amx, .layer = layer};
+    uint64_t general = amx->general->ops->scratch_bytes(amx->general, layer, tokens, topk), most = 0;
+    if (is_general(layer))
+        return general;
+    measure(&c);
+    for (int backward = 0; backward < 2; backward++) {
+        uint64_t bytes =
+            place_tiles(&c, group_tiles(&c, tokens * topk, backward), backward, NULL) +
+            (uint64_t)kt_pool_num_threads(e->ctx->pool) * c.thread_bytes +
+            index_bytes(&c, tokens * topk, backward);
+        most = bytes > most ? bytes : most;
+    }
+    return general + most;
+}
+
+static void amx_close(struct kt_experts *e)
+{
+    struct kt_amx_experts *amx = (struct kt_amx_experts *)e;
+    kt_experts_close(amx->general);
+    kt_scratch_free(&amx->scratch);
+    free(amx);
+}
+
+static const struct kt_experts_ops amx_ops = {
+    .name = "amx",
+    .forward = amx_forward,
+    .backward = amx_backward,
+    .scratch_bytes = amx_scratch_bytes,
+    .close = amx_close,
+};
+
+static const struct kt_experts_ops emulated_ops = {
+    .name = "amx-emulated",
+    .forward = amx_forward,
+    .backward = amx_backward,
+    .scratch_bytes = amx_scratch_bytes,
+    .close = amx_close,
+};
+
+static kt_status open_with(kt_context *ctx, const struct kt_experts_ops *ops,
+                           const struct kt_amx_kernels *kernels, struct kt_experts **out)
+{
+    struct kt_experts *general;
+    KT_TRY(kt_experts_open(ctx, "cpu", &general));
+    struct kt_amx_experts *amx = calloc(1, sizeof *amx);
+    if (!amx) {
+        kt_experts_close(general);
+        return kt_fail_memory(ctx, sizeof *amx, "the experts backend");
+    }
+    amx->base.ops = ops;
+    amx->base.ctx = ctx;
+    amx->general = general;
+    amx->kernels = *kernels;
+    amx->scratch.ctx = ctx;
+    amx->group_bytes = GROUP_BYTES;
+    amx->forward_tiles = FORWARD_TILES;
+    amx->backward_tiles = BACKWARD_TILES;
+    amx->forward_chunk = amx->backward_chunk = CHUNK;
+    kt_kernels_init(&amx->rows, ctx->cpu.isa);
+    *out = &amx->base;
+    return KT_OK;
+}
+
+kt_status kt_amx_experts_open(kt_context *ctx, struct kt_experts **out)
+{
+    struct kt_amx_kernels kernels = {0};
+#if defined(KT_HAVE_AMX)
+    if (ctx->cpu.isa & KT_ISA_AMX_BF16)
+        kt_amx_kernels_init_amx(&kernels);
+#endif
+    if (!kernels.forward)
+        return kt_fail(ctx, KT_ERROR_NOT_FOUND,
+                       "experts backend \"amx\" is not available here: it needs a processor with "
+                       "AMX-BF16 and AVX-512-BF16, and Linux's permission to use them; use \"auto\"");
+    return open_with(ctx, &amx_ops, &kernels, out);
+}
+
+kt_status kt_amx_emulated_experts_open(kt_context *ctx, struct kt_experts **out)
+{
+    struct kt_amx_kernels kernels;
+    kt_amx_kernels_init_c(&kernels);
+#if defined(KT_HAVE_AMX)
+    if (ctx->cpu.isa & KT_ISA_AVX512_BF16)
+        kt_amx_kernels_init_avx512bf16(&kernels);
+#endif
+    return open_with(ctx, &emulated_ops, &kernels, out);
+}

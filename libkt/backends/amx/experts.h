@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file backends/amx/experts.h
+ * The experts backend "amx" from inside, and "amx-emulated", which computes the same with emulated
+ * tiles on any machine (slowly: it exists for tests).
+ *
+ * It multiplies bfloat16 weights in bfloat16. Layers with other weights or with LoRA on experts, and
+ * calls in float32, go to the backend "cpu".
+ *
+ * Slots (token, j) are sorted by expert into tiles of 16; an expert's last tile may be partly empty.
+ * Tiles are cut into blocks of one expert, and blocks are worked on in groups, so that scratch is
+ * bounded. A phase over a group is a list of tasks (columns or rows of a weight) x (block), the
+ * blocks of an expert one after another; each owns its results. Tiles are summed into tokens in a
+ * last phase that owns tokens. So bits do not depend on the number of threads.
+ *
+ * Scratch: a group's tiles (group_bytes, or one block), four index words a slot, and for each
+ * thread the products of one task. */
+#ifndef KT_BACKENDS_AMX_EXPERTS_H
+#define KT_BACKENDS_AMX_EXPERTS_H
+
+#include "backend/experts.h"
+#include "backends/amx/kernels.h"
+#include "backends/cpu/cpu.h"
+
+struct kt_amx_experts {
+    struct kt_experts base;
+    struct kt_experts *general; /**< for what this backend does not do */
+    struct kt_kernels rows;     /**< element-wise kernels */
+    struct kt_amx_kernels kernels;
+    struct kt_scratch scratch;
+    uint64_t group_bytes;
+    int64_t forward_tiles, backward_tiles; /**< of a block, at most */
+    int64_t forward_chunk, backward_chunk; /**< features, and rows, multiplied at a time */
+};
+
+/** NOT_FOUND where the processor or the operating system lacks the instructions. */
+kt_status kt_amx_experts_open(kt_context *ctx, struct kt_experts **out);
+kt_status kt_amx_emulated_experts_open(kt_context *ctx, struct kt_experts **out);
+
+/** Tiles [tile, tile + tiles) of the group, all of one expert; `rows` of their slots exist. */
+struct kt_amx_block {
+    int32_t expert;
+    int64_t tile, tiles, rows;
+    int64_t first; /**< row of the first slot in `order` */
+};
+
+/** One call, and the group that it is at. */
+struct kt_amx_call {
+    struct kt_pool *pool;
+    const struct kt_amx_experts *amx;
+    const struct kt_expert_layer *layer;
+    const struct kt_expert_batch *batch;
+    const float *dy; /**< NULL in forward */
+    float *sum;      /**< y, or dx in backward */
+    float *dtopk_weights;
+    int64_t hidden, inter, hidden_steps, inter_steps;
+    int64_t width; /**< features of a task of the phase */
+
+    int32_t *order;               /**< [slots] slot of a row */
+    int32_t *position;            /**< [slots] 16 * tile + place in it, over all groups */
+    int64_t *first;               /**< [num_experts + 1] first row of an expert */
+    struct kt_amx_block *blocks;  /**< of the call; `tile` counts from the group's first */
+    struct kt_amx_block *group;   /**< its first block */
+    int64_t num_blocks;           /**< of the group */
+    int64_t tile_begin, tile_end; /**< of the group */
+
+    char *x;            /**< columns of hidden features */
+    char *h;            /**< columns of intermediate features */
+    char *dy_rows;      /**< rows of hidden features */
+    char *dgate, *dup;  /**< rows of intermediate features */
+    float *out;         /**< [16 * tiles, 16-aligned hidden] */
+    float *partial;     /**< [16 * tiles, inter_steps] parts of d(topk_weights) */
+    char *threads;
+    uint64_t thread_bytes;
+};
+
+/** What one thread works in. */
+struct kt_amx_thread {
+    void *stage;
+    float *products;
+    float *gate, *up, *dh; /**< backward alone: [16 * backward_tiles][KT_AMX_LD] */
+    float *h;              /**< [KT_AMX_LD] */
+};
+
+enum {
+    KT_AMX_FEATURES = KT_AMX_MAX_BLOCKS * KT_AMX_ROWS, /**< of a task, at most */
+    KT_AMX_LD = KT_AMX_FEATURES + 16
+};
+
+static inline int64_t kt_amx_blocks(int64_t n, int64_t size)
+{
+    return (n + size - 1) / size;
+}
+
+/** Floats between rows of `out`. */
+static inline int64_t kt_amx_out_ld(const struct kt_amx_call *c)
+{
+    return kt_amx_blocks(c->hidden, 16) * 16;
+}
+
+struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t thread);
+
+/* The phases of one group (experts_group.c). */
+void kt_amx_group_forward(struct kt_amx_call *c);
+void kt_amx_group_backward(struct kt_amx_call *c);
+
+#endif

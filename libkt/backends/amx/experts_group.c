@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Forward and backward of one group of blocks, phase by phase. */
+#include <string.h>
+
+#include "backends/amx/experts.h"
+#include "core/memory.h"
+
+enum { TOKENS_A_TASK = 4, TASKS_A_THREAD = 4, PIECES_A_THREAD = 8, MAX_GRAIN = 16 };
+
+static int64_t tile_bytes(int64_t steps)
+{
+    return steps * 1024;
+}
+
+/* The widest power of two of features that leaves each thread a few tasks. */
+static void choose_width(struct kt_amx_call *c, int64_t features, int64_t most)
+{
+    int64_t wanted = TASKS_A_THREAD * (int64_t)kt_pool_num_threads(c->pool);
+    c->width = most;
+    while (c->width > KT_AMX_STEP && c->num_blocks * kt_amx_blocks(features, c->width) < wanted)
+        c->width /= 2;
+}
+
+/* A task's place: blocks of the same expert follow each other. */
+struct task {
+    const struct kt_amx_block *block;
+    int64_t from, features;
+};
+
+/* Task i over `parts` of `features`: for each expert of the group, all parts, all blocks. */
+static struct task task_at(const struct kt_amx_call *c, int64_t i, int64_t features)
+{
+    int64_t parts = kt_amx_blocks(features, c->width);
+    const struct kt_amx_block *block = &c->group[i / parts];
+    const struct kt_amx_block *begin = block, *end = block + 1;
+    while (begin > c->group && begin[-1].expert == block->expert)
+        begin--;
+    while (end < c->group + c->num_blocks && end->expert == block->expert)
+        end++;
+    int64_t local = i - (begin - c->group) * parts, blocks = end - begin;
+    struct task t = {.block = begin + local % blocks, .from = local / blocks * c->width};
+    t.features = kt_min_i64(c->width, features - t.from);
+    return t;
+}
+
+/* Threads take a few tasks at a time, so that each knows what it reads next. */
+static void run_tasks(struct kt_amx_call *c, int64_t features, kt_range_fn fn)
+{
+    int64_t tasks = c->num_blocks * kt_amx_blocks(features, c->width);
+    int64_t pieces = PIECES_A_THREAD * (int64_t)kt_pool_num_threads(c->pool);
+    kt_parallel_for(c->pool, tasks, kt_max_i64(1, kt_min_i64(tasks / pieces, MAX_GRAIN)), fn, c);
+}
+
+static const struct kt_weight *weight(const struct kt_amx_call *c, int which,
+                                      const struct task *t)
+{
+    return &c->layer->weights[which][t->block->expert];
+}
+
+static void add_rows(struct kt_amx_blocks *b, const struct kt_weight *w, int64_t from, int64_t count)
+{
+    b->ld = w->cols;
+    for (int64_t r = 0; r < count; r += KT_AMX_ROWS, b->num++) {
+        b->data[b->num] = (const uint16_t *)w->data + (from + r) * w->cols;
+        b->rows[b->num] = (int32_t)kt_min_i64(KT_AMX_ROWS, count - r);
+    }
+}
+
+static struct kt_amx_blocks gate_up_rows(const struct kt_amx_call *c, const struct task *t)
+{
+    struct kt_amx_blocks b = {.num = 0};
+    add_rows(&b, weight(c, KT_EXPERT_GATE, t), t->from, t->features);
+    add_rows(&b, weight(c, KT_EXPERT_UP, t), t->from, t->features);
+    return b;
+}
+
+static struct kt_amx_blocks down_rows(const struct kt_amx_call *c, const struct task *t)
+{
+    struct kt_amx_blocks b = {.num = 0};
+    add_rows(&b, weight(c, KT_EXPERT_DOWN, t), t->from, t->features);
+    return b;
+}
+
+static struct kt_amx_strip strip(const struct kt_amx_call *c, int which, const struct task *t)
+{
+    const struct kt_weight *w = weight(c, which, t);
+    return (struct kt_amx_strip){(const uint16_t *)w->data + t->from, w->cols, w->rows,
+                                 t->features};
+}
+
+/* -- tokens in, tokens out ---------------------------------------------------------------------- */
+
+/* Rows of the tokens of one tile; NULL where it is empty. */
+static void tile_tokens(const struct kt_amx_call *c, const struct kt_amx_block *block, int64_t tile,
+                        const float *from, const float *tokens[KT_AMX_TOKENS])
+{
+    for (int64_t s = 0; s < KT_AMX_TOKENS; s++) {
+        int64_t row = tile * KT_AMX_TOKENS + s;
+        tokens[s] = row < block->rows
+                        ? from + c->order[block->first + row] / c->batch->topk * c->hidden
+                        : NULL;
+    }
+}
+
+static void gather_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct kt_amx_call *c = arg;
+    const float *tokens[KT_AMX_TOKENS];
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        const struct kt_amx_block *block = &c->group[i];
+        for (int64_t tile = 0; tile < block->tiles; tile++) {
+            int64_t at = (block->tile + tile) * tile_bytes(c->hidden_steps);
+            tile_tokens(c, block, tile, c->batch->x, tokens);
+            c->amx->kernels.pack_columns(tokens, c->hidden, c->x + at);
+            if (!c->dy)
+                continue;
+            tile_tokens(c, block, tile, c->dy, tokens);
+            c->amx->kernels.pack_rows(tokens, c->hidden, c->dy_rows + at);
+        }
+    }
+}
+
+static void scatter_tokens(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct kt_amx_call *c = arg;
+    int32_t topk = c->batch->topk;
+    (void)thread;
+    for (int64_t slot = begin * topk; slot < end * topk; slot++) {
+        int64_t row = c->position[slot] - c->tile_begin * KT_AMX_TOKENS;
+        if (row < 0 || row >= (c->tile_end - c->tile_begin) * KT_AMX_TOKENS)
+            continue;
+        c->amx->rows.row.scale_add(c->hidden, c->dy ? 1.0f : c->batch->topk_weights[slot],
+                                   c->out + row * kt_amx_out_ld(c), 1,
+                                   c->sum + slot / topk * c->hidden);
+    }
+}
+
+/* -- forward ----------------------------------------------------------------------------------- */
+
+/* h = act(gate) * up */
+static void gate_up_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct kt_amx_call *c = arg;
+    const struct kt_amx_kernels *k = &c->amx->kernels;
+    struct kt_amx_thread s = kt_amx_thread_scratch(c, thread);
+    struct task t = task_at(c, begin, c->inter), next = t;
+    k->enter();
+    for (int64_t i = begin; i < end; i++, t = next) {
+        struct kt_amx_blocks w = gate_up_rows(c, &t), ahead;
+        if (i + 1 < end) {
+            next = task_at(c, i + 1, c->inter);
+            ahead = gate_up_rows(c, &next);
+        }
+        int64_t tiles = t.block->tiles, half = w.num / 2 * 2 * tiles * 256;
+        k->forward(&w, i + 1 < end ? &ahead : NULL, c->hidden,
+                   c->x + t.block->tile * tile_bytes(c->hidden_steps), tiles,
+                   c->amx->forward_chunk, s.products, s.stage);
+        c->amx->rows.row.silu_mul(half, s.products, s.products + half, s.products);
+        for (int32_t b = 0; b < w.num / 2; b++)
+            k->repack_columns(s.products + b * 2 * tiles * 256, tiles,
+                              c->h + t.block->tile * tile_bytes(c->inter_steps) +
+                                  tile_bytes(t.from / KT_AMX_STEP + b),
+                              tile_bytes(c->inter_steps));
+    }
+    k->leave();
+}
+
+static void down_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct kt_amx_call *c = arg;
+    const struct kt_amx_kernels *k = &c->amx->kernels;
+    struct kt_amx_thread s = kt_amx_thread_scratch(c, thread);
+    struct task t = task_at(c, begin, c->hidden), next = t;
+    k->enter();
+    for (int64_t i = begin; i < end; i++, t = next) {
+        struct kt_amx_blocks w = down_rows(c, &t), ahead;
+        if (i + 1 < end) {
+            next = task_at(c, i + 1, c->hidden);
+            ahead = down_rows(c, &next);
+        }
+        k->forward(&w, i + 1 < end ? &ahead : NULL, c->inter,
+                   c->h + t.block->tile * tile_bytes(c->inter_steps), t.block->tiles,
+                   c->amx->forward_chunk, s.products, s.stage);
+        k->transpose(s.products, t.block->tiles, t.features, t.block->rows, 0,
+                     c->out + t.block->tile * KT_AMX_TOKENS * kt_amx_out_ld(c) + t.from,
+                     kt_amx_out_ld(c));
+    }
+    k->leave();
+}
+
+void kt_amx_group_forward(struct kt_amx_call *c)
+{
+    kt_parallel_for(c->pool, c->num_blocks, 1, gather_blocks, c);
+    choose_width(c, c->inter, KT_AMX_FEATURES / 2);
+    run_tasks(c, c->inter, gate_up_tasks);
+    choose_width(c, c->hidden, KT_AMX_FEATURES);
+    run_tasks(c, c->hidden, down_tasks);
+    kt_parallel_for(c->pool, c->batch->tokens, TOKENS_A_TASK, scatter_tokens, c);
+}
+
+/* -- backward ---------------------------------------------------------------------------------- */
+
+/* Of one row: the parts of d(topk_weight), one for each step, so that their sum does not depend on
+ * how tasks are cut; and dgate and dup in place of gate and up. */
+static void activate_row(const struct kt_amx_call *c, const struct kt_amx_thread *s,
+                         const struct task *t, int64_t row)
+{
+    const struct kt_row_kernels *k = &c->amx->rows.row;
+    float *gate = s->gate + row * KT_AMX_LD, *up = s->up + row * KT_AMX_LD;
+    float *dh = s->dh + row * KT_AMX_LD;
+    float topk_weight = c->batch->topk_weights[c->order[t->block->first + row]];
+    int64_t place = t->block->tile * KT_AMX_TOKENS + row;
+    k->silu_mul(t->features, gate, up, s->h);
+    float *partial = c->partial + place * c->inter_steps + t->from / KT_AMX_STEP;
+    for (int64_t f = 0; f < t->features; f += KT_AMX_STEP)
+        *partial++ = k->dot(kt_min_i64(KT_AMX_STEP, t->features - f), dh + f, s->h + f);
+    k->silu_mul_backward(t->features, topk_weight, gate, up, dh, gate, up);
+}
+
+static void pack_gradient(const struct kt_amx_call *c, const struct task *t, const float *rows,
+                          char *to)
+{
+    for (int64_t tile = 0; tile < t->block->tiles; tile++) {
+        const float *tokens[KT_AMX_TOKENS];
+        for (int64_t s = 0; s < KT_AMX_TOKENS; s++) {
+            int64_t row = tile * KT_AMX_TOKENS + s;
+            tokens[s] = row < t->block->rows ? rows + row * KT_AMX_LD : NULL;
+        }
+        c->amx->kernels.pack_rows(tokens, t->features,
+                                  to + (t->block->tile + tile) * tile_bytes(c->inter_steps) +
+                                      tile_bytes(t->from / KT_AMX_STEP));
+    }
+}
+
+static void activation_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct kt_amx_call *c = arg;
+    const struct kt_amx_kernels *k = &c->amx->kernels;
+    struct kt_amx_thread s = kt_amx_thread_scratch(c, thread);
+    k->enter();
+    for (int64_t i = begin; i < end; i++) {
+        struct task t = task_at(c, i, c->inter);
+        struct kt_amx_blocks w = gate_up_rows(c, &t);
+        struct kt_amx_strip down = strip(c, KT_EXPERT_DOWN, &t);
+        int64_t tiles = t.block->tiles, at = t.block->tile * tile_bytes(c->hidden_steps);
+        k->forward(&w, NULL, c->hidden, c->x + at, tiles, c->amx->forward_chunk, s.products,
+                   s.stage);
+        k->transpose(s.products, tiles, t.features, t.block->rows, 1, s.gate, KT_AMX_LD);
+        k->transpose(s.products + w.num / 2 * 2 * tiles * 256, tiles, t.features, t.block->rows, 1,
+                     s.up, KT_AMX_LD);
+        k->backward(&down, NULL, c->dy_rows + at, tiles, c->amx->backward_chunk, 0, s.dh,
+                    KT_AMX_LD, s.stage);
+        for (int64_t row = 0; row < t.block->rows; row++)
+            activate_row(c, &s, &t, row);
+        pack_gradient(c, &t, s.gate, c->dgate);
+        pack_gradient(c, &t, s.up, c->dup);
+    }
+    k->leave();
+}
+
+static void sum_partials(struct kt_amx_call *c)
+{
+    for (int64_t i = 0; i < c->num_blocks; i++) {
+        const struct kt_amx_block *block = &c->group[i];
+        for (int64_t row = 0; row < block->rows; row++) {
+            const float *partial =
+                c->partial + (block->tile * KT_AMX_TOKENS + row) * c->inter_steps;
+            float sum = 0;
+            for (int64_t p = 0; p < c->inter_steps; p++)
+                sum += partial[p];
+            c->dtopk_weights[c->order[block->first + row]] = sum;
+        }
+    }
+}
+
+static void dx_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct kt_amx_call *c = arg;
+    const struct kt_amx_kernels *k = &c->amx->kernels;
+    struct kt_amx_thread s = kt_amx_thread_scratch(c, thread);
+    struct task t = task_at(c, begin, c->hidden), next = t;
+    k->enter();
+    for (int64_t i = begin; i < end; i++, t = next) {
+        struct kt_amx_strip gate = strip(c, KT_EXPERT_GATE, &t), up = strip(c, KT_EXPERT_UP, &t);
+        struct kt_amx_strip ahead;
+        if (i + 1 < end) {
+            next = task_at(c, i + 1, c->hidden);
+            ahead = strip(c, KT_EXPERT_GATE, &next);
+        }
+        int64_t at = t.block->tile * tile_bytes(c->inter_steps);
+        k->backward(&gate, &up, c->dgate + at, t.block->tiles, c->amx->backward_chunk, 0,
+                    s.products, KT_AMX_LD, s.stage);
+        k->backward(&up, i + 1 < end ? &ahead : NULL, c->dup + at, t.block->tiles,
+                    c->amx->backward_chunk, 1, s.products, KT_AMX_LD, s.stage);
+        for (int64_t row = 0; row < t.block->rows; row++)
+            memcpy(c->out + (t.block->tile * KT_AMX_TOKENS + row) * kt_amx_out_ld(c) + t.from,
+                   s.products + row * KT_AMX_LD, (size_t)t.features * sizeof(float));
+    }
+    k->leave();
+}
+
+void kt_amx_group_backward(struct kt_amx_call *c)
+{
+    kt_parallel_for(c->pool, c->num_blocks, 1, gather_blocks, c);
+    choose_width(c, c->inter, KT_AMX_FEATURES / 2);
+    run_tasks(c, c->inter, activation_tasks);
+    sum_partials(c);
+    choose_width(c, c->hidden, KT_AMX_FEATURES);
+    run_tasks(c, c->hidden, dx_tasks);
+    kt_parallel_for(c->pool, c->batch->tokens, TOKENS_A_TASK, scatter_tokens, c);
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file backends/amx/kernels.h
+ * The products of an expert's weights with tiles of 16 tokens, in bfloat16 with float32 sums.
+ *
+ * Forward, Y^T = W X^T: rows of W, as they lie in the checkpoint, are the left factor; tokens are
+ * the right one ("columns"). Backward, dX = dY W: tokens are the left factor ("rows"); pairs of rows
+ * of W are interleaved, 32 columns at a time, into a buffer that stays in level-1 cache.
+ *
+ *   columns of K features:  [K / 32][16 pairs of features][16 tokens][2], 1 KiB a step
+ *   rows of K features:     [K / 32][16 tokens][32 features], 1 KiB a step
+ *
+ * K is rounded up to 32 and both are zero there and for tokens that are absent. */
+#ifndef KT_BACKENDS_AMX_KERNELS_H
+#define KT_BACKENDS_AMX_KERNELS_H
+
+#include <stdint.h>
+
+enum {
+    KT_AMX_TOKENS = 16,    /**< of a tile */
+    KT_AMX_STEP = 32,      /**< features that one multiplication sums over */
+    KT_AMX_ROWS = 32,      /**< rows of W in a block */
+    KT_AMX_MAX_BLOCKS = 8, /**< blocks of one product */
+    KT_AMX_MAX_CHUNK = 1024
+};
+
+/** Rows of a weight: blocks of up to KT_AMX_ROWS rows, row stride `ld` elements. */
+struct kt_amx_blocks {
+    const uint16_t *data[KT_AMX_MAX_BLOCKS];
+    int32_t rows[KT_AMX_MAX_BLOCKS];
+    int32_t num;
+    int64_t ld;
+};
+
+/** Columns of a weight [rows, cols], row stride `ld` elements. */
+struct kt_amx_strip {
+    const uint16_t *data;
+    int64_t ld, rows, cols;
+};
+
+struct kt_amx_kernels {
+    /** Before and after a thread's calls of forward and backward. */
+    void (*enter)(void);
+    void (*leave)(void);
+    /** Sixteen rows of n floats (NULL = absent) as columns, and as rows. */
+    void (*pack_columns)(const float *const tokens[KT_AMX_TOKENS], int64_t n, void *columns);
+    void (*pack_rows)(const float *const tokens[KT_AMX_TOKENS], int64_t n, void *rows);
+    /** Products [feature][token] of 32 features and `tiles` tiles, as forward leaves them, become the
+     * columns of those features; `stride` is bytes between tiles of the result. */
+    void (*repack_columns)(const float *products, int64_t tiles, void *columns, int64_t stride);
+    /** The transposition of num_features x 16 products to rows of `ld` floats, of `tokens` tokens.
+     * `tiles`: how many tiles of tokens the products have. keep: they are read soon. */
+    void (*transpose)(const float *products, int64_t tiles, int64_t num_features, int64_t tokens,
+                      int keep, float *rows, int64_t ld);
+    /** products [block][2][tiles][16 features][16 tokens] = W X^T. `chunk` features (a multiple of
+     * 32, at most MAX_CHUNK) are multiplied at a time; `next` (or NULL) is what the thread reads after
+     * this. Reads nothing but the weight's rows. stage: KT_AMX_ROWS x chunk elements. */
+    void (*forward)(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next, int64_t depth,
+                    const void *columns, int64_t tiles, int64_t chunk, float *products, void *stage);
+    /** products [tiles x 16 tokens][cols] (+)= dY W, row stride ld, written up to the next multiple of
+     * 32 columns. `chunk` rows at a time, as above; `stage` likewise. */
+    void (*backward)(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
+                     const void *rows, int64_t tiles, int64_t chunk, int accumulate,
+                     float *products, int64_t ld, void *stage);
+};
+
+/* kernels.c, compiled once for each. */
+void kt_amx_kernels_init_amx(struct kt_amx_kernels *kernels);
+/** Emulated tiles, with and without AVX-512-BF16 around them. */
+void kt_amx_kernels_init_avx512bf16(struct kt_amx_kernels *kernels);
+void kt_amx_kernels_init_c(struct kt_amx_kernels *kernels);
+
+#endif

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file backends/amx/line.h
+ * Rearranging 64-byte lines into what tiles hold: 32 bfloat16, or 16 pairs of them. AVX-512 where
+ * the file is compiled for it, else plain C. */
+#ifndef KT_BACKENDS_AMX_LINE_H
+#define KT_BACKENDS_AMX_LINE_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+
+typedef __m512i line;
+
+static inline __mmask16 line_lanes(int64_t n)
+{
+    return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1);
+}
+
+static inline line line_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+static inline void line_store(void *p, line x)
+{
+    _mm512_storeu_si512(p, x);
+}
+
+/** To aligned memory that is not read soon. */
+static inline void line_stream(void *p, line x)
+{
+    _mm512_stream_si512(p, x);
+}
+
+/** The first n of 32 bfloat16, then zeros; nothing else is read. */
+static inline line line_load_part(const uint16_t *p, int64_t n)
+{
+    __mmask32 lanes = n >= 32 ? 0xffffffffu : n <= 0 ? 0u : (1u << n) - 1u;
+    return _mm512_maskz_loadu_epi16(lanes, p);
+}
+
+/** The first n of 32 floats rounded to bfloat16, then zeros. */
+static inline line line_round(const float *x, int64_t n)
+{
+    __m512 low = _mm512_maskz_loadu_ps(line_lanes(n), x);
+    __m512 high = n > 16 ? _mm512_maskz_loadu_ps(line_lanes(n - 16), x + 16) : _mm512_setzero_ps();
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+/** Pairs (even[i], odd[i]), i < 16, rounded to bfloat16. */
+static inline line line_round_pairs(const float *even, const float *odd)
+{
+    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(even)));
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(odd)));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+/** Pairs (a[i], b[i]) of 32 bfloat16: i < 16 into *low, the others into *high. */
+static inline void line_interleave(line a, line b, line *low, line *high)
+{
+    const __m512i first =
+        _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
+                         37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+    *low = _mm512_permutex2var_epi16(a, first, b);
+    *high = _mm512_permutex2var_epi16(a, second, b);
+}
+
+/** Transposes 16 x 16 words of 32 bits. */
+static inline void line_transpose(line r[16])
+{
+    line t[16];
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    }
+}
+#else
+#include "core/dtype.h"
+
+typedef struct {
+    uint32_t word[16];
+} line;
+
+static inline line line_load(const void *p)
+{
+    line x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+static inline void line_store(void *p, line x)
+{
+    memcpy(p, &x, sizeof x);
+}
+
+static inline void line_stream(void *p, line x)
+{
+    line_store(p, x);
+}
+
+static inline line line_load_part(const uint16_t *p, int64_t n)
+{
+    line x = {{0}};
+    if (n > 0)
+        memcpy(&x, p, (size_t)(n < 32 ? n : 32) * sizeof *p);
+    return x;
+}
+
+static inline line line_round(const float *x, int64_t n)
+{
+    uint16_t half[32] = {0};
+    for (int i = 0; i < 32 && i < n; i++)
+        half[i] = kt_f32_to_bf16(x[i]);
+    return line_load(half);
+}
+
+static inline line line_round_pairs(const float *even, const float *odd)
+{
+    line x;
+    for (int i = 0; i < 16; i++)
+        x.word[i] = kt_f32_to_bf16(even[i]) | (uint32_t)kt_f32_to_bf16(odd[i]) << 16;
+    return x;
+}
+
+static inline void line_interleave(line a, line b, line *low, line *high)
+{
+    uint16_t left[32], right[32], out[64];
+    memcpy(left, &a, sizeof left);
+    memcpy(right, &b, sizeof right);
+    for (int i = 0; i < 32; i++) {
+        out[2 * i] = left[i];
+        out[2 * i + 1] = right[i];
+    }
+    *low = line_load(out);
+    *high = line_load(out + 32);
+}
+
+static inline void line_transpose(line r[16])
+{
+    line t[16];
+    memcpy(t, r, sizeof t);
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 16; j++)
+            r[i].word[j] = t[j].word[i];
+}
+#endif
+
+static inline line line_zero(void)
+{
+    line x;
+    memset(&x, 0, sizeof x);
+    return x;
+}
+
+#endif

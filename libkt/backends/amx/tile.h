@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file backends/amx/tile.h
+ * The eight tile registers, as one of two implementations: AMX instructions where the file is
+ * compiled for them, else plain C that computes the same, so that everything around the registers
+ * is tested on any machine. A tile has 16 rows of 64 bytes.
+ *
+ * tile_multiply(c, a, b): c[m][n] += sum over k of a[m][k] * b[k / 2][2n + k % 2], where a holds 16
+ * rows of 32 bfloat16, b 16 rows of 16 pairs of bfloat16, c 16 rows of 16 float32. */
+#ifndef KT_BACKENDS_AMX_TILE_H
+#define KT_BACKENDS_AMX_TILE_H
+
+#include <stdint.h>
+#include <string.h>
+
+enum { TILE_BYTES = 1024, TILE_LINE = 64 };
+
+#if defined(__AMX_BF16__)
+#include <immintrin.h>
+
+#define tile_zero(t) _tile_zero(t)
+#define tile_load(t, p, stride) _tile_loadd(t, p, stride)
+#define tile_store(t, p, stride) _tile_stored(t, p, stride)
+#define tile_multiply(c, a, b) _tile_dpbf16ps(c, a, b)
+
+/** What was written to memory before is what tiles load after: the intrinsics do not say that they
+ * read it. */
+static inline void tile_see(const void *memory)
+{
+    __asm__ volatile("" : : "r"(memory) : "memory");
+}
+
+/** A thread loads the registers' shape before it uses them, and releases them after. */
+static void tile_enter(void)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        config.row_bytes[i] = TILE_LINE;
+        config.rows[i] = 16;
+    }
+    tile_see(&config);
+    _tile_loadconfig(&config);
+}
+
+static void tile_leave(void)
+{
+    _tile_release();
+    _mm_sfence();
+}
+#else
+#include "core/dtype.h"
+
+static _Thread_local struct {
+    int entered;
+    union {
+        uint16_t bf16[16][32];
+        float f32[16][16];
+    } tile[8];
+} registers;
+
+static inline void tile_see(const void *memory)
+{
+    (void)memory;
+}
+
+static inline void tile_zero(int t)
+{
+    memset(&registers.tile[t], registers.entered ? 0 : 0xff, TILE_BYTES);
+}
+
+static inline void tile_load(int t, const void *p, int64_t stride)
+{
+    tile_zero(t);
+    for (int i = 0; registers.entered && i < 16; i++)
+        memcpy(registers.tile[t].bf16[i], (const char *)p + i * stride, TILE_LINE);
+}
+
+static inline void tile_store(int t, void *p, int64_t stride)
+{
+    for (int i = 0; i < 16; i++)
+        memcpy((char *)p + i * stride, registers.tile[t].bf16[i], TILE_LINE);
+}
+
+static inline void tile_multiply(int c, int a, int b)
+{
+    for (int m = 0; m < 16; m++)
+        for (int k = 0; k < 32; k++) {
+            float x = kt_bf16_to_f32(registers.tile[a].bf16[m][k]);
+            for (int n = 0; n < 16; n++)
+                registers.tile[c].f32[m][n] +=
+                    x * kt_bf16_to_f32(registers.tile[b].bf16[k / 2][2 * n + k % 2]);
+        }
+}
+
+/* Registers that no thread has entered hold NaN. */
+static void tile_enter(void)
+{
+    registers.entered = 1;
+}
+
+static void tile_leave(void)
+{
+    registers.entered = 0;
+}
+#endif
+
+#endif

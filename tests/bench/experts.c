@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Speed of an experts backend against what this machine can do, measured in the same run.
+ *
+ *     bench_experts [-b BACKEND] [-t THREADS] [-g GB of weights at most] [-m MODEL] [-n TOKENS]
+ *                   [-p small|huge] [-c CHUNK] [-r REPEATS]
+ *
+ * Each row: milliseconds of the best of at least 3 calls, how much the slowest of them took more;
+ * TFLOP/s, counting three products a direction (6 x tokens x topk x hidden x intermediate), though
+ * backward recomputes gate and up and so makes five; GB/s, counting what a direction must read of the
+ * touched experts: three matrices forward, five in backward; and time / the larger of the two floors
+ * that the ceilings set for the products made and the bytes read. -p: pages of the weights (small as
+ * in a mapped file, or huge). */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "backends/amx/experts.h"
+#include "config.h"
+#include "core/context.h"
+
+enum { MIN_MS = 300, CHUNK_BYTES = 4 << 20, MAX_EXPERTS = 256 };
+
+struct shape {
+    const char *name;
+    int32_t experts, topk;
+    int64_t hidden, inter;
+};
+
+static const struct shape shapes[] = {
+    {"V3", 256, 8, 7168, 2048}, {"V2-Lite", 64, 6, 2048, 1408}, {"Qwen3-30B", 128, 8, 2048, 768}};
+static const int64_t token_counts[] = {1, 16, 128, 512, 4096, 16384};
+
+struct bench {
+    kt_context *ctx;
+    struct kt_experts *experts;
+    double flops, bytes; /* a second: the ceilings that rows are compared with */
+    int repeats;
+    char *weights;
+    int64_t weight_bytes;
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "bench_experts: %s\n", what);
+    exit(1);
+}
+
+static void *pages(int64_t bytes, int advice)
+{
+    void *p = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        fail("not enough memory; use -g");
+    madvise(p, (size_t)bytes, advice);
+    return p;
+}
+
+/* Best and worst seconds of a call. */
+struct timing {
+    double best, worst;
+};
+
+static struct timing measure(const struct bench *b, void (*fn)(void *), void *arg)
+{
+    struct timing t = {1e30, 0};
+    double start = now();
+    fn(arg); /* caches, scratch and page tables are those of a second call */
+    if (now() - start > 1)
+        start = now() - MIN_MS * 1e-3; /* a long call is not repeated more than it must */
+    for (int i = 0; i < b->repeats || (now() - start < MIN_MS * 1e-3 && i < 100); i++) {
+        double from = now();
+        fn(arg);
+        double took = now() - from;
+        t.best = fmin(t.best, took);
+        t.worst = fmax(t.worst, took);
+    }
+    return t;
+}
+
+/* -- ceilings ----------------------------------------------------------------------------------- */
+
+struct pieces {
+    struct kt_pool *pool;
+    kt_range_fn fn;
+    void *arg;
+    int64_t n;
+};
+
+static void run_pieces(void *arg)
+{
+    const struct pieces *p = arg;
+    kt_parallel_for(p->pool, p->n, 1, p->fn, p->arg);
+}
+
+#if defined(KT_HAVE_AMX)
+#include <immintrin.h>
+
+enum { ROUNDS = 200000, L2_BYTES = 512 << 10, L2_ROUNDS = 400, CHAINS = 12 };
+
+struct amx_ceiling {
+    const struct kt_amx_kernels *kernels;
+    char *memory; /* L2_BYTES a thread */
+};
+
+#define TILES __attribute__((target("amx-tile,amx-bf16")))
+
+TILES static void multiply_registers(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct amx_ceiling *c = arg;
+    char *p = c->memory + (int64_t)thread * L2_BYTES;
+    c->kernels->enter();
+    for (int64_t i = begin; i < end; i++) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        _tile_loadd(4, p, 64);
+        _tile_loadd(5, p + 1024, 64);
+        _tile_loadd(6, p + 2048, 64);
+        _tile_loadd(7, p + 3072, 64);
+        for (int k = 0; k < ROUNDS; k++) {
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, p, 64);
+    }
+    c->kernels->leave();
+}
+
+TILES static void multiply_l2(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct amx_ceiling *c = arg;
+    char *memory = c->memory + (int64_t)thread * L2_BYTES;
+    c->kernels->enter();
+    for (int64_t i = begin; i < end; i++) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int round = 0; round < L2_ROUNDS; round++) {
+            for (char *p = memory; p < memory + L2_BYTES; p += 4096) {
+                _tile_loadd(4, p, 64);
+                _tile_loadd(5, p + 1024, 64);
+                _tile_loadd(6, p + 2048, 64);
+                _tile_loadd(7, p + 3072, 64);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_dpbf16ps(1, 4, 7);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+        _tile_stored(0, memory, 64);
+    }
+    c->kernels->leave();
+}
+
+__attribute__((target("avx512f,avx512bf16"))) static void
+multiply_vectors(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    __m512 sum[CHAINS], x = _mm512_setzero_ps();
+    (void)thread;
+#pragma GCC unroll 12
+    for (int c = 0; c < CHAINS; c++)
+        sum[c] = x;
+    for (int64_t step = begin * ROUNDS; step < end * ROUNDS; step++) {
+#pragma GCC unroll 12
+        for (int c = 0; c < CHAINS; c++) {
+            sum[c] = _mm512_dpbf16_ps(sum[c], (__m512bh)x, (__m512bh)x);
+            __asm__ volatile("" : "+v"(sum[c]));
+        }
+    }
+    (void)arg;
+}
+
+static double rate(const struct bench *b, kt_range_fn fn, void *arg, int64_t pieces, double work)
+{
+    struct pieces p = {b->ctx->pool, fn, arg, pieces};
+    struct timing t = measure(b, run_pieces, &p);
+    return (double)pieces * work / t.best;
+}
+
+static void measure_products(struct bench *b)
+{
+    int64_t threads = kt_pool_num_threads(b->ctx->pool);
+    uint32_t isa = b->ctx->cpu.isa;
+    const double product = 4 * 16384.0;
+    if (isa & KT_ISA_AVX512_BF16) {
+        double flops = rate(b, multiply_vectors, NULL, threads, 64.0 * CHAINS * ROUNDS);
+        printf("ceiling: AVX-512-BF16 from registers  %7.2f TFLOP/s\n", flops * 1e-12);
+        b->flops = flops;
+    }
+    if (!(isa & KT_ISA_AMX_BF16) || strcmp(b->experts->ops->name, "amx") != 0)
+        return;
+    struct kt_amx_experts *amx = (struct kt_amx_experts *)b->experts;
+    struct amx_ceiling c = {&amx->kernels, pages(threads * L2_BYTES, MADV_HUGEPAGE)};
+    for (int64_t i = 0; i < threads * L2_BYTES / 2; i++)
+        ((uint16_t *)c.memory)[i] = (uint16_t)(0x3c00 + (i * 40503 & 0x81ff));
+    b->flops = rate(b, multiply_registers, &c, threads, product * ROUNDS);
+    printf("ceiling: AMX-BF16 from registers      %7.2f TFLOP/s\n", b->flops * 1e-12);
+    double l2 = rate(b, multiply_l2, &c, threads, product * L2_ROUNDS * L2_BYTES / 4096);
+    printf("ceiling: AMX-BF16, tiles from L2      %7.2f TFLOP/s\n", l2 * 1e-12);
+    munmap(c.memory, (size_t)(threads * L2_BYTES));
+}
+#else
+static void measure_products(struct bench *b)
+{
+    (void)b;
+}
+#endif
+
+static void fill_chunks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct bench *b = arg;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        uint64_t *p = (uint64_t *)(void *)(b->weights + i * CHUNK_BYTES);
+        uint64_t s = 88172645463325252ull + (uint64_t)i * 7919;
+        for (int64_t k = 0; k < CHUNK_BYTES / 8; k++) {
+            s ^= s << 13, s ^= s >> 7, s ^= s << 17;
+            p[k] = (s & 0x81ff81ff81ff81ffull) + 0x3c003c003c003c00ull;
+        }
+    }
+}
+
+static void read_chunks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    typedef uint64_t vector __attribute__((vector_size(64)));
+    const struct bench *b = arg;
+    vector sum[4] = {{0}};
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        const vector *p = (const vector *)(const void *)(b->weights + i * CHUNK_BYTES);
+        for (int64_t k = 0; k < CHUNK_BYTES / 64; k += 4)
+            for (int j = 0; j < 4; j++)
+                sum[j] += p[k + j];
+    }
+    sum[0] += sum[1] + sum[2] + sum[3];
+    __asm__ volatile("" : : "m"(sum[0]));
+}
+
+static void measure_memory(struct bench *b, int64_t bytes, int huge)
+{
+    int64_t chunks = bytes / CHUNK_BYTES;
+    double start = now();
+    b->weights = pages(bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    kt_parallel_for(b->ctx->pool, chunks, 1, fill_chunks, b);
+    printf("%.1f GB of random weights in %s pages, made in %.1f s\n", (double)bytes * 1e-9,
+           huge ? "huge" : "small", now() - start);
+    struct pieces p = {b->ctx->pool, read_chunks, b, chunks};
+    struct timing t = measure(b, run_pieces, &p);
+    b->bytes = (double)(chunks * CHUNK_BYTES) / t.best;
+    printf("ceiling: reading memory               %7.1f GB/s (slowest %.1f)\n", b->bytes * 1e-9,
+           (double)(chunks * CHUNK_BYTES) / t.worst * 1e-9);
+}
+
+/* -- rows of the table -------------------------------------------------------------------------- */
+
+struct row {
+    struct bench *bench;
+    struct kt_expert_layer layer;
+    struct kt_expert_batch batch;
+    struct kt_weight weights[KT_EXPERT_LINEARS][MAX_EXPERTS];
+    int32_t *ids;
+    float *topk_weights, *x, *y, *dy, *dx, *dtw;
+    int64_t touched;
+};
+
+static void forward(void *arg)
+{
+    struct row *r = arg;
+    struct kt_experts *e = r->bench->experts;
+    if (e->ops->forward(e, &r->layer, &r->batch, r->y) != KT_OK)
+        fail(kt_last_error(e->ctx));
+}
+
+static void backward(void *arg)
+{
+    struct row *r = arg;
+    struct kt_experts *e = r->bench->experts;
+    if (e->ops->backward(e, &r->layer, &r->batch, r->dy, r->dx, r->dtw) != KT_OK)
+        fail(kt_last_error(e->ctx));
+}
+
+static float *random_floats(int64_t n)
+{
+    float *x = malloc((size_t)n * sizeof *x);
+    if (!x)
+        fail("not enough memory");
+    uint32_t s = 1;
+    for (int64_t i = 0; i < n; i++) {
+        s = s * 1664525u + 1013904223u;
+        x[i] = (float)(int32_t)s * 0x1p-31f;
+    }
+    return x;
+}
+
+/* Different experts for each token, each as likely. */
+static void route(struct row *r, const struct shape *s, int64_t tokens)
+{
+    uint32_t state = 12345;
+    uint8_t seen[MAX_EXPERTS] = {0};
+    for (int64_t i = 0; i < tokens * s->topk; i++) {
+        int repeated;
+        do {
+            state = state * 1664525u + 1013904223u;
+            r->ids[i] = (int32_t)((state >> 8) % (uint32_t)s->experts);
+            repeated = 0;
+            for (int64_t j = i / s->topk * s->topk; j < i; j++)
+                repeated |= r->ids[j] == r->ids[i];
+        } while (repeated);
+        r->touched += !seen[r->ids[i]];
+        seen[r->ids[i]] = 1;
+        r->topk_weights[i] = 1.0f / (float)s->topk;
+    }
+}
+
+static void make_row(struct row *r, struct bench *b, const struct shape *s, int64_t tokens)
+{
+    int64_t matrix = s->hidden * s->inter, slots = tokens * s->topk, n = tokens * s->hidden;
+    memset(r, 0, sizeof *r);
+    r->bench = b;
+    r->layer = (struct kt_expert_layer){
+        .num_experts = s->experts, .hidden_size = s->hidden, .intermediate_size = s->inter};
+    for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
+        r->layer.weights[which] = r->weights[which];
+        for (int64_t e = 0; e < s->experts; e++) {
+            int down = which == KT_EXPERT_DOWN;
+            r->weights[which][e] =
+                (struct kt_weight){b->weights + (e * KT_EXPERT_LINEARS + which) * matrix * 2,
+                                   KT_DTYPE_BF16, down ? s->hidden : s->inter,
+                                   down ? s->inter : s->hidden};
+        }
+    }
+    r->ids = malloc((size_t)slots * sizeof *r->ids);
+    r->topk_weights = random_floats(slots), r->dtw = random_floats(slots);
+    r->x = random_floats(n), r->dy = random_floats(n);
+    r->y = random_floats(n), r->dx = random_floats(n);
+    if (!r->ids)
+        fail("not enough memory");
+    route(r, s, tokens);
+    r->batch = (struct kt_expert_batch){.compute = KT_COMPUTE_BF16,
+                                        .training = 1,
+                                        .tokens = tokens,
+                                        .topk = s->topk,
+                                        .topk_ids = r->ids,
+                                        .topk_weights = r->topk_weights,
+                                        .x = r->x};
+}
+
+static void free_row(struct row *r)
+{
+    free(r->ids), free(r->topk_weights), free(r->x), free(r->y), free(r->dy), free(r->dx);
+    free(r->dtw);
+}
+
+static void print_direction(const struct row *r, const struct shape *s, const char *direction,
+                            int products, struct timing t)
+{
+    double product = 2.0 * (double)r->batch.tokens * s->topk * (double)(s->hidden * s->inter);
+    double matrix = 2.0 * (double)r->touched * (double)(s->hidden * s->inter);
+    double compute = products * product / r->bench->flops, read = products * matrix / r->bench->bytes;
+    printf("%-10s %6lld  %-8s %9.2f ms +%3.0f%% %7.2f TFLOP/s %6.1f GB/s  %4.2f x %s\n", s->name,
+           (long long)r->batch.tokens, direction, t.best * 1e3, 100 * (t.worst / t.best - 1),
+           3 * product / t.best * 1e-12, products * matrix / t.best * 1e-9,
+           t.best / fmax(compute, read), compute > read ? "products" : "memory");
+    fflush(stdout);
+}
+
+static void bench_shape(struct bench *b, const struct shape *s, int64_t only)
+{
+    for (size_t i = 0; i < sizeof token_counts / sizeof *token_counts; i++) {
+        struct row r;
+        if (only && only != token_counts[i])
+            continue;
+        make_row(&r, b, s, token_counts[i]);
+        print_direction(&r, s, "forward", 3, measure(b, forward, &r));
+        print_direction(&r, s, "backward", 5, measure(b, backward, &r));
+        free_row(&r);
+    }
+}
+
+static int64_t shape_bytes(const struct shape *s)
+{
+    return 2ll * KT_EXPERT_LINEARS * s->experts * s->hidden * s->inter;
+}
+
+int main(int argc, char **argv)
+{
+    const char *backend = "auto", *model = NULL;
+    int64_t tokens = 0, chunk = 0, most = 4000000000, bytes = 0;
+    int huge = 0, option;
+    struct bench b = {.repeats = 3};
+    kt_context_options options;
+    kt_context_options_init(&options, sizeof options);
+    while ((option = getopt(argc, argv, "b:t:g:m:n:p:c:r:")) != -1) {
+        switch (option) {
+        case 'b': backend = optarg; break;
+        case 't': options.num_threads = atoi(optarg); break;
+        case 'g': most = (int64_t)(atof(optarg) * 1e9); break;
+        case 'm': model = optarg; break;
+        case 'n': tokens = atoll(optarg); break;
+        case 'p': huge = strcmp(optarg, "huge") == 0; break;
+        case 'c': chunk = atoll(optarg); break;
+        case 'r': b.repeats = atoi(optarg); break;
+        default: fail("see the first lines of tests/bench/experts.c");
+        }
+    }
+    if (kt_context_create(&options, &b.ctx) != KT_OK)
+        fail("no context");
+    if (kt_experts_open(b.ctx, backend, &b.experts) != KT_OK)
+        fail(kt_last_error(b.ctx));
+    if (chunk && strncmp(b.experts->ops->name, "amx", 3) == 0) {
+        struct kt_amx_experts *amx = (struct kt_amx_experts *)b.experts;
+        amx->forward_chunk = amx->backward_chunk = chunk;
+    }
+    printf("backend %s; %s\n", b.experts->ops->name, kt_context_cpu_description(b.ctx));
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (shape_bytes(&shapes[i]) <= most && (!model || strcmp(model, shapes[i].name) == 0) &&
+            shape_bytes(&shapes[i]) > bytes)
+            bytes = shape_bytes(&shapes[i]);
+    if (!bytes)
+        fail("no such model, or none whose layer fits into -g");
+    b.weight_bytes = (bytes + CHUNK_BYTES - 1) / CHUNK_BYTES * CHUNK_BYTES;
+    measure_products(&b);
+    measure_memory(&b, b.weight_bytes, huge);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (shape_bytes(&shapes[i]) <= bytes && (!model || strcmp(model, shapes[i].name) == 0))
+            bench_shape(&b, &shapes[i], tokens);
+    munmap(b.weights, (size_t)b.weight_bytes);
+    kt_experts_close(b.experts);
+    kt_context_free(b.ctx);
+    return 0;
+}

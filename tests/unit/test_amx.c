@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The experts backend "amx" against "reference": with emulated tiles anywhere, with real ones where
+ * the processor has them. Weights, activations and results each end where a page begins that may
+ * not be touched. */
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "backends/amx/experts.h"
+#include "compare.h"
+#include "core/dtype.h"
+
+enum { MAX_EXPERTS = 20, MAX_BUFFERS = 128 };
+
+static const struct {
+    const char *name;
+    uint32_t isa_mask;
+} builds[] = {
+    {"amx-emulated", KT_ISA_AVX512_BF16}, {"amx-emulated", 0}, {"amx", 0},
+};
+
+enum { BUILDS = sizeof builds / sizeof *builds };
+
+enum routing { SPREAD, ALL_TO_ONE, TWICE_IN_A_ROW };
+
+struct shape {
+    int32_t experts, hidden, inter, tokens, topk;
+    enum routing routing;
+};
+
+static const struct shape shapes[] = {
+    {4, 64, 64, 1, 2, SPREAD},           {3, 96, 32, 15, 1, ALL_TO_ONE},
+    {3, 64, 96, 16, 1, ALL_TO_ONE},      {3, 160, 64, 17, 1, ALL_TO_ONE},
+    {5, 64, 130, 31, 3, SPREAD},         {5, 72, 64, 33, 3, TWICE_IN_A_ROW},
+    {2, 131, 45, 300, 2, TWICE_IN_A_ROW}, {20, 33, 17, 40, 4, SPREAD},
+    {3, 160, 257, 290, 1, ALL_TO_ONE},   {16, 192, 96, 60, 6, SPREAD},
+    {1, 1, 1, 1, 1, SPREAD},             {2, 520, 300, 20, 2, SPREAD},
+};
+
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+/* -- memory that ends at a page that may not be touched ----------------------------------------- */
+
+static struct {
+    char *pages;
+    size_t bytes;
+} buffers[MAX_BUFFERS];
+static int num_buffers;
+
+static void *guarded(size_t bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (bytes + page - 1) / page * page;
+    char *pages =
+        mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ck_assert(pages != MAP_FAILED);
+    ck_assert_int_eq(mprotect(pages + size, page, PROT_NONE), 0);
+    ck_assert_int_lt(num_buffers, MAX_BUFFERS);
+    buffers[num_buffers].pages = pages;
+    buffers[num_buffers++].bytes = size + page;
+    return pages + size - bytes;
+}
+
+static void free_buffers(void)
+{
+    while (num_buffers > 0) {
+        num_buffers--;
+        munmap(buffers[num_buffers].pages, buffers[num_buffers].bytes);
+    }
+}
+
+static float *guarded_random(uint64_t seed, int64_t n)
+{
+    float *x = guarded((size_t)n * sizeof *x);
+    test_fill(seed, n, x);
+    return x;
+}
+
+/* -- one layer ---------------------------------------------------------------------------------- */
+
+struct problem {
+    struct kt_weight weights[KT_EXPERT_LINEARS][MAX_EXPERTS];
+    struct kt_expert_layer layer;
+    struct kt_expert_batch batch;
+    float *dy;
+};
+
+static void *random_bf16(uint64_t seed, int64_t n, float scale)
+{
+    float *full = test_random(seed, n);
+    uint16_t *half = guarded((size_t)n * sizeof *half);
+    for (int64_t i = 0; i < n; i++)
+        half[i] = kt_f32_to_bf16(full[i] * scale);
+    free(full);
+    return half;
+}
+
+static int32_t choose_expert(const struct shape *s, int64_t slot)
+{
+    int64_t token = slot / s->topk, j = slot % s->topk;
+    if (s->routing == ALL_TO_ONE)
+        return s->experts / 2;
+    if (s->routing == TWICE_IN_A_ROW)
+        return (int32_t)((token + j / 2) % s->experts);
+    /* Expert 1 gets nothing where there are others, the first gets most. */
+    int64_t e = token % 3 == 0 ? j : token * 5 + j;
+    e %= s->experts;
+    return e == 1 ? 0 : (int32_t)e;
+}
+
+static void make_problem(struct problem *p, const struct shape *s)
+{
+    memset(p, 0, sizeof *p);
+    p->layer = (struct kt_expert_layer){
+        .num_experts = s->experts, .hidden_size = s->hidden, .intermediate_size = s->inter};
+    for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
+        p->layer.weights[which] = p->weights[which];
+        for (int e = 0; e < s->experts; e++) {
+            int64_t rows = which == KT_EXPERT_DOWN ? s->hidden : s->inter;
+            int64_t cols = which == KT_EXPERT_DOWN ? s->inter : s->hidden;
+            p->weights[which][e] = (struct kt_weight){
+                random_bf16((uint64_t)(100 * which + e), rows * cols, 2 / sqrtf((float)cols)),
+                KT_DTYPE_BF16, rows, cols};
+        }
+    }
+    int64_t slots = (int64_t)s->tokens * s->topk;
+    int32_t *ids = guarded((size_t)slots * sizeof *ids);
+    for (int64_t i = 0; i < slots; i++)
+        ids[i] = choose_expert(s, i);
+    p->batch = (struct kt_expert_batch){.compute = KT_COMPUTE_BF16,
+                                        .training = 1,
+                                        .tokens = s->tokens,
+                                        .topk = s->topk,
+                                        .topk_ids = ids,
+                                        .topk_weights = guarded_random(3, slots),
+                                        .x = guarded_random(1, (int64_t)s->tokens * s->hidden)};
+    p->dy = guarded_random(2, (int64_t)s->tokens * s->hidden);
+}
+
+struct outcome {
+    float *y, *dx, *dtw;
+};
+
+struct setting {
+    const char *name;
+    uint32_t isa_mask;
+    int32_t threads;
+    int small; /* groups of one block, small blocks and chunks */
+};
+
+/* Results start from numbers that the sums must keep. */
+static struct outcome run(const struct problem *p, const struct setting *with)
+{
+    struct kt_experts *experts;
+    kt_context *ctx = test_context(with->threads, with->isa_mask);
+    ck_assert_int_eq(kt_experts_open(ctx, with->name, &experts), KT_OK);
+    if (with->small) {
+        struct kt_amx_experts *amx = (struct kt_amx_experts *)experts;
+        amx->group_bytes = 1;
+        amx->forward_tiles = 3, amx->backward_tiles = 2;
+        amx->forward_chunk = 64, amx->backward_chunk = 32;
+    }
+    int64_t n = p->batch.tokens * p->layer.hidden_size, slots = p->batch.tokens * p->batch.topk;
+    struct outcome o = {guarded_random(4, n), guarded_random(5, n), guarded_random(6, slots)};
+    ck_assert_int_eq(experts->ops->forward(experts, &p->layer, &p->batch, o.y), KT_OK);
+    ck_assert_int_eq(experts->ops->backward(experts, &p->layer, &p->batch, p->dy, o.dx, o.dtw),
+                     KT_OK);
+    ck_assert_uint_le(
+        kt_context_memory_peak(ctx),
+        experts->ops->scratch_bytes(experts, &p->layer, p->batch.tokens, p->batch.topk) + 256);
+    kt_experts_close(experts);
+    ck_assert_uint_eq(kt_context_memory_used(ctx), 0);
+    kt_context_free(ctx);
+    return o;
+}
+
+static struct outcome run_reference(const struct problem *p)
+{
+    struct problem full = *p;
+    full.batch.compute = KT_COMPUTE_F32;
+    return run(&full, &(struct setting){.name = "reference", .threads = 2});
+}
+
+static void check_close(int64_t n, const float *got, const float *want, double tolerance)
+{
+    double *wide = test_widen(n, want);
+    ck_assert_double_lt(test_error(n, got, wide), tolerance);
+    free(wide);
+}
+
+/* Without the processor for it there is nothing to run; amx_is_absent_or_chosen checks that case. */
+static int can_run(int build)
+{
+    kt_context *ctx = test_context(1, builds[build].isa_mask);
+    struct kt_experts *experts;
+    kt_status status = kt_experts_open(ctx, builds[build].name, &experts);
+    kt_experts_close(experts);
+    kt_context_free(ctx);
+    return status == KT_OK;
+}
+
+START_TEST(agrees_with_reference)
+{
+    const struct shape *s = &shapes[_i / BUILDS];
+    int build = _i % BUILDS;
+    struct problem p;
+    if (!can_run(build))
+        return;
+    make_problem(&p, s);
+    struct outcome want = run_reference(&p);
+    for (int small = 0; small < 2; small++) {
+        struct setting with = {builds[build].name, builds[build].isa_mask, 2, small};
+        struct outcome got = run(&p, &with);
+        int64_t n = (int64_t)s->tokens * s->hidden;
+        check_close(n, got.y, want.y, 5e-3);
+        check_close(n, got.dx, want.dx, 5e-3);
+        check_close((int64_t)s->tokens * s->topk, got.dtw, want.dtw, 5e-3);
+    }
+    free_buffers();
+}
+END_TEST
+
+static void round_to_bf16(int64_t n, const float *x)
+{
+    float *values = (float *)x;
+    for (int64_t i = 0; i < n; i++)
+        values[i] = kt_bf16_to_f32(kt_f32_to_bf16(values[i]));
+}
+
+/* With x and dy that bfloat16 holds, nothing on the way to d(topk_weights) is rounded. */
+START_TEST(topk_gradients_are_those_of_float32)
+{
+    const struct shape *s = &shapes[_i / BUILDS];
+    int build = _i % BUILDS;
+    struct problem p;
+    if (!can_run(build))
+        return;
+    make_problem(&p, s);
+    round_to_bf16((int64_t)s->tokens * s->hidden, p.batch.x);
+    round_to_bf16((int64_t)s->tokens * s->hidden, p.dy);
+    struct setting with = {builds[build].name, builds[build].isa_mask, 2, 0};
+    struct outcome want = run_reference(&p), got = run(&p, &with);
+    check_close((int64_t)s->tokens * s->topk, got.dtw, want.dtw, 1e-5);
+    free_buffers();
+}
+END_TEST
+
+START_TEST(bits_do_not_depend_on_threads)
+{
+    const struct shape *s = &shapes[_i / BUILDS];
+    int build = _i % BUILDS;
+    struct problem p;
+    if (!can_run(build))
+        return;
+    make_problem(&p, s);
+    struct setting with = {builds[build].name, builds[build].isa_mask, 1, 0};
+    struct outcome one = run(&p, &with);
+    for (with.threads = 2; with.threads < 8; with.threads += 5) {
+        struct outcome many = run(&p, &with);
+        size_t n = (size_t)s->tokens * (size_t)s->hidden * sizeof(float);
+        ck_assert(memcmp(one.y, many.y, n) == 0);
+        ck_assert(memcmp(one.dx, many.dx, n) == 0);
+        ck_assert(memcmp(one.dtw, many.dtw,
+                         (size_t)s->tokens * (size_t)s->topk * sizeof(float)) == 0);
+    }
+    free_buffers();
+}
+END_TEST
+
+START_TEST(amx_is_absent_or_chosen)
+{
+    kt_context *ctx = test_context(1, 0);
+    struct kt_experts *experts, *chosen;
+    kt_status status = kt_experts_open(ctx, "amx", &experts);
+    ck_assert_int_eq(kt_experts_open(ctx, "auto", &chosen), KT_OK);
+    if (ctx->cpu.isa & KT_ISA_AMX_BF16) {
+        ck_assert_int_eq(status, KT_OK);
+        ck_assert_str_eq(chosen->ops->name, "amx");
+    } else {
+        ck_assert_int_eq(status, KT_ERROR_NOT_FOUND);
+        ck_assert_ptr_nonnull(strstr(kt_last_error(ctx), "AMX-BF16"));
+        ck_assert_str_eq(chosen->ops->name, "cpu");
+    }
+    kt_experts_close(experts);
+    kt_experts_close(chosen);
+    kt_context_free(ctx);
+    ctx = test_context(1, KT_ISA_AVX512_BF16);
+    ck_assert_int_eq(kt_experts_open(ctx, "amx", &experts), KT_ERROR_NOT_FOUND);
+    kt_context_free(ctx);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("amx");
+    TCase *tc = tcase_create("amx");
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, agrees_with_reference, 0, SHAPES * BUILDS);
+    tcase_add_loop_test(tc, topk_gradients_are_those_of_float32, 0, SHAPES * BUILDS);
+    tcase_add_loop_test(tc, bits_do_not_depend_on_threads, 0, SHAPES * BUILDS);
+    tcase_add_test(tc, amx_is_absent_or_chosen);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
