@@ -6,10 +6,10 @@
  *
  * Each row: milliseconds of the best of at least 3 calls, how much the slowest of them took more;
  * TFLOP/s, counting three products a direction (6 x tokens x topk x hidden x intermediate), though
- * backward recomputes gate and up and so makes five; GB/s, counting what a direction must read of the
- * touched experts: three matrices forward, five in backward; and time / the larger of the two floors
- * that the ceilings set for the products made and the bytes read. -p: pages of the weights (small as
- * in a mapped file, or huge). */
+ * backward recomputes gate and up and so makes five; GB/s, counting what a direction must read of
+ * the touched experts: three matrices forward, five in backward; and time / the larger of the two
+ * floors that the ceilings set for the products made and the bytes read. -p: pages of the weights
+ * (small as in a mapped file, or huge). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,7 +88,8 @@ static struct timing measure(const struct bench *b, void (*fn)(void *), void *ar
     return t;
 }
 
-/* -- ceilings ----------------------------------------------------------------------------------- */
+/* -- ceilings -----------------------------------------------------------------------------------
+ */
 
 struct pieces {
     struct kt_pool *pool;
@@ -235,23 +236,34 @@ static void fill_chunks(void *arg, int64_t begin, int64_t end, int32_t thread)
     }
 }
 
-static void read_chunks(void *arg, int64_t begin, int64_t end, int32_t thread)
-{
-    typedef uint64_t vector __attribute__((vector_size(64)));
-    const struct bench *b = arg;
-    vector sum[4] = {{0}};
-    (void)thread;
-    for (int64_t i = begin; i < end; i++) {
-        const vector *p = (const vector *)(const void *)(b->weights + i * CHUNK_BYTES);
-        for (int64_t k = 0; k < CHUNK_BYTES / 64; k += 4)
-            for (int j = 0; j < 4; j++)
-                sum[j] += p[k + j];
+/* The vectors are as wide as the build's target; 512 bits where the processor has them. */
+#define READ_CHUNKS(name)                                                                          \
+    static void name(void *arg, int64_t begin, int64_t end, int32_t thread)                        \
+    {                                                                                              \
+        typedef uint64_t vector __attribute__((vector_size(64)));                                  \
+        const struct bench *b = arg;                                                               \
+        vector sum[4] = {{0}};                                                                     \
+        (void)thread;                                                                              \
+        for (int64_t i = begin; i < end; i++) {                                                    \
+            const vector *p = (const vector *)(const void *)(b->weights + i * CHUNK_BYTES);        \
+            for (int64_t k = 0; k < CHUNK_BYTES / 64; k += 4)                                      \
+                for (int j = 0; j < 4; j++) {                                                      \
+                    __builtin_prefetch(&p[k + j + 64], 0, 2);                                      \
+                    sum[j] += p[k + j];                                                            \
+                }                                                                                  \
+        }                                                                                          \
+        sum[0] += sum[1] + sum[2] + sum[3];                                                        \
+        __asm__ volatile("" : : "m"(sum[0]));                                                      \
     }
-    sum[0] += sum[1] + sum[2] + sum[3];
-    __asm__ volatile("" : : "m"(sum[0]));
-}
 
-static void measure_memory(struct bench *b, int64_t bytes, int huge)
+READ_CHUNKS(read_chunks)
+#if defined(KT_HAVE_AMX)
+__attribute__((target("avx512f"))) READ_CHUNKS(read_chunks_avx512)
+#else
+#define read_chunks_avx512 read_chunks
+#endif
+
+    static void measure_memory(struct bench *b, int64_t bytes, int huge)
 {
     int64_t chunks = bytes / CHUNK_BYTES;
     double start = now();
@@ -260,13 +272,16 @@ static void measure_memory(struct bench *b, int64_t bytes, int huge)
     printf("%.1f GB of random weights in %s pages, made in %.1f s\n", (double)bytes * 1e-9,
            huge ? "huge" : "small", now() - start);
     struct pieces p = {b->ctx->pool, read_chunks, b, chunks};
+    if (b->ctx->cpu.isa & KT_ISA_AVX512)
+        p.fn = read_chunks_avx512;
     struct timing t = measure(b, run_pieces, &p);
     b->bytes = (double)(chunks * CHUNK_BYTES) / t.best;
     printf("ceiling: reading memory               %7.1f GB/s (slowest %.1f)\n", b->bytes * 1e-9,
            (double)(chunks * CHUNK_BYTES) / t.worst * 1e-9);
 }
 
-/* -- rows of the table -------------------------------------------------------------------------- */
+/* -- rows of the table --------------------------------------------------------------------------
+ */
 
 struct row {
     struct bench *bench;
@@ -338,10 +353,9 @@ static void make_row(struct row *r, struct bench *b, const struct shape *s, int6
         r->layer.weights[which] = r->weights[which];
         for (int64_t e = 0; e < s->experts; e++) {
             int down = which == KT_EXPERT_DOWN;
-            r->weights[which][e] =
-                (struct kt_weight){b->weights + (e * KT_EXPERT_LINEARS + which) * matrix * 2,
-                                   KT_DTYPE_BF16, down ? s->hidden : s->inter,
-                                   down ? s->inter : s->hidden};
+            r->weights[which][e] = (struct kt_weight){
+                b->weights + (e * KT_EXPERT_LINEARS + which) * matrix * 2, KT_DTYPE_BF16,
+                down ? s->hidden : s->inter, down ? s->inter : s->hidden};
         }
     }
     r->ids = malloc((size_t)slots * sizeof *r->ids);
@@ -371,7 +385,8 @@ static void print_direction(const struct row *r, const struct shape *s, const ch
 {
     double product = 2.0 * (double)r->batch.tokens * s->topk * (double)(s->hidden * s->inter);
     double matrix = 2.0 * (double)r->touched * (double)(s->hidden * s->inter);
-    double compute = products * product / r->bench->flops, read = products * matrix / r->bench->bytes;
+    double compute = products * product / r->bench->flops,
+           read = products * matrix / r->bench->bytes;
     printf("%-10s %6lld  %-8s %9.2f ms +%3.0f%% %7.2f TFLOP/s %6.1f GB/s  %4.2f x %s\n", s->name,
            (long long)r->batch.tokens, direction, t.best * 1e3, 100 * (t.worst / t.best - 1),
            3 * product / t.best * 1e-12, products * matrix / t.best * 1e-9,
@@ -407,15 +422,32 @@ int main(int argc, char **argv)
     kt_context_options_init(&options, sizeof options);
     while ((option = getopt(argc, argv, "b:t:g:m:n:p:c:r:")) != -1) {
         switch (option) {
-        case 'b': backend = optarg; break;
-        case 't': options.num_threads = atoi(optarg); break;
-        case 'g': most = (int64_t)(atof(optarg) * 1e9); break;
-        case 'm': model = optarg; break;
-        case 'n': tokens = atoll(optarg); break;
-        case 'p': huge = strcmp(optarg, "huge") == 0; break;
-        case 'c': chunk = atoll(optarg); break;
-        case 'r': b.repeats = atoi(optarg); break;
-        default: fail("see the first lines of tests/bench/experts.c");
+        case 'b':
+            backend = optarg;
+            break;
+        case 't':
+            options.num_threads = atoi(optarg);
+            break;
+        case 'g':
+            most = (int64_t)(atof(optarg) * 1e9);
+            break;
+        case 'm':
+            model = optarg;
+            break;
+        case 'n':
+            tokens = atoll(optarg);
+            break;
+        case 'p':
+            huge = strcmp(optarg, "huge") == 0;
+            break;
+        case 'c':
+            chunk = atoll(optarg);
+            break;
+        case 'r':
+            b.repeats = atoi(optarg);
+            break;
+        default:
+            fail("see the first lines of tests/bench/experts.c");
         }
     }
     if (kt_context_create(&options, &b.ctx) != KT_OK)

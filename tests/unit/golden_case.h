@@ -94,16 +94,24 @@ static inline void golden_fill_batch(struct golden_case *c)
     free(cu);
 }
 
-static inline kt_executor *golden_executor(const struct golden_case *c, kt_lora *lora,
-                                           kt_compute compute, int32_t chunk)
+/** experts: a backend, or NULL for what there is. */
+static inline kt_executor *golden_executor_on(const struct golden_case *c, const char *experts,
+                                              kt_lora *lora, kt_compute compute, int32_t chunk)
 {
     kt_executor_options options;
     kt_executor *executor;
     kt_executor_options_init(&options, sizeof options);
     options.compute = compute;
     options.logits_chunk = chunk;
+    options.experts_backend = experts;
     ck_assert_ok(c->ctx, kt_executor_create(c->model, lora, &options, &executor));
     return executor;
+}
+
+static inline kt_executor *golden_executor(const struct golden_case *c, kt_lora *lora,
+                                           kt_compute compute, int32_t chunk)
+{
+    return golden_executor_on(c, NULL, lora, compute, chunk);
 }
 
 /** Chunks of 7 logits, so that they do not divide the rows. */

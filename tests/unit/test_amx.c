@@ -15,7 +15,9 @@ static const struct {
     const char *name;
     uint32_t isa_mask;
 } builds[] = {
-    {"amx-emulated", KT_ISA_AVX512_BF16}, {"amx-emulated", 0}, {"amx", 0},
+    {"amx-emulated", KT_ISA_AVX512_BF16},
+    {"amx-emulated", 0},
+    {"amx", 0},
 };
 
 enum { BUILDS = sizeof builds / sizeof *builds };
@@ -28,17 +30,24 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {4, 64, 64, 1, 2, SPREAD},           {3, 96, 32, 15, 1, ALL_TO_ONE},
-    {3, 64, 96, 16, 1, ALL_TO_ONE},      {3, 160, 64, 17, 1, ALL_TO_ONE},
-    {5, 64, 130, 31, 3, SPREAD},         {5, 72, 64, 33, 3, TWICE_IN_A_ROW},
-    {2, 131, 45, 300, 2, TWICE_IN_A_ROW}, {20, 33, 17, 40, 4, SPREAD},
-    {3, 160, 257, 290, 1, ALL_TO_ONE},   {16, 192, 96, 60, 6, SPREAD},
-    {1, 1, 1, 1, 1, SPREAD},             {2, 520, 300, 20, 2, SPREAD},
+    {4, 64, 64, 1, 2, SPREAD},
+    {3, 96, 32, 15, 1, ALL_TO_ONE},
+    {3, 64, 96, 16, 1, ALL_TO_ONE},
+    {3, 160, 64, 17, 1, ALL_TO_ONE},
+    {5, 64, 130, 31, 3, SPREAD},
+    {5, 72, 64, 33, 3, TWICE_IN_A_ROW},
+    {2, 131, 45, 300, 2, TWICE_IN_A_ROW},
+    {20, 33, 17, 40, 4, SPREAD},
+    {3, 160, 257, 290, 1, ALL_TO_ONE},
+    {16, 192, 96, 60, 6, SPREAD},
+    {1, 1, 1, 1, 1, SPREAD},
+    {2, 520, 300, 20, 2, SPREAD},
 };
 
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-/* -- memory that ends at a page that may not be touched ----------------------------------------- */
+/* -- memory that ends at a page that may not be touched -----------------------------------------
+ */
 
 static struct {
     char *pages;
@@ -74,7 +83,8 @@ static float *guarded_random(uint64_t seed, int64_t n)
     return x;
 }
 
-/* -- one layer ---------------------------------------------------------------------------------- */
+/* -- one layer ----------------------------------------------------------------------------------
+ */
 
 struct problem {
     struct kt_weight weights[KT_EXPERT_LINEARS][MAX_EXPERTS];
@@ -186,7 +196,8 @@ static void check_close(int64_t n, const float *got, const float *want, double t
     free(wide);
 }
 
-/* Without the processor for it there is nothing to run; amx_is_absent_or_chosen checks that case. */
+/* Without the processor for it there is nothing to run; amx_is_absent_or_chosen checks that case.
+ */
 static int can_run(int build)
 {
     kt_context *ctx = test_context(1, builds[build].isa_mask);
@@ -258,8 +269,8 @@ START_TEST(bits_do_not_depend_on_threads)
         size_t n = (size_t)s->tokens * (size_t)s->hidden * sizeof(float);
         ck_assert(memcmp(one.y, many.y, n) == 0);
         ck_assert(memcmp(one.dx, many.dx, n) == 0);
-        ck_assert(memcmp(one.dtw, many.dtw,
-                         (size_t)s->tokens * (size_t)s->topk * sizeof(float)) == 0);
+        ck_assert(memcmp(one.dtw, many.dtw, (size_t)s->tokens * (size_t)s->topk * sizeof(float)) ==
+                  0);
     }
     free_buffers();
 }

@@ -7,7 +7,7 @@
 #include "config.h"
 #include "core/memory.h"
 
-enum { GROUP_BYTES = 256 << 20, FORWARD_TILES = 16, BACKWARD_TILES = 8, CHUNK = 256 };
+enum { GROUP_BYTES = 256 << 20, FORWARD_TILES = 16, BACKWARD_TILES = 16, CHUNK = 256 };
 
 /* -- scratch ----------------------------------------------------------------------------------- */
 
@@ -83,8 +83,7 @@ static int64_t block_tiles(const struct kt_amx_call *c, int backward)
 static int64_t group_tiles(struct kt_amx_call *c, int64_t slots, int backward)
 {
     uint64_t tiles = c->amx->group_bytes / place_tiles(c, 1, backward, NULL);
-    return kt_min_i64(tiles_bound(c, slots),
-                      kt_max_i64((int64_t)tiles, block_tiles(c, backward)));
+    return kt_min_i64(tiles_bound(c, slots), kt_max_i64((int64_t)tiles, block_tiles(c, backward)));
 }
 
 static int64_t blocks_bound(const struct kt_amx_call *c, int64_t slots, int backward)
@@ -143,7 +142,8 @@ static void sort_slots(struct kt_amx_call *c, int64_t slots)
     c->first[0] = 0;
 }
 
-/* Each expert's tiles in blocks of about the same size; returns their number. `tile` counts from 0. */
+/* Each expert's tiles in blocks of about the same size; returns their number. `tile` counts from 0.
+ */
 static int64_t cut_blocks(struct kt_amx_call *c, int backward)
 {
     int64_t num = 0, tile = 0;
@@ -237,15 +237,15 @@ static uint64_t amx_scratch_bytes(const struct kt_experts *e, const struct kt_ex
 {
     const struct kt_amx_experts *amx = (const struct kt_amx_experts *)e;
     struct kt_amx_call c = {.amx = amx, .layer = layer};
-    uint64_t general = amx->general->ops->scratch_bytes(amx->general, layer, tokens, topk), most = 0;
+    uint64_t general = amx->general->ops->scratch_bytes(amx->general, layer, tokens, topk),
+             most = 0;
     if (is_general(layer))
         return general;
     measure(&c);
     for (int backward = 0; backward < 2; backward++) {
-        uint64_t bytes =
-            place_tiles(&c, group_tiles(&c, tokens * topk, backward), backward, NULL) +
-            (uint64_t)kt_pool_num_threads(e->ctx->pool) * c.thread_bytes +
-            index_bytes(&c, tokens * topk, backward);
+        uint64_t bytes = place_tiles(&c, group_tiles(&c, tokens * topk, backward), backward, NULL) +
+                         (uint64_t)kt_pool_num_threads(e->ctx->pool) * c.thread_bytes +
+                         index_bytes(&c, tokens * topk, backward);
         most = bytes > most ? bytes : most;
     }
     return general + most;
@@ -307,9 +307,10 @@ kt_status kt_amx_experts_open(kt_context *ctx, struct kt_experts **out)
         kt_amx_kernels_init_amx(&kernels);
 #endif
     if (!kernels.forward)
-        return kt_fail(ctx, KT_ERROR_NOT_FOUND,
-                       "experts backend \"amx\" is not available here: it needs a processor with "
-                       "AMX-BF16 and AVX-512-BF16, and Linux's permission to use them; use \"auto\"");
+        return kt_fail(
+            ctx, KT_ERROR_NOT_FOUND,
+            "experts backend \"amx\" is not available here: it needs a processor with "
+            "AMX-BF16 and AVX-512-BF16, and Linux's permission to use them; use \"auto\"");
     return open_with(ctx, &amx_ops, &kernels, out);
 }
 

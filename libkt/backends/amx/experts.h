@@ -3,14 +3,14 @@
  * The experts backend "amx" from inside, and "amx-emulated", which computes the same with emulated
  * tiles on any machine (slowly: it exists for tests).
  *
- * It multiplies bfloat16 weights in bfloat16. Layers with other weights or with LoRA on experts, and
- * calls in float32, go to the backend "cpu".
+ * It multiplies bfloat16 weights in bfloat16. Layers with other weights or with LoRA on experts,
+ * and calls in float32, go to the backend "cpu".
  *
- * Slots (token, j) are sorted by expert into tiles of 16; an expert's last tile may be partly empty.
- * Tiles are cut into blocks of one expert, and blocks are worked on in groups, so that scratch is
- * bounded. A phase over a group is a list of tasks (columns or rows of a weight) x (block), the
- * blocks of an expert one after another; each owns its results. Tiles are summed into tokens in a
- * last phase that owns tokens. So bits do not depend on the number of threads.
+ * Slots (token, j) are sorted by expert into tiles of 16; an expert's last tile may be partly
+ * empty. Tiles are cut into blocks of one expert, and blocks are worked on in groups, so that
+ * scratch is bounded. A phase over a group is a list of tasks (columns or rows of a weight) x
+ * (block), the blocks of an expert one after another; each owns its results. Tiles are summed into
+ * tokens in a last phase that owns tokens. So bits do not depend on the number of threads.
  *
  * Scratch: a group's tiles (group_bytes, or one block), four index words a slot, and for each
  * thread the products of one task. */
@@ -63,12 +63,12 @@ struct kt_amx_call {
     int64_t num_blocks;           /**< of the group */
     int64_t tile_begin, tile_end; /**< of the group */
 
-    char *x;            /**< columns of hidden features */
-    char *h;            /**< columns of intermediate features */
-    char *dy_rows;      /**< rows of hidden features */
-    char *dgate, *dup;  /**< rows of intermediate features */
-    float *out;         /**< [16 * tiles, 16-aligned hidden] */
-    float *partial;     /**< [16 * tiles, inter_steps] parts of d(topk_weights) */
+    char *x;           /**< columns of hidden features */
+    char *h;           /**< columns of intermediate features */
+    char *dy_rows;     /**< rows of hidden features */
+    char *dgate, *dup; /**< rows of intermediate features */
+    float *out;        /**< [16 * tiles, 16-aligned hidden] */
+    float *partial;    /**< [16 * tiles, inter_steps] parts of d(topk_weights) */
     char *threads;
     uint64_t thread_bytes;
 };

@@ -5,7 +5,7 @@
 #include "backends/amx/experts.h"
 #include "core/memory.h"
 
-enum { TOKENS_A_TASK = 4, TASKS_A_THREAD = 4, PIECES_A_THREAD = 8, MAX_GRAIN = 16 };
+enum { TOKENS_A_TASK = 4, TASKS_A_THREAD = 4, PIECES_A_THREAD = 32, MAX_GRAIN = 4 };
 
 static int64_t tile_bytes(int64_t steps)
 {
@@ -51,13 +51,13 @@ static void run_tasks(struct kt_amx_call *c, int64_t features, kt_range_fn fn)
     kt_parallel_for(c->pool, tasks, kt_max_i64(1, kt_min_i64(tasks / pieces, MAX_GRAIN)), fn, c);
 }
 
-static const struct kt_weight *weight(const struct kt_amx_call *c, int which,
-                                      const struct task *t)
+static const struct kt_weight *weight(const struct kt_amx_call *c, int which, const struct task *t)
 {
     return &c->layer->weights[which][t->block->expert];
 }
 
-static void add_rows(struct kt_amx_blocks *b, const struct kt_weight *w, int64_t from, int64_t count)
+static void add_rows(struct kt_amx_blocks *b, const struct kt_weight *w, int64_t from,
+                     int64_t count)
 {
     b->ld = w->cols;
     for (int64_t r = 0; r < count; r += KT_AMX_ROWS, b->num++) {
@@ -88,7 +88,8 @@ static struct kt_amx_strip strip(const struct kt_amx_call *c, int which, const s
                                  t->features};
 }
 
-/* -- tokens in, tokens out ---------------------------------------------------------------------- */
+/* -- tokens in, tokens out ----------------------------------------------------------------------
+ */
 
 /* Rows of the tokens of one tile; NULL where it is empty. */
 static void tile_tokens(const struct kt_amx_call *c, const struct kt_amx_block *block, int64_t tile,
@@ -154,8 +155,8 @@ static void gate_up_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
         }
         int64_t tiles = t.block->tiles, half = w.num / 2 * 2 * tiles * 256;
         k->forward(&w, i + 1 < end ? &ahead : NULL, c->hidden,
-                   c->x + t.block->tile * tile_bytes(c->hidden_steps), tiles,
-                   c->amx->forward_chunk, s.products, s.stage);
+                   c->x + t.block->tile * tile_bytes(c->hidden_steps), tiles, c->amx->forward_chunk,
+                   s.products, s.stage);
         c->amx->rows.row.silu_mul(half, s.products, s.products + half, s.products);
         for (int32_t b = 0; b < w.num / 2; b++)
             k->repack_columns(s.products + b * 2 * tiles * 256, tiles,
@@ -249,8 +250,8 @@ static void activation_tasks(void *arg, int64_t begin, int64_t end, int32_t thre
         k->transpose(s.products, tiles, t.features, t.block->rows, 1, s.gate, KT_AMX_LD);
         k->transpose(s.products + w.num / 2 * 2 * tiles * 256, tiles, t.features, t.block->rows, 1,
                      s.up, KT_AMX_LD);
-        k->backward(&down, NULL, c->dy_rows + at, tiles, c->amx->backward_chunk, 0, s.dh,
-                    KT_AMX_LD, s.stage);
+        k->backward(&down, NULL, c->dy_rows + at, tiles, c->amx->backward_chunk, 0, s.dh, KT_AMX_LD,
+                    s.stage);
         for (int64_t row = 0; row < t.block->rows; row++)
             activate_row(c, &s, &t, row);
         pack_gradient(c, &t, s.gate, c->dgate);

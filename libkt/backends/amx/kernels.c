@@ -72,8 +72,9 @@ static void transpose(const float *products, int64_t tiles, int64_t num_features
 
 /* -- reading ahead ----------------------------------------------------------------------------- */
 
-/* Fetches rows one after another, a run of bytes each: memory is read in longer pieces than in the
- * order in which the products use it. */
+/* Fetches what the next chunk reads, row after row, a run of bytes each: memory is read in longer
+ * pieces than in the order in which the products use it. Calls are spread over the whole chunk,
+ * since a core has few misses under way at a time and a burst of them holds up the tiles' loads. */
 struct walk {
     const struct kt_amx_blocks *blocks;
     const char *block, *row;
@@ -168,8 +169,7 @@ INLINE void multiply_2x2(const struct factors *f, int first, float *c, int64_t c
         tile_load(5, a + f->a_next, f->lda);
         tile_multiply(2, 5, 6);
         tile_multiply(3, 5, 7);
-        if (ahead)
-            walk_on(ahead);
+        walk_on(ahead);
     }
     tile_store(0, c, c_ld);
     tile_store(1, c + c_col, c_ld);
@@ -196,8 +196,7 @@ INLINE void multiply_2x1(const struct factors *f, int first, float *c, int64_t c
         tile_multiply(0, 4, 6);
         tile_load(5, a + f->a_next, f->lda);
         tile_multiply(2, 5, 6);
-        if (ahead)
-            walk_on(ahead);
+        walk_on(ahead);
     }
     tile_store(0, c, c_ld);
     tile_store(2, c + c_row, c_ld);
@@ -222,8 +221,7 @@ INLINE void multiply_1x2(const struct factors *f, int first, float *c, int64_t c
         tile_multiply(0, 4, 6);
         tile_load(7, b + f->b_next, TILE_LINE);
         tile_multiply(1, 4, 7);
-        if (ahead)
-            walk_on(ahead);
+        walk_on(ahead);
     }
     tile_store(0, c, c_ld);
     tile_store(1, c + c_col, c_ld);
@@ -247,8 +245,8 @@ static void forward(const struct kt_amx_blocks *w, const struct kt_amx_blocks *n
     for (int64_t from = 0; from < depth; from += chunk) {
         int64_t cols = kt_min_i64(chunk, depth - from), steps = steps_of(cols);
         int more = from + chunk < depth;
-        struct walk ahead =
-            walk_blocks(more ? w : next, more ? from + chunk : 0, chunk, depth, w->num * steps);
+        struct walk ahead = walk_blocks(more ? w : next, more ? from + chunk : 0, chunk, depth,
+                                        w->num * steps * ((tiles + 1) / 2));
         for (int64_t tile = 0; tile < tiles; tile += 2) {
             for (int32_t i = 0; i < w->num; i++) {
                 struct factors f = {.a = (const char *)(w->data[i] + from),
@@ -266,11 +264,10 @@ static void forward(const struct kt_amx_blocks *w, const struct kt_amx_blocks *n
                 }
                 f.a_next = 16 * f.lda;
                 float *c = products + (i * 2 * tiles + tile) * 256;
-                struct walk *walk = tile ? NULL : &ahead;
                 if (tile + 1 < tiles)
-                    multiply_2x2(&f, from == 0, c, tiles * 256, 256, TILE_LINE, walk);
+                    multiply_2x2(&f, from == 0, c, tiles * 256, 256, TILE_LINE, &ahead);
                 else
-                    multiply_2x1(&f, from == 0, c, tiles * 256, TILE_LINE, walk);
+                    multiply_2x1(&f, from == 0, c, tiles * 256, TILE_LINE, &ahead);
             }
         }
     }
@@ -298,7 +295,7 @@ static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *ne
         int64_t count = kt_min_i64(chunk, w->rows - from), steps = steps_of(count);
         int more = from + chunk < w->rows, first = !accumulate && from == 0;
         struct walk ahead = walk_strip(more ? w : next, more ? from + chunk : 0, chunk,
-                                       steps_of(w->cols) * steps);
+                                       steps_of(w->cols) * steps * ((tiles + 1) / 2));
         for (int64_t col = 0; col < w->cols; col += KT_AMX_STEP) {
             interleave_rows(w->data + from * w->ld + col, w->ld, count, w->cols - col, stage);
             for (int64_t tile = 0; tile < tiles; tile += 2) {
@@ -312,11 +309,10 @@ static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *ne
                                     .b_step = 2 * TILE_BYTES,
                                     .steps = steps};
                 float *c = products + tile * 16 * ld + col;
-                struct walk *walk = tile ? NULL : &ahead;
                 if (tile + 1 < tiles)
-                    multiply_2x2(&f, first, c, 16 * ld, 16, ld * 4, walk);
+                    multiply_2x2(&f, first, c, 16 * ld, 16, ld * 4, &ahead);
                 else
-                    multiply_1x2(&f, first, c, 16, ld * 4, walk);
+                    multiply_1x2(&f, first, c, 16, ld * 4, &ahead);
             }
         }
     }

@@ -3,8 +3,8 @@
  * The products of an expert's weights with tiles of 16 tokens, in bfloat16 with float32 sums.
  *
  * Forward, Y^T = W X^T: rows of W, as they lie in the checkpoint, are the left factor; tokens are
- * the right one ("columns"). Backward, dX = dY W: tokens are the left factor ("rows"); pairs of rows
- * of W are interleaved, 32 columns at a time, into a buffer that stays in level-1 cache.
+ * the right one ("columns"). Backward, dX = dY W: tokens are the left factor ("rows"); pairs of
+ * rows of W are interleaved, 32 columns at a time, into a buffer that stays in level-1 cache.
  *
  *   columns of K features:  [K / 32][16 pairs of features][16 tokens][2], 1 KiB a step
  *   rows of K features:     [K / 32][16 tokens][32 features], 1 KiB a step
@@ -44,20 +44,21 @@ struct kt_amx_kernels {
     /** Sixteen rows of n floats (NULL = absent) as columns, and as rows. */
     void (*pack_columns)(const float *const tokens[KT_AMX_TOKENS], int64_t n, void *columns);
     void (*pack_rows)(const float *const tokens[KT_AMX_TOKENS], int64_t n, void *rows);
-    /** Products [feature][token] of 32 features and `tiles` tiles, as forward leaves them, become the
-     * columns of those features; `stride` is bytes between tiles of the result. */
+    /** Products [feature][token] of 32 features and `tiles` tiles, as forward leaves them, become
+     * the columns of those features; `stride` is bytes between tiles of the result. */
     void (*repack_columns)(const float *products, int64_t tiles, void *columns, int64_t stride);
     /** The transposition of num_features x 16 products to rows of `ld` floats, of `tokens` tokens.
      * `tiles`: how many tiles of tokens the products have. keep: they are read soon. */
     void (*transpose)(const float *products, int64_t tiles, int64_t num_features, int64_t tokens,
                       int keep, float *rows, int64_t ld);
     /** products [block][2][tiles][16 features][16 tokens] = W X^T. `chunk` features (a multiple of
-     * 32, at most MAX_CHUNK) are multiplied at a time; `next` (or NULL) is what the thread reads after
-     * this. Reads nothing but the weight's rows. stage: KT_AMX_ROWS x chunk elements. */
+     * 32, at most MAX_CHUNK) are multiplied at a time; `next` (or NULL) is what the thread reads
+     * after this. Reads nothing but the weight's rows. stage: KT_AMX_ROWS x chunk elements. */
     void (*forward)(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next, int64_t depth,
-                    const void *columns, int64_t tiles, int64_t chunk, float *products, void *stage);
-    /** products [tiles x 16 tokens][cols] (+)= dY W, row stride ld, written up to the next multiple of
-     * 32 columns. `chunk` rows at a time, as above; `stage` likewise. */
+                    const void *columns, int64_t tiles, int64_t chunk, float *products,
+                    void *stage);
+    /** products [tiles x 16 tokens][cols] (+)= dY W, row stride ld, written up to the next multiple
+     * of 32 columns. `chunk` rows at a time, as above; `stage` likewise. */
     void (*backward)(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
                      const void *rows, int64_t tiles, int64_t chunk, int accumulate,
                      float *products, int64_t ld, void *stage);
