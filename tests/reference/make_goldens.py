@@ -70,7 +70,7 @@ def relative(a, b):
     return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
-def make_adapter(model_dir, folder, seed, rslora, router_lora):
+def make_adapter(model_dir, folder, seed, rslora, router_lora=False):
     """A PEFT adapter over every linear but lm_head, A and B both random. The router has to be a
     linear to be a target."""
     from peft import LoraConfig, get_peft_model
