@@ -24,6 +24,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+import families
 import make_goldens
 import models
 import tiny
@@ -81,6 +82,13 @@ CASES = {
         dataset="tiny,tiny", per_device_train_batch_size=8, gradient_accumulation_steps=8,
         learning_rate=1.0e-3, num_train_epochs=4, lr_scheduler_type="linear", warmup_ratio=0.5,
         save_total_limit=1, save_steps=2)),
+    # Adapters over every linear, routers and gates included.
+    "qwen2moe": dict(config=families.QWEN2_MOE, router_lora=True, yaml=dict(
+        template="deepseek3", per_device_train_batch_size=1, gradient_accumulation_steps=4,
+        learning_rate=1.0e-3, max_steps=6, lr_scheduler_type="cosine", warmup_ratio=0.1)),
+    "qwen3moe": dict(config=families.QWEN3_MOE, router_lora=True, yaml=dict(
+        template="deepseek3", per_device_train_batch_size=2, gradient_accumulation_steps=2,
+        learning_rate=1.0e-3, max_steps=6, lr_scheduler_type="cosine", warmup_ratio=0.1)),
 }
 
 
@@ -93,7 +101,8 @@ def prepare(name, folder):
     config = {**spec["config"], "vocab_size": vocab, "max_position_embeddings": 512}
     models.write_checkpoint(model, config, models.make_weights(config, seed), shards=2)
     tiny.write_dataset(folder / "data")
-    make_goldens.make_adapter(model, folder / "adapter", seed, spec.get("rslora", False))
+    make_goldens.make_adapter(model, folder / "adapter", seed, spec.get("rslora", False),
+                              spec.get("router_lora", False))
     keys = {"model_name_or_path": str(model), "adapter_name_or_path": str(folder / "adapter"),
             **BASE, "dataset_dir": str(folder / "data"), "output_dir": str(folder / "lf"),
             "lora_rank": 4, "lora_alpha": 8, **spec["yaml"]}
