@@ -118,16 +118,28 @@ static int failed(train_run *run, const char *path)
     return config_fail(run->cfg, "output_dir", "cannot write %s: %m", path);
 }
 
-/* Checkpoints that a killed run was writing. */
+/* tmp-checkpoint-N, or a file that libkt was writing: NAME.PID-N.tmp. */
+static bool is_unfinished(const char *name)
+{
+    int end = 0;
+    const char *dash = strrchr(name, '-'), *pid = dash;
+    while (pid && pid > name && strchr("0123456789", pid[-1]))
+        pid--;
+    if (pid && pid < dash && pid > name && pid[-1] == '.')
+        sscanf(dash, "-%*u.tmp%n", &end);
+    return (end && !dash[end]) || (!strncmp(name, "tmp-", 4) && checkpoint_step(name + 4) >= 0);
+}
+
+/* What a killed run was writing. */
 static int remove_unfinished(const char *folder)
 {
     DIR *dir = opendir(folder);
     int result = 0;
     for (const struct dirent *e; dir && !result && (e = readdir(dir));) {
-        if (strncmp(e->d_name, "tmp-", 4) || checkpoint_step(e->d_name + 4) < 0)
+        if (!is_unfinished(e->d_name))
             continue;
         char *path = app_text("%s/%s", folder, e->d_name);
-        result = folder_remove(path);
+        result = folder_exists(path) ? folder_remove(path) : unlink(path);
         free(path);
     }
     if (dir)

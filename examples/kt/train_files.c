@@ -26,7 +26,7 @@ static int write_text(train_run *run, const char *folder, const char *name, char
     return rc;
 }
 
-/* The log's lines whose step is not beyond `step`. */
+/* The log's lines of losses whose step is not beyond `step`. */
 static char *lines_until(const char *text, uint64_t step)
 {
     char *kept = app_alloc(strlen(text) + 1, 1);
@@ -36,7 +36,8 @@ static char *lines_until(const char *text, uint64_t step)
         json_t *item = json_loadb(text, line, 0, NULL);
         json_int_t at = json_integer_value(json_object_get(item, "current_steps"));
         line += text[line] == '\n';
-        if (item && (uint64_t)at <= step) {
+        bool loss = json_object_get(item, "loss") || json_object_get(item, "eval_loss");
+        if (loss && (uint64_t)at <= step) {
             memcpy(kept + length, text, line);
             length += line;
         }

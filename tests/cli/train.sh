@@ -37,6 +37,7 @@ grep -q '^memory .*for a step of up to' train.out || fail "memory plan"
 cp out/adapter_model.safetensors before
 train
 same before out/adapter_model.safetensors
+[ "$(wc -l <out/trainer_log.jsonl)" = 9 ] || fail "the log has one last line"
 
 # Stopped after 4 steps, resumed from there: the same bits, whatever the dropout.
 train output_dir=whole lora_dropout=0.1 bf16=true
@@ -80,9 +81,10 @@ done
 
 # Killed before the first checkpoint and while one was written: nothing of that stays.
 mkdir -p killed/tmp-checkpoint-3 killed/tmp-notes
+touch killed/adapter_model.safetensors.123-0.tmp killed/a-1.tmp
 echo '{"current_steps": 1, "total_steps": 8}' >killed/trainer_log.jsonl
 train output_dir=killed save_strategy=no
-[ "$(ls -d killed/tmp-*)" = killed/tmp-notes ] || fail "left: $(ls -d killed/tmp-*)"
+[ "$(cd killed && echo *tmp*)" = 'a-1.tmp tmp-notes' ] || fail "left: $(cd killed && echo *tmp*)"
 [ "$(wc -l <killed/trainer_log.jsonl)" = 9 ] || fail "the log of the killed run was kept"
 
 # An error in mid-run says how to go on from the newest checkpoint.
