@@ -56,9 +56,10 @@ KT_API const float *kt_executor_logprobs(const kt_executor *executor);
 
 /** Backward of the latest forward; adds to the adapter's gradients. `dlogprobs` NULL after
  * KT_FORWARD_TRAIN: the token mean. After KT_FORWARD_CUSTOM: d(loss)/d(logprobs[i]), [num_tokens].
- * Errors: STATE without a matching forward or without an adapter, INVALID_ARGUMENT (no dlogprobs
- * after CUSTOM), CANCELLED, OUT_OF_MEMORY. A backward that fails after it has begun clears all
- * gradients of the adapter, those of earlier calls too, so that none is ever half added. */
+ * Errors: STATE without a matching forward, after a change of the batch or without an adapter,
+ * INVALID_ARGUMENT (no dlogprobs after CUSTOM), CANCELLED, OUT_OF_MEMORY. A backward that fails
+ * after it has begun clears all gradients of the adapter, those of earlier calls too, so that none
+ * is ever half added. */
 KT_API kt_status kt_executor_backward(kt_executor *executor, const float *dlogprobs);
 
 /** Logits of every token of the batch, [num_tokens, vocab_size] float32, into the caller's memory.

@@ -97,6 +97,11 @@ kt_status kt_check_cancel(kt_context *ctx)
     return KT_OK;
 }
 
+kt_status kt_check_given(kt_context *ctx, const void *pointer, const char *what)
+{
+    return pointer ? KT_OK : kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT, "%s must not be NULL", what);
+}
+
 kt_status kt_options_copy(kt_context *ctx, void *known, size_t known_size, const void *given,
                           const char *what)
 {

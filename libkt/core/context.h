@@ -48,6 +48,9 @@ kt_status kt_check_cancel(kt_context *ctx);
             return kt_try_status_;                                                                 \
     } while (0)
 
+/** INVALID_ARGUMENT when what the host must give, a text or an array, is NULL. */
+kt_status kt_check_given(kt_context *ctx, const void *pointer, const char *what);
+
 /** Copies min(size, known) bytes of a caller's sized struct over defaults; see the _init functions. */
 kt_status kt_options_copy(kt_context *ctx, void *known, size_t known_size, const void *given,
                           const char *what);

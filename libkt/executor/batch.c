@@ -34,6 +34,7 @@ void kt_batch_free(kt_batch *batch)
 void kt_batch_clear(kt_batch *batch)
 {
     batch->num_tokens = batch->num_sequences = batch->num_targets = batch->num_padding = 0;
+    batch->version++;
 }
 
 static kt_status grow(kt_batch *batch, int32_t **array, size_t count)
@@ -65,6 +66,7 @@ kt_status kt_batch_add(kt_batch *batch, const int32_t *input_ids, const int32_t 
                        size_t length)
 {
     size_t begin = batch->num_tokens, targets = 0;
+    KT_TRY(kt_check_given(batch->ctx, input_ids, "input_ids"));
     if (length == 0)
         return kt_fail(batch->ctx, KT_ERROR_INVALID_ARGUMENT,
                        "a sequence without tokens cannot be added to a batch");
@@ -79,6 +81,7 @@ kt_status kt_batch_add(kt_batch *batch, const int32_t *input_ids, const int32_t 
                            i, KT_IGNORE_LABEL);
         targets += labels[i] != KT_IGNORE_LABEL;
     }
+    batch->version++;
     KT_TRY(reserve(batch, begin + length));
     memcpy(batch->input_ids + begin, input_ids, length * sizeof *input_ids);
     for (size_t i = 0; i < length; i++)
@@ -97,6 +100,7 @@ kt_status kt_batch_add_padding(kt_batch *batch, int32_t pad_id, size_t count)
     if (count > (size_t)INT32_MAX - batch->num_tokens - batch->num_padding)
         return kt_fail(batch->ctx, KT_ERROR_INVALID_ARGUMENT,
                        "a batch holds at most %d tokens, padding included", INT32_MAX);
+    batch->version++;
     if (total > batch->padding_capacity) {
         KT_TRY(grow(batch, &batch->padding_ids, total + total / 2));
         KT_TRY(grow(batch, &batch->padding_sequences, total + total / 2));

@@ -13,6 +13,7 @@ struct kt_batch {
     int32_t *padding_ids, *padding_sequences; /**< [num_padding] */
     size_t num_tokens, num_sequences, num_targets, num_padding;
     size_t token_capacity, sequence_capacity, padding_capacity;
+    uint64_t version; /**< of the content and of where it lies */
 };
 
 #endif

@@ -19,6 +19,7 @@ struct kt_block {
 /** What backward needs of the latest forward. */
 struct kt_step {
     const kt_batch *batch; /**< NULL = there is none to go back through */
+    uint64_t batch_version;
     kt_forward_mode mode;
     struct kt_targets targets;
     int64_t num_targets; /**< the divisor of the token mean */

@@ -167,6 +167,7 @@ kt_status kt_generator_prompt(kt_generator *g, const int32_t *input_ids, size_t 
     kt_context *ctx = g->executor->ctx;
     int32_t vocab = g->executor->model->config.vocab_size;
     int64_t common = 0;
+    KT_TRY(kt_check_given(ctx, input_ids, "input_ids"));
     if (length == 0 || length > (size_t)g->options.max_length)
         return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
                        "a prompt of %zu tokens does not fit; it may have 1 to %d (max_length)",

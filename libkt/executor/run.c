@@ -140,11 +140,23 @@ static void report_loss(const struct kt_step *step, double sum, kt_loss *out)
     memcpy(out, &loss, out->size < sizeof loss ? out->size : sizeof loss);
 }
 
+static kt_status check_forward(const struct kt_executor *ex, kt_forward_mode mode,
+                               const kt_loss *loss)
+{
+    if (mode != KT_FORWARD_EVAL && mode != KT_FORWARD_TRAIN && mode != KT_FORWARD_CUSTOM)
+        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT, "forward has no mode %d", (int)mode);
+    if (loss && loss->size < offsetof(kt_loss, reserved))
+        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "kt_loss: size field is %zu; set it to the struct's size first", loss->size);
+    return KT_OK;
+}
+
 kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, kt_forward_mode mode,
                               kt_loss *loss)
 {
     struct kt_step *step = &ex->step;
     step->batch = NULL;
+    KT_TRY(check_forward(ex, mode, loss));
     KT_TRY(check_batch(ex, batch));
     if (mode == KT_FORWARD_TRAIN && batch->num_targets == 0)
         return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
@@ -173,6 +185,7 @@ kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, kt_forward
         report_loss(step, sum, loss);
     if (mode != KT_FORWARD_EVAL)
         step->batch = batch;
+    step->batch_version = batch->version;
     return KT_OK;
 }
 
@@ -189,6 +202,9 @@ kt_status kt_executor_backward(kt_executor *ex, const float *dlogprobs)
     if (!step->batch)
         return kt_fail(ex->ctx, KT_ERROR_STATE,
                        "backward needs a forward in mode TRAIN or CUSTOM before it");
+    if (step->batch->version != step->batch_version)
+        return kt_fail(ex->ctx, KT_ERROR_STATE,
+                       "the batch was changed after its forward; leave it alone until backward");
     if (!dlogprobs && step->mode == KT_FORWARD_CUSTOM)
         return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
                        "backward of a custom loss needs its gradient dlogprobs");

@@ -11,5 +11,5 @@ kt_status kt_plot_loss(kt_context *ctx, const char *file, const char *title, con
     return kt_fail(ctx, KT_ERROR_UNSUPPORTED,
                    "%s: this libkt was built without cairo and cannot draw; install cairo's "
                    "development package and build again",
-                   file);
+                   file ? file : "a plot");
 }

@@ -186,6 +186,7 @@ kt_status kt_lora_load(kt_model *model, const char *path, kt_lora **out)
     kt_context *ctx = model->ctx;
     struct kt_peft_config config = {0};
     *out = NULL;
+    KT_TRY(kt_check_given(ctx, path, "the path of an adapter"));
     char *config_file = kt_path_join(path, "adapter_config.json");
     char *tensors_file = kt_path_join(path, "adapter_model.safetensors");
     kt_status status = config_file && tensors_file ? kt_peft_config_read(ctx, config_file, &config)

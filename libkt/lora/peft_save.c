@@ -66,6 +66,7 @@ kt_status kt_lora_save(const kt_lora *lora, const char *path)
 {
     kt_context *ctx = lora->model->ctx;
     bool created;
+    KT_TRY(kt_check_given(ctx, path, "the path of an adapter"));
     KT_TRY(make_folder(ctx, path, &created));
     char *tensors = kt_path_join(path, "adapter_model.safetensors");
     char *config = kt_path_join(path, "adapter_config.json");

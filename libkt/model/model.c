@@ -42,6 +42,7 @@ kt_status kt_model_load(kt_context *ctx, const char *path, const kt_model_option
     kt_model_options o;
     *out = NULL;
     kt_model_options_init(&o, sizeof o);
+    KT_TRY(kt_check_given(ctx, path, "the path of a model"));
     KT_TRY(kt_options_copy(ctx, &o, sizeof o, options, "kt_model_options"));
     if (o.check_finite < 0 || o.check_finite > 2)
         return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT, "check_finite is %d, not 0, 1 or 2",

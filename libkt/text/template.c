@@ -46,6 +46,7 @@ static kt_status fix_special_tokens(struct kt_chat *chat)
 kt_status kt_chat_open(const kt_tokenizer *tokenizer, const char *template_name,
                        struct kt_chat *chat)
 {
+    KT_TRY(kt_check_given(tokenizer->ctx, template_name, "the name of a template"));
     *chat = (struct kt_chat){
         .tokenizer = tokenizer, .template = kt_template_find(template_name), .eos = tokenizer->eos};
     if (!chat->template)
@@ -172,6 +173,10 @@ static kt_status encode_messages(const struct kt_chat *chat, const kt_message *m
 {
     kt_context *ctx = chat->tokenizer->ctx;
     const char *system = chat->template->default_system;
+    for (size_t i = 0; i < num_messages; i++) {
+        KT_TRY(kt_check_given(ctx, messages[i].role, "the role of a message"));
+        KT_TRY(kt_check_given(ctx, messages[i].content, "the content of a message"));
+    }
     if (num_messages && strcmp(messages[0].role, "system") == 0) {
         if (*messages[0].content)
             system = messages[0].content;

@@ -40,6 +40,7 @@ static kt_status load(kt_tokenizer *t)
 kt_status kt_tokenizer_load(kt_context *ctx, const char *path, kt_tokenizer **out)
 {
     *out = NULL;
+    KT_TRY(kt_check_given(ctx, path, "the path of a tokenizer"));
     kt_tokenizer *t = calloc(1, sizeof *t);
     char *file = kt_is_directory(path) ? kt_path_join(path, "tokenizer.json") : strdup(path);
     if (!t || !file) {

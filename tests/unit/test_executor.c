@@ -573,6 +573,11 @@ START_TEST(misuse_is_refused_with_a_sentence)
     ck_assert_int_eq(kt_executor_backward(base, NULL), KT_ERROR_STATE);
     ck_assert_ok(c.ctx, kt_executor_forward(c.executor, c.batch, KT_FORWARD_CUSTOM, NULL));
     ck_assert_int_eq(kt_executor_backward(c.executor, NULL), KT_ERROR_INVALID_ARGUMENT);
+    kt_loss unsized = {.size = 0};
+    ck_assert_int_eq(kt_executor_forward(c.executor, c.batch, KT_FORWARD_TRAIN, &unsized),
+                     KT_ERROR_INVALID_ARGUMENT);
+    ck_assert_int_eq(kt_executor_forward(c.executor, c.batch, (kt_forward_mode)9, NULL),
+                     KT_ERROR_INVALID_ARGUMENT);
     kt_executor_options_init(&options, sizeof options);
     options.experts_backend = "abacus";
     ck_assert_int_eq(kt_executor_create(c.model, c.lora, &options, &other), KT_ERROR_NOT_FOUND);
@@ -582,6 +587,52 @@ START_TEST(misuse_is_refused_with_a_sentence)
                      KT_ERROR_INVALID_ARGUMENT);
     kt_batch_free(bad);
     kt_executor_free(base);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(a_batch_that_changed_is_not_gone_back_through)
+{
+    struct golden_case c = golden_open("v2", 1, KT_COMPUTE_F32);
+    int32_t ids[500] = {1, 2, 3};
+    kt_batch *batch;
+    ck_assert_ok(c.ctx, kt_batch_create(c.ctx, &batch));
+    ck_assert_ok(c.ctx, kt_batch_add(batch, ids, ids, 3));
+    ck_assert_ok(c.ctx, kt_executor_forward(c.executor, batch, KT_FORWARD_TRAIN, NULL));
+    kt_batch_clear(batch);
+    ck_assert_ok(c.ctx, kt_batch_add(batch, ids, ids, 500));
+    ck_assert_int_eq(kt_executor_backward(c.executor, NULL), KT_ERROR_STATE);
+    ck_assert_ptr_nonnull(strstr(kt_last_error(c.ctx), "the batch was changed"));
+    ck_assert_ok(c.ctx, kt_executor_forward(c.executor, batch, KT_FORWARD_TRAIN, NULL));
+    ck_assert_ok(c.ctx, kt_executor_backward(c.executor, NULL));
+    kt_batch_free(batch);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(texts_and_arrays_must_be_given)
+{
+    struct golden_case c = golden_open("v2", 1, KT_COMPUTE_F32);
+    kt_model *model;
+    kt_lora *lora;
+    kt_rule *rule;
+    kt_tokenizer *tokenizer;
+    kt_optimizer *optimizer;
+    double one = 1;
+    ck_assert_ok(c.ctx, kt_optimizer_create(c.lora, NULL, &optimizer));
+    const kt_status refused[] = {kt_model_load(c.ctx, NULL, NULL, &model),
+                                 kt_lora_load(c.model, NULL, &lora),
+                                 kt_lora_save(c.lora, NULL),
+                                 kt_rule_load(c.ctx, NULL, &rule),
+                                 kt_tokenizer_load(c.ctx, NULL, &tokenizer),
+                                 kt_optimizer_save(optimizer, NULL),
+                                 kt_optimizer_load(optimizer, NULL),
+                                 kt_batch_add(c.batch, NULL, NULL, 3)};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        ck_assert_int_eq(refused[i], KT_ERROR_INVALID_ARGUMENT);
+    kt_status plotted = kt_plot_loss(c.ctx, NULL, "title", "loss", &one, &one, 1);
+    ck_assert(plotted == KT_ERROR_INVALID_ARGUMENT || plotted == KT_ERROR_UNSUPPORTED);
+    kt_optimizer_free(optimizer);
     golden_close(&c);
 }
 END_TEST
@@ -635,6 +686,8 @@ static TCase *limits(void)
     tcase_add_test(tc, memory_runs_out_before_anything_is_computed);
     tcase_add_test(tc, cancellation_leaves_usable_handles_and_no_gradient);
     tcase_add_test(tc, misuse_is_refused_with_a_sentence);
+    tcase_add_test(tc, a_batch_that_changed_is_not_gone_back_through);
+    tcase_add_test(tc, texts_and_arrays_must_be_given);
     tcase_add_test(tc, a_loss_that_is_not_finite_is_an_error);
     return tc;
 }
