@@ -7,6 +7,7 @@
 #include <string.h>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,22 +19,29 @@ static int may_use_tiles(void)
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
 }
 
+/* What __builtin_cpu_supports does not know in every compiler: bits of leaf 1's ecx and leaf 7's
+ * edx. */
+enum { F16C = 1 << 29, AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25 };
+
+static int has_f16c(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & F16C);
+}
+
 static uint32_t detect_amx(void)
 {
-    uint32_t isa = 0;
-    if (__builtin_cpu_supports("amx-bf16"))
-        isa |= KT_ISA_AMX_BF16;
-    if (__builtin_cpu_supports("amx-int8"))
-        isa |= KT_ISA_AMX_INT8;
-    return isa;
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx & AMX_TILE))
+        return 0;
+    return (edx & AMX_BF16 ? KT_ISA_AMX_BF16 : 0) | (edx & AMX_INT8 ? KT_ISA_AMX_INT8 : 0);
 }
 
 static uint32_t detect_isa(void)
 {
     uint32_t isa = 0;
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c())
         isa |= KT_ISA_AVX2;
     if ((isa & KT_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -43,7 +51,7 @@ static uint32_t detect_isa(void)
         isa |= KT_ISA_AVX512_BF16;
     if ((isa & KT_ISA_AVX512) && __builtin_cpu_supports("avx512vnni"))
         isa |= KT_ISA_AVX512_VNNI;
-    if ((isa & KT_ISA_AVX512_BF16) && __builtin_cpu_supports("amx-tile"))
+    if (isa & KT_ISA_AVX512_BF16)
         isa |= detect_amx();
     return isa;
 }
