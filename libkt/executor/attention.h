@@ -28,6 +28,13 @@ union kt_attention_state {
     } gqa;
 };
 
+/** The attention half of a layer, kept from forward or recomputed: [tokens, hidden_size] each. */
+struct kt_kept {
+    float *n;      /**< normed input */
+    float *middle; /**< residual stream after attention */
+    union kt_attention_state state;
+};
+
 struct kt_attention_ops {
     /** y += attention; the caller releases what `state` points to. */
     kt_status (*forward)(struct kt_pass *pass, const struct kt_layer *layer, const float *n,

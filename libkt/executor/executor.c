@@ -9,6 +9,7 @@
 
 #include "core/context.h"
 #include "core/memory.h"
+#include "executor/attention.h"
 
 /** Logits at one time: about 64 MB, and rows enough that lm_head's weights are read seldom. */
 enum { LOGITS_BYTES = 64 << 20, MIN_LOGITS_CHUNK = 256, MODULE_BYTES = 256 };
@@ -109,7 +110,8 @@ static kt_status open_executor(struct kt_executor *ex, const kt_executor_options
     KT_TRY(ex->device->ops->alloc(ex->device, row, "a row of zeros", (void **)&ex->zeros));
     memset(ex->zeros, 0, row);
     ex->experts = calloc((size_t)config->num_hidden_layers, sizeof(*ex->experts));
-    if (!ex->experts)
+    ex->step.kept = calloc((size_t)config->num_hidden_layers, sizeof(*ex->step.kept));
+    if (!ex->experts || !ex->step.kept)
         return kt_fail_memory(ex->ctx, (uint64_t)config->num_hidden_layers * 8, "an executor");
     return open_experts(ex, options);
 }
@@ -164,6 +166,7 @@ void kt_executor_free(kt_executor *ex)
         kt_device_close(ex->device);
     }
     kt_targets_free(&ex->step.targets);
+    free(ex->step.kept);
     free(ex->positions);
     free(ex->logprobs);
     free(ex);

@@ -22,15 +22,17 @@ struct kt_step {
     uint64_t batch_version;
     kt_forward_mode mode;
     struct kt_targets targets;
-    int64_t num_targets; /**< the divisor of the token mean */
-    int32_t lowest;      /**< lowest layer with LoRA; num_hidden_layers = none */
-    int fused;           /**< h holds d(h) of the token mean already */
-    uint64_t number;     /**< keys dropout */
-    float *logits;       /**< all tokens' logits are written here unless NULL */
-    struct kt_pass pass; /**< its arena ends after x and h */
-    void *inputs;        /**< layers lowest .. last, [tokens, hidden] each, float32 or bfloat16 */
-    float *x;            /**< [tokens, hidden] output of the last layer */
-    float *h;            /**< [rows, hidden] */
+    int64_t num_targets;  /**< the divisor of the token mean */
+    int32_t lowest;       /**< lowest layer with LoRA; num_hidden_layers = none */
+    int fused;            /**< h holds d(h) of the token mean already */
+    uint64_t number;      /**< keys dropout */
+    float *logits;        /**< all tokens' logits are written here unless NULL */
+    struct kt_kept *kept; /**< [num_hidden_layers] */
+    int32_t first_kept;   /**< layers from here on are in `kept`; num_hidden_layers = none */
+    struct kt_pass pass;  /**< its arena ends after x and h */
+    void *inputs;         /**< layers lowest .. last, [tokens, hidden] each, float32 or bfloat16 */
+    float *x;             /**< [tokens, hidden] output of the last layer */
+    float *h;             /**< [rows, hidden] */
 };
 
 struct kt_executor {
@@ -71,9 +73,10 @@ int kt_executor_fuses_loss(const struct kt_executor *executor, kt_forward_mode m
 /** Bytes of kept layer inputs. */
 uint64_t kt_step_inputs_size(const struct kt_executor *executor, const struct kt_step *step,
                              int64_t tokens);
-/** Peak of the arena over forward, with so many padding tokens, and, unless EVAL, backward. */
-kt_status kt_step_measure(const struct kt_executor *executor, const struct kt_step *step,
-                          int64_t tokens, int64_t padding, uint64_t *peak);
+/** Chooses step->first_kept; peak of the arena over forward, with so many padding tokens, and,
+ * unless EVAL, backward. */
+kt_status kt_step_measure(const struct kt_executor *executor, struct kt_step *step, int64_t tokens,
+                          int64_t padding, uint64_t *peak);
 kt_status kt_step_forward(const struct kt_executor *executor, struct kt_step *step);
 kt_status kt_step_backward(const struct kt_executor *executor, struct kt_step *step);
 

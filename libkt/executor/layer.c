@@ -72,6 +72,39 @@ static kt_status attend(struct kt_pass *pass, const struct kt_layer *layer,
     return KT_OK;
 }
 
+/** The attention half from the layer's input x; what it puts on the arena stays there. */
+static kt_status attend_keeping(struct kt_pass *pass, const struct kt_layer *layer, const float *x,
+                                struct kt_kept *kept)
+{
+    int64_t hidden = pass->model->config.hidden_size, tokens = pass->tokens;
+    *kept = (struct kt_kept){.n = kt_arena_floats(&pass->arena, tokens, hidden),
+                             .middle = kt_arena_floats(&pass->arena, tokens, hidden)};
+    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
+    KT_TRY(norm(pass, layer->input_norm, x, kept->n));
+    KT_TRY(pass->device->ops->add(pass->device, tokens, hidden, 1, x, hidden, 0, kept->middle,
+                                  hidden));
+    return kt_attention_of(pass->model)->forward(pass, layer, kept->n, &kept->state, kept->middle);
+}
+
+kt_status kt_layer_forward_keeping(struct kt_pass *pass, const struct kt_layer *layer,
+                                   struct kt_kept *kept, float *x)
+{
+    int64_t hidden = pass->model->config.hidden_size;
+    KT_TRY(attend_keeping(pass, layer, x, kept));
+    uint64_t mark = pass->arena.used;
+    float *n = kt_arena_floats(&pass->arena, pass->tokens, hidden);
+    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
+    KT_TRY(norm(pass, layer->post_attention_norm, kept->middle, n));
+    KT_TRY(pass->device->ops->add(pass->device, pass->tokens, hidden, 1, kept->middle, hidden, 0, x,
+                                  hidden));
+    if (layer->is_moe)
+        KT_TRY(kt_moe_forward(pass, layer, n, x));
+    else
+        KT_TRY(kt_mlp_forward(pass, &layer->mlp, n, x));
+    pass->arena.used = mark;
+    return KT_OK;
+}
+
 kt_status kt_layer_forward(struct kt_pass *pass, const struct kt_layer *layer,
                            const struct kt_cache_slice *cache, float *x)
 {
@@ -89,29 +122,28 @@ kt_status kt_layer_forward(struct kt_pass *pass, const struct kt_layer *layer,
     return KT_OK;
 }
 
-kt_status kt_layer_backward(struct kt_pass *pass, const struct kt_layer *layer, const float *x,
-                            float *dy, int need_dx)
+kt_status kt_layer_backward(struct kt_pass *pass, const struct kt_layer *layer,
+                            struct kt_kept *kept, const float *x, float *dy, int need_dx)
 {
     const struct kt_attention_ops *attention = kt_attention_of(pass->model);
     int64_t hidden = pass->model->config.hidden_size, tokens = pass->tokens;
     uint64_t mark = pass->arena.used;
-    union kt_attention_state state = {0};
-    float *n1 = kt_arena_floats(&pass->arena, tokens, hidden);
-    float *middle = kt_arena_floats(&pass->arena, tokens, hidden);
+    struct kt_kept recomputed;
+    if (!kept) {
+        KT_TRY(attend_keeping(pass, layer, x, &recomputed));
+        kept = &recomputed;
+    }
     float *n2 = kt_arena_floats(&pass->arena, tokens, hidden);
     float *dn = kt_arena_floats(&pass->arena, tokens, hidden);
     KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(norm(pass, layer->input_norm, x, n1));
-    KT_TRY(pass->device->ops->add(pass->device, tokens, hidden, 1, x, hidden, 0, middle, hidden));
-    KT_TRY(attention->forward(pass, layer, n1, &state, middle));
-    KT_TRY(norm(pass, layer->post_attention_norm, middle, n2));
+    KT_TRY(norm(pass, layer->post_attention_norm, kept->middle, n2));
     if (layer->is_moe)
         KT_TRY(kt_moe_backward(pass, layer, n2, dy, dn));
     else
         KT_TRY(kt_mlp_backward(pass, &layer->mlp, n2, dy, dn));
     if (need_dx || attention->has_lora(pass, layer)) {
-        KT_TRY(norm_backward(pass, layer->post_attention_norm, middle, dn, dy));
-        KT_TRY(attention->backward(pass, layer, n1, &state, dy, need_dx ? dn : NULL));
+        KT_TRY(norm_backward(pass, layer->post_attention_norm, kept->middle, dn, dy));
+        KT_TRY(attention->backward(pass, layer, kept->n, &kept->state, dy, need_dx ? dn : NULL));
     }
     if (need_dx)
         KT_TRY(norm_backward(pass, layer->input_norm, x, dn, dy));

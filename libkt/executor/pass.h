@@ -96,6 +96,8 @@ kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, co
 /** Whether any linear of the layer has LoRA. */
 int kt_layer_has_lora(const struct kt_pass *pass, const struct kt_layer *layer);
 
+struct kt_kept; /* attention.h */
+
 /** Keys and values of one layer that generation keeps. */
 struct kt_cache_slice {
     float *rows;  /**< [past + tokens, cache width]; forward appends the new tokens' rows */
@@ -106,9 +108,13 @@ struct kt_cache_slice {
  * continue one sequence whose past is in the cache. */
 kt_status kt_layer_forward(struct kt_pass *pass, const struct kt_layer *layer,
                            const struct kt_cache_slice *cache, float *x);
+/** The same, for whole sequences; the attention half stays on the arena for backward. */
+kt_status kt_layer_forward_keeping(struct kt_pass *pass, const struct kt_layer *layer,
+                                   struct kt_kept *kept, float *x);
 /** dy becomes d(input) of the layer; with need_dx 0 the layer is the lowest with LoRA and dy is
- * left undefined. x is the layer's input. */
-kt_status kt_layer_backward(struct kt_pass *pass, const struct kt_layer *layer, const float *x,
-                            float *dy, int need_dx);
+ * left undefined. x is the layer's input. `kept` is what
+ * forward kept, NULL = recompute it. */
+kt_status kt_layer_backward(struct kt_pass *pass, const struct kt_layer *layer,
+                            struct kt_kept *kept, const float *x, float *dy, int need_dx);
 
 #endif

@@ -59,6 +59,7 @@ kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size
                                   kt_memory_plan *out)
 {
     struct kt_step step = {.mode = KT_FORWARD_TRAIN,
+                           .kept = ex->step.kept,
                            .lowest = kt_executor_lowest_layer(ex),
                            .fused = kt_executor_fuses_loss(ex, KT_FORWARD_TRAIN)};
     kt_memory_plan plan = {.size = out->size, .weights_mapped = ex->model->num_bytes};

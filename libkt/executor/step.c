@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/context.h"
 #include "core/memory.h"
+#include "executor/attention.h"
 #include "executor/batch.h"
 #include "executor/executor.h"
+
+/** Attention halves that a step may keep instead of recomputing them, from the last layer down. */
+enum { KEPT_BYTES = 512 << 20 };
 
 static int keeps_inputs(const struct kt_step *step)
 {
@@ -79,7 +83,10 @@ kt_status kt_step_forward(const struct kt_executor *executor, struct kt_step *st
     for (int32_t l = 0; l < layers; l++) {
         KT_TRY(kt_pass_tick(pass, "forward", l));
         KT_TRY(keep_input(step, l));
-        KT_TRY(kt_layer_forward(pass, &model->layers[l], NULL, step->x));
+        if (l >= step->first_kept)
+            KT_TRY(kt_layer_forward_keeping(pass, &model->layers[l], &step->kept[l], step->x));
+        else
+            KT_TRY(kt_layer_forward(pass, &model->layers[l], NULL, step->x));
     }
     KT_TRY(kt_pass_tick(pass, "forward", layers));
     pass->tokens -= pass->padding;
@@ -108,15 +115,17 @@ kt_status kt_step_backward(const struct kt_executor *executor, struct kt_step *s
         const float *x;
         KT_TRY(kt_pass_tick(pass, "backward", layers - 1 - l));
         KT_TRY(kept_input(step, l, &x));
-        KT_TRY(kt_layer_backward(pass, &model->layers[l], x, dy, l > step->lowest));
+        KT_TRY(kt_layer_backward(pass, &model->layers[l],
+                                 l >= step->first_kept ? &step->kept[l] : NULL, x, dy,
+                                 l > step->lowest));
     }
     KT_TRY(kt_pass_tick(pass, "backward", layers));
     pass->arena.used = mark;
     return KT_OK;
 }
 
-kt_status kt_step_measure(const struct kt_executor *executor, const struct kt_step *step,
-                          int64_t tokens, int64_t padding, uint64_t *peak)
+static kt_status measure(const struct kt_executor *executor, const struct kt_step *step,
+                         int64_t tokens, int64_t padding, uint64_t *peak)
 {
     struct kt_step trial = *step;
     trial.batch = NULL;
@@ -130,5 +139,25 @@ kt_status kt_step_measure(const struct kt_executor *executor, const struct kt_st
     if (keeps_inputs(step) && executor->lora)
         KT_TRY(kt_step_backward(executor, &trial));
     *peak = trial.pass.arena.peak;
+    return KT_OK;
+}
+
+kt_status kt_step_measure(const struct kt_executor *executor, struct kt_step *step, int64_t tokens,
+                          int64_t padding, uint64_t *peak)
+{
+    uint64_t least, more;
+    step->first_kept = executor->model->config.num_hidden_layers;
+    KT_TRY(measure(executor, step, tokens, padding, &least));
+    *peak = least;
+    if (!keeps_inputs(step) || !executor->lora || executor->ctx->options.memory_limit)
+        return KT_OK;
+    for (; step->first_kept > step->lowest; *peak = more) {
+        step->first_kept--;
+        kt_status status = measure(executor, step, tokens, padding, &more);
+        if (status != KT_OK || more - least > KEPT_BYTES) {
+            step->first_kept++;
+            break;
+        }
+    }
     return KT_OK;
 }

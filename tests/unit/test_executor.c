@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The executor against numbers of transformers and PEFT (tests/reference), and against itself. */
+#include "executor/executor.h"
 #include "golden_case.h"
 
 static float *logits_of(const struct golden_case *c, kt_executor *executor)
@@ -262,6 +263,22 @@ START_TEST(threads_and_chunks_change_rounding_only)
     kt_executor_free(whole);
     golden_close(&one);
     golden_close(&two);
+}
+END_TEST
+
+START_TEST(what_is_kept_and_what_is_recomputed_have_the_same_bits)
+{
+    struct golden_case c = golden_open("v3bf16", 2, _i ? KT_COMPUTE_BF16 : KT_COMPUTE_F32);
+    size_t bytes = kt_lora_num_parameters(c.lora) * sizeof(float);
+    float *kept = fresh_gradients(&c, c.executor);
+    ck_assert_int_eq(c.executor->step.first_kept, c.executor->step.lowest);
+    c.ctx->options.memory_limit = UINT64_MAX; /* under a limit nothing is kept */
+    float *recomputed = fresh_gradients(&c, c.executor);
+    ck_assert_int_eq(c.executor->step.first_kept, c.model->config.num_hidden_layers);
+    ck_assert_mem_eq(kept, recomputed, bytes);
+    free(recomputed);
+    free(kept);
+    golden_close(&c);
 }
 END_TEST
 
@@ -669,6 +686,7 @@ static TCase *invariants(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, packed_is_the_sum_of_separate_sequences, 0, GOLDEN_CASES);
     tcase_add_loop_test(tc, repetition_and_recomputation_give_the_same_bits, 0, 2);
+    tcase_add_loop_test(tc, what_is_kept_and_what_is_recomputed_have_the_same_bits, 0, 2);
     tcase_add_loop_test(tc, threads_and_chunks_change_rounding_only, 0, GOLDEN_CASES);
     tcase_add_test(tc, padding_marks_experts_and_changes_nothing_else);
     tcase_add_test(tc, log_probabilities_add_up_to_the_loss);
