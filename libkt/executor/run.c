@@ -178,9 +178,8 @@ kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, kt_forward
     double sum = spread_logprobs(ex, step);
     if (!isfinite(sum))
         return kt_fail(ex->ctx, KT_ERROR_NUMERIC,
-                       "the loss of step %llu is not finite; check the weights for NaN, or lower "
-                       "the learning rate",
-                       (unsigned long long)step->number);
+                       "the loss is not finite; check the weights for NaN, or lower the learning "
+                       "rate");
     if (loss)
         report_loss(step, sum, loss);
     if (mode != KT_FORWARD_EVAL)
