@@ -12,7 +12,8 @@ KT_BEGIN_DECLS
 typedef struct kt_dataset_options {
     size_t size;
     const char *dataset_dir;    /**< folder of dataset_info.json; "data" */
-    const char *dataset;        /**< comma-separated names in dataset_info.json */
+    const char *dataset;        /**< comma-separated names in dataset_info.json; one that comes again
+                                     counts once */
     const char *template_name;  /**< as in kt_template_names() */
     int32_t cutoff_len;         /**< 2048; at least 1 */
     int64_t max_samples;        /**< of each dataset; 0 = all */

@@ -131,10 +131,22 @@ static kt_status add_dataset(struct loader *l, const char *name)
     return status;
 }
 
+/* A name that comes again adds nothing, as in LLaMA-Factory. */
+static kt_status add_once(struct loader *l, const char *name, json_t *seen)
+{
+    if (json_object_get(seen, name))
+        return KT_OK;
+    if (json_object_set_new(seen, name, json_true()) != 0)
+        return kt_fail(l->ctx, KT_ERROR_NOT_FOUND, "%s: has no dataset \"%s\"", l->folder_info,
+                       name);
+    return add_dataset(l, name);
+}
+
 static kt_status add_all(struct loader *l)
 {
     char *names = strdup(l->options->dataset), *rest = names, *name;
-    kt_status status = names ? KT_OK : kt_fail_memory(l->ctx, 0, "a dataset");
+    json_t *seen = json_object();
+    kt_status status = names && seen ? KT_OK : kt_fail_memory(l->ctx, 0, "a dataset");
     size_t count = 0;
     while (status == KT_OK && (name = strsep(&rest, ",")) != NULL) {
         name += strspn(name, " \t");
@@ -142,9 +154,10 @@ static kt_status add_all(struct loader *l)
             name[n - 1] = 0;
         if (!*name)
             continue;
-        status = add_dataset(l, name);
+        status = add_once(l, name, seen);
         count++;
     }
+    json_decref(seen);
     free(names);
     if (status == KT_OK && count == 0)
         status = kt_fail(l->ctx, KT_ERROR_INVALID_ARGUMENT, "dataset names no dataset");

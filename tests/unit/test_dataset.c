@@ -290,6 +290,21 @@ START_TEST(options_and_names_that_are_refused)
 }
 END_TEST
 
+START_TEST(a_dataset_named_twice_counts_once)
+{
+    kt_dataset_options options = options_of(
+        json_object_get(json_array_get(json_object_get(goldens, "cases"), 0), "options"));
+    kt_dataset *once, *twice;
+    options.dataset = "en,zh";
+    once = load(&options);
+    options.dataset = "en, zh,en";
+    twice = load(&options);
+    ck_assert_uint_eq(kt_dataset_num_examples(twice), kt_dataset_num_examples(once));
+    kt_dataset_free(once);
+    kt_dataset_free(twice);
+}
+END_TEST
+
 START_TEST(splits_that_make_no_sense)
 {
     const double sizes[] = {0, -1, 12, 100, 1e300, (double)NAN};
@@ -325,6 +340,7 @@ int main(void)
     tcase_add_test(tc, malformed_alpaca_files);
     tcase_add_test(tc, malformed_sharegpt_files);
     tcase_add_test(tc, options_and_names_that_are_refused);
+    tcase_add_test(tc, a_dataset_named_twice_counts_once);
     tcase_add_test(tc, splits_that_make_no_sense);
     tcase_add_test(tc, entries_that_are_left_out_are_named);
     suite_add_tcase(suite, tc);
