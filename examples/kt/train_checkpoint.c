@@ -295,7 +295,10 @@ static void rotate(const train_options *o)
         qsort(all, num, sizeof *all, older_first);
     for (size_t i = 0; i + o->save_total_limit < num; i++) {
         char *path = app_text("%s/checkpoint-%lld", o->output_dir, all[i].step);
-        folder_remove(path);
+        char *going = app_text("%s/tmp-checkpoint-%lld", o->output_dir, all[i].step);
+        if (!rename(path, going)) /* so that a kill leaves no torn checkpoint */
+            folder_remove(going);
+        free(going);
         free(path);
     }
     free(all);
