@@ -72,6 +72,14 @@ static kt_status attend(struct kt_pass *pass, const struct kt_layer *layer,
     return KT_OK;
 }
 
+/** x += the feed-forward half of its normed n */
+static kt_status feed_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
+                              float *x)
+{
+    return layer->is_moe ? kt_moe_forward(pass, layer, n, x)
+                         : kt_mlp_forward(pass, &layer->mlp, n, x);
+}
+
 /** The attention half from the layer's input x; what it puts on the arena stays there. */
 static kt_status attend_keeping(struct kt_pass *pass, const struct kt_layer *layer, const float *x,
                                 struct kt_kept *kept)
@@ -97,10 +105,7 @@ kt_status kt_layer_forward_keeping(struct kt_pass *pass, const struct kt_layer *
     KT_TRY(norm(pass, layer->post_attention_norm, kept->middle, n));
     KT_TRY(pass->device->ops->add(pass->device, pass->tokens, hidden, 1, kept->middle, hidden, 0, x,
                                   hidden));
-    if (layer->is_moe)
-        KT_TRY(kt_moe_forward(pass, layer, n, x));
-    else
-        KT_TRY(kt_mlp_forward(pass, &layer->mlp, n, x));
+    KT_TRY(feed_forward(pass, layer, n, x));
     pass->arena.used = mark;
     return KT_OK;
 }
@@ -114,10 +119,7 @@ kt_status kt_layer_forward(struct kt_pass *pass, const struct kt_layer *layer,
     KT_TRY(norm(pass, layer->input_norm, x, n));
     KT_TRY(attend(pass, layer, cache, n, x));
     KT_TRY(norm(pass, layer->post_attention_norm, x, n));
-    if (layer->is_moe)
-        KT_TRY(kt_moe_forward(pass, layer, n, x));
-    else
-        KT_TRY(kt_mlp_forward(pass, &layer->mlp, n, x));
+    KT_TRY(feed_forward(pass, layer, n, x));
     pass->arena.used = mark;
     return KT_OK;
 }
