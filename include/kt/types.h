@@ -58,6 +58,7 @@ typedef enum kt_dtype {
     KT_DTYPE_BOOL = 7,
     KT_DTYPE_F8_E4M3 = 8,
     KT_DTYPE_I8 = 9,
+    KT_DTYPE_I4 = 10, /**< two in a byte; tensors of files hold them as U8 */
     KT_DTYPE_UNKNOWN = 255 /**< a tensor of a type that libkt cannot use */
 } kt_dtype;
 

@@ -11,19 +11,9 @@
 #ifndef KT_BACKEND_DEVICE_H
 #define KT_BACKEND_DEVICE_H
 
-#include <kt/types.h>
+#include "core/weight.h"
 
 struct kt_device;
-
-/** A weight matrix [rows = out_features, cols = in_features], row-major, dense (stride cols). */
-struct kt_weight {
-    const void *data;
-    kt_dtype dtype;
-    int64_t rows, cols;
-};
-
-/** Rows [begin, begin + count) of a weight, as a weight. */
-struct kt_weight kt_weight_rows(const struct kt_weight *w, int64_t begin, int64_t count);
 
 /** C[m,n] (+)= alpha * op(A) * op(B), float32. op(A) is [m,k]: A is [m,k], or [k,m] if trans_a. */
 struct kt_gemm {
@@ -41,8 +31,8 @@ struct kt_gemm {
 
 /** Scaled dot-product attention over packed sequences, causal, aligned at the ends: query i of a
  * sequence with nq queries and nk >= nq keys sees keys 0 .. nk - nq + i (FlashAttention-2,
- * arXiv 2307.08691). A key is the concatenation of a per-head part k [.., qk_dim - shared_dim] and a
- * part k_shared [.., shared_dim] that all heads share (MLA's rotary key; shared_dim 0 = none).
+ * arXiv 2307.08691). A key is the concatenation of a per-head part k [.., qk_dim - shared_dim] and
+ * a part k_shared [.., shared_dim] that all heads share (MLA's rotary key; shared_dim 0 = none).
  * Element (token t, head h, i) of q is q[t*q_stride + h*q_head_stride + i]; likewise k, v, o.
  * Head h uses key/value head h / (num_heads / num_kv_heads). */
 struct kt_attention {
@@ -67,7 +57,8 @@ struct kt_attention {
                      unless NULL, backward reads it */
 };
 
-/** Gradients; strides are those of the matching input. dk_shared is summed over heads. Overwritten. */
+/** Gradients; strides are those of the matching input. dk_shared is summed over heads. Overwritten.
+ */
 struct kt_attention_grad {
     const float *d_o;
     float *dq, *dk, *dk_shared, *dv;
@@ -114,13 +105,14 @@ struct kt_device_ops {
 
     kt_status (*alloc)(struct kt_device *dev, uint64_t bytes, const char *what, void **out);
     void (*free)(struct kt_device *dev, void *memory);
-    /** Most bytes of scratch that the operations below take and keep in training within `extent`. */
+    /** Most bytes of scratch that the operations below take and keep in training within `extent`.
+     */
     uint64_t (*scratch_bytes)(const struct kt_device *dev, const struct kt_extent *extent);
 
     /** y[t, rows] (+)= x[t, cols] * W^T */
-    kt_status (*linear_forward)(struct kt_device *dev, const struct kt_weight *w, kt_compute compute,
-                                int64_t tokens, const float *x, int64_t ldx, int accumulate,
-                                float *y, int64_t ldy);
+    kt_status (*linear_forward)(struct kt_device *dev, const struct kt_weight *w,
+                                kt_compute compute, int64_t tokens, const float *x, int64_t ldx,
+                                int accumulate, float *y, int64_t ldy);
     /** dx[t, cols] (+)= dy[t, rows] * W */
     kt_status (*linear_backward)(struct kt_device *dev, const struct kt_weight *w,
                                  kt_compute compute, int64_t tokens, const float *dy, int64_t lddy,
@@ -163,10 +155,10 @@ struct kt_device_ops {
                                int64_t ld, const int32_t *targets, const float *dlogprobs,
                                float *logprobs);
     /** y (+)= alpha * x over [tokens, dim]; ldx 0 takes the same row for every token */
-    kt_status (*add)(struct kt_device *dev, int64_t tokens, int64_t dim, float alpha, const float *x,
-                     int64_t ldx, int accumulate, float *y, int64_t ldy);
-    /** y (+)= x * mask / (1 - p); element (t, i) of the mask as kt_dropout_row (core/random.h) draws
-     * it, tokens counted from 0. The same call applied to a gradient is the backward. */
+    kt_status (*add)(struct kt_device *dev, int64_t tokens, int64_t dim, float alpha,
+                     const float *x, int64_t ldx, int accumulate, float *y, int64_t ldy);
+    /** y (+)= x * mask / (1 - p); element (t, i) of the mask as kt_dropout_row (core/random.h)
+     * draws it, tokens counted from 0. The same call applied to a gradient is the backward. */
     kt_status (*dropout)(struct kt_device *dev, float p, uint64_t key, int64_t tokens, int64_t dim,
                          const float *x, int64_t ldx, int accumulate, float *y, int64_t ldy);
     /** Rounds to bfloat16 into packed storage and back (kept layer inputs in bf16 training). */

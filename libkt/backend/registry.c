@@ -5,15 +5,6 @@
 #include "backends/amx/experts.h"
 #include "backends/cpu/experts.h"
 #include "backends/reference/reference.h"
-#include "core/dtype.h"
-
-struct kt_weight kt_weight_rows(const struct kt_weight *w, int64_t begin, int64_t count)
-{
-    struct kt_weight rows = *w;
-    rows.data = (const char *)w->data + begin * w->cols * (int64_t)kt_dtype_size(w->dtype);
-    rows.rows = count;
-    return rows;
-}
 
 kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out)
 {

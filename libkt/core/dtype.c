@@ -5,10 +5,10 @@ static const struct {
     const char *name;
     size_t size;
 } dtypes[] = {
-    [KT_DTYPE_F32] = {"F32", 4},         [KT_DTYPE_F16] = {"F16", 2}, [KT_DTYPE_BF16] = {"BF16", 2},
-    [KT_DTYPE_F64] = {"F64", 8},         [KT_DTYPE_I64] = {"I64", 8}, [KT_DTYPE_I32] = {"I32", 4},
-    [KT_DTYPE_U8] = {"U8", 1},           [KT_DTYPE_BOOL] = {"BOOL", 1},
-    [KT_DTYPE_F8_E4M3] = {"F8_E4M3", 1}, [KT_DTYPE_I8] = {"I8", 1},
+    [KT_DTYPE_F32] = {"F32", 4}, [KT_DTYPE_F16] = {"F16", 2},   [KT_DTYPE_BF16] = {"BF16", 2},
+    [KT_DTYPE_F64] = {"F64", 8}, [KT_DTYPE_I64] = {"I64", 8},   [KT_DTYPE_I32] = {"I32", 4},
+    [KT_DTYPE_U8] = {"U8", 1},   [KT_DTYPE_BOOL] = {"BOOL", 1}, [KT_DTYPE_F8_E4M3] = {"F8_E4M3", 1},
+    [KT_DTYPE_I8] = {"I8", 1},   [KT_DTYPE_I4] = {"I4", 0},
 };
 
 enum { NUM_DTYPES = sizeof dtypes / sizeof *dtypes };
@@ -26,7 +26,7 @@ size_t kt_dtype_size(kt_dtype dtype)
 bool kt_dtype_from_name(const char *name, kt_dtype *out)
 {
     for (unsigned i = 0; i < NUM_DTYPES; i++) {
-        if (strcmp(dtypes[i].name, name) == 0) {
+        if (dtypes[i].size && strcmp(dtypes[i].name, name) == 0) {
             *out = (kt_dtype)i;
             return true;
         }

@@ -105,7 +105,8 @@ static kt_status take_matrix(struct binder *b, const char *name, const struct kt
     const struct kt_tensor *t;
     KT_TRY(find(b, name, binding->rows, binding->cols, &t));
     if (b->store)
-        *place = (struct kt_weight){t->data, t->dtype, t->shape[0], t->shape[1]};
+        *place = (struct kt_weight){
+            .data = t->data, .dtype = t->dtype, .rows = t->shape[0], .cols = t->shape[1]};
     return KT_OK;
 }
 

@@ -354,8 +354,10 @@ static void make_row(struct row *r, struct bench *b, const struct shape *s, int6
         for (int64_t e = 0; e < s->experts; e++) {
             int down = which == KT_EXPERT_DOWN;
             r->weights[which][e] = (struct kt_weight){
-                b->weights + (e * KT_EXPERT_LINEARS + which) * matrix * 2, KT_DTYPE_BF16,
-                down ? s->hidden : s->inter, down ? s->inter : s->hidden};
+                .data = b->weights + (e * KT_EXPERT_LINEARS + which) * matrix * 2,
+                .dtype = KT_DTYPE_BF16,
+                .rows = down ? s->hidden : s->inter,
+                .cols = down ? s->inter : s->hidden};
         }
     }
     r->ids = malloc((size_t)slots * sizeof *r->ids);

@@ -220,7 +220,7 @@ static void bench_linear(struct bench *b, kt_dtype dtype, int64_t tokens, int64_
         else
             ((uint16_t *)(void *)c.data)[i] = kt_f32_to_bf16(value);
     }
-    c.w = (struct kt_weight){c.data, dtype, n, k};
+    c.w = (struct kt_weight){.data = c.data, .dtype = dtype, .rows = n, .cols = k};
     for (int compute = 0; compute < 2; compute++) {
         printf("%6lld x %5lld x %5lld  %-4s as %s ", (long long)tokens, (long long)n, (long long)k,
                kt_dtype_name(dtype), compute ? "bf16" : "f32 ");

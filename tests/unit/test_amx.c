@@ -126,9 +126,12 @@ static void make_problem(struct problem *p, const struct shape *s)
         for (int e = 0; e < s->experts; e++) {
             int64_t rows = which == KT_EXPERT_DOWN ? s->hidden : s->inter;
             int64_t cols = which == KT_EXPERT_DOWN ? s->inter : s->hidden;
-            p->weights[which][e] = (struct kt_weight){
-                random_bf16((uint64_t)(100 * which + e), rows * cols, 2 / sqrtf((float)cols)),
-                KT_DTYPE_BF16, rows, cols};
+            p->weights[which][e] =
+                (struct kt_weight){.data = random_bf16((uint64_t)(100 * which + e), rows * cols,
+                                                       2 / sqrtf((float)cols)),
+                                   .dtype = KT_DTYPE_BF16,
+                                   .rows = rows,
+                                   .cols = cols};
         }
     }
     int64_t slots = (int64_t)s->tokens * s->topk;

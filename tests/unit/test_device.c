@@ -72,7 +72,8 @@ static void check_linear(struct setup *s, kt_dtype dtype, kt_compute compute, in
 {
     double *wv = malloc((size_t)(n * k) * sizeof *wv), *want = malloc((size_t)(t * n) * 8);
     double *want_dx = calloc((size_t)(t * k), sizeof *want_dx);
-    struct kt_weight w = {make_weight(dtype, 1, n * k, wv), dtype, n, k};
+    struct kt_weight w = {
+        .data = make_weight(dtype, 1, n * k, wv), .dtype = dtype, .rows = n, .cols = k};
     int64_t ldx = k + 3, ldy = n + 5;
     float *x = test_random(2, t * ldx), *y = test_random(3, t * ldy), *dy = test_random(4, t * ldy);
     float *dx = test_random(5, t * ldx), *got = malloc((size_t)(t * n) * 4);
@@ -444,8 +445,10 @@ START_TEST(copies_and_sums)
         ids[t] = t * 7 % 20;
     for (int dtype = KT_DTYPE_F32; dtype <= KT_DTYPE_BF16; dtype++) {
         double values[20 * DIM];
-        struct kt_weight table = {make_weight((kt_dtype)dtype, 3, 20 * DIM, values),
-                                  (kt_dtype)dtype, 20, DIM};
+        struct kt_weight table = {.data = make_weight((kt_dtype)dtype, 3, 20 * DIM, values),
+                                  .dtype = (kt_dtype)dtype,
+                                  .rows = 20,
+                                  .cols = DIM};
         s.dev->ops->embedding(s.dev, &table, TOKENS, ids, y, LD);
         for (int t = 0; t < TOKENS; t++)
             for (int i = 0; i < DIM; i++)
@@ -687,7 +690,7 @@ START_TEST(bits_do_not_depend_on_threads_or_repetition)
     enum { T = 150, N = 300, K = 260, HEADS = 2, HEAD = 65 };
     double *values = malloc(N * K * sizeof *values);
     void *data = make_weight(KT_DTYPE_BF16, 1, N * K, values);
-    struct kt_weight w = {data, KT_DTYPE_BF16, N, K};
+    struct kt_weight w = {.data = data, .dtype = KT_DTYPE_BF16, .rows = N, .cols = K};
     int32_t cu[] = {0, 50, T};
     float *x = test_random(2, T * K), *dy = test_random(3, T * N), *first = NULL;
     enum { TOTAL = T * N + T * K + 4 * T * HEADS * HEAD + T * HEADS };
@@ -747,7 +750,7 @@ START_TEST(unknown_devices_and_memory_limits_are_errors)
     ck_assert_ptr_nonnull(strstr(kt_last_error(ctx), "tpu:0"));
     ck_assert_int_eq(kt_device_open(ctx, "cpu:0", &dev), KT_OK);
     float *x = test_random(1, 100 * 100), *y = test_random(2, 100 * 100);
-    struct kt_weight w = {x, KT_DTYPE_F32, 100, 100};
+    struct kt_weight w = {.data = x, .dtype = KT_DTYPE_F32, .rows = 100, .cols = 100};
     ck_assert_int_eq(dev->ops->linear_forward(dev, &w, KT_COMPUTE_F32, 100, x, 100, 0, y, 100),
                      KT_ERROR_OUT_OF_MEMORY);
     ck_assert_int_eq(dev->ops->linear_forward(dev, &w, KT_COMPUTE_F32, 0, x, 100, 0, y, 100),

@@ -63,7 +63,10 @@ static const struct {
     const char *name;
     uint32_t isa_mask;
 } backends[] = {
-    {"reference", 0}, {"cpu", KT_ISA_AVX2}, {"cpu", KT_ISA_AVX512}, {"cpu", KT_ISA_AVX512_BF16},
+    {"reference", 0},
+    {"cpu", KT_ISA_AVX2},
+    {"cpu", KT_ISA_AVX512},
+    {"cpu", KT_ISA_AVX512_BF16},
     {"cpu", 0},
     {"amx-emulated", KT_ISA_AVX512_BF16},
     {"amx-emulated", 0},
@@ -100,7 +103,8 @@ START_TEST(backend_and_its_gradients)
             uint64_t seed = (uint64_t)(100 * which + 10 * e);
             float *w = test_random(seed, rows * cols), *a = test_random(seed + 1, RANK * cols);
             float *b = test_random(seed + 2, rows * RANK);
-            weights[which][e] = (struct kt_weight){w, KT_DTYPE_F32, rows, cols};
+            weights[which][e] =
+                (struct kt_weight){.data = w, .dtype = KT_DTYPE_F32, .rows = rows, .cols = cols};
             lora[which][e] = (struct kt_lora_pair){RANK,
                                                    1.5f,
                                                    dropout,
@@ -215,9 +219,11 @@ static struct outcome run_backend(const char *name, uint32_t isa_mask, int32_t t
             int64_t at = (which * s->experts + e) * matrix, lat = (which * s->experts + e) * low;
             int64_t rows = which == KT_EXPERT_DOWN ? s->hidden : s->inter;
             int64_t cols = which == KT_EXPERT_DOWN ? s->inter : s->hidden;
-            w[which][e] = (struct kt_weight){s->dtype == KT_DTYPE_F32 ? (void *)(full + at)
-                                                                      : (void *)(half + at),
-                                             s->dtype, rows, cols};
+            w[which][e] = (struct kt_weight){.data = s->dtype == KT_DTYPE_F32 ? (void *)(full + at)
+                                                                              : (void *)(half + at),
+                                             .dtype = s->dtype,
+                                             .rows = rows,
+                                             .cols = cols};
             lora[which][e] = (struct kt_lora_pair){s->rank,
                                                    0.5f,
                                                    s->dropout,
