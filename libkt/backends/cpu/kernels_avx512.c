@@ -58,7 +58,9 @@ static inline __attribute__((always_inline)) void pack_nt(const kt_dtype dtype, 
                 __m512 x = VECTOR_ZERO();
                 if (j + i < cols)
                     x = load_part(dtype, (const char *)b->data + (j + i) * row_bytes, p, k - p);
-                r[i] = _mm512_castps_si512(bf16 ? round_bf16(x) : x);
+                if (bf16 && dtype != KT_DTYPE_BF16)
+                    x = round_bf16(x);
+                r[i] = _mm512_castps_si512(x);
             }
             transpose16(r);
             for (int i = 0; i < kt_min_i64(16, k - p); i++)
@@ -77,7 +79,9 @@ static inline __attribute__((always_inline)) void pack_nn(const kt_dtype dtype, 
     for (int64_t p = 0; p < k; p++, row += row_bytes) {
         for (int64_t j = 0; j < (cols + NR - 1) / NR * NR; j += VECTOR_LANES) {
             __m512 x = load_part(dtype, row, j, cols - j);
-            _mm512_storeu_ps(panels + (j / NR * k + p) * NR + j % NR, bf16 ? round_bf16(x) : x);
+            if (bf16 && dtype != KT_DTYPE_BF16)
+                x = round_bf16(x);
+            _mm512_storeu_ps(panels + (j / NR * k + p) * NR + j % NR, x);
         }
     }
 }
