@@ -2,13 +2,14 @@
 /* Speed of an experts backend against what this machine can do, measured in the same run.
  *
  *     bench_experts [-b BACKEND] [-t THREADS] [-g GB of weights at most] [-m MODEL] [-n TOKENS]
- *                   [-p small|huge] [-c CHUNK] [-r REPEATS]
+ *                   [-p small|huge] [-c CHUNK] [-k TILES] [-r REPEATS]
  *
  * Each row: milliseconds of the best of at least 3 calls, how much the slowest of them took more;
  * TFLOP/s, counting three products a direction (6 x tokens x topk x hidden x intermediate), though
  * backward recomputes gate and up and so makes five; GB/s, counting what a direction must read of
  * the touched experts: three matrices forward, five in backward; and time / the larger of the two
- * floors that the ceilings set for the products made and the bytes read. -p: pages of the weights
+ * floors that the ceilings set for the products made and the bytes read. -c and -k: features and tiles
+ * of 16 tokens that the amx backend multiplies at a time. -p: pages of the weights
  * (small as in a mapped file, or huge). */
 #include <math.h>
 #include <stdio.h>
@@ -417,12 +418,12 @@ static int64_t shape_bytes(const struct shape *s)
 int main(int argc, char **argv)
 {
     const char *backend = "auto", *model = NULL;
-    int64_t tokens = 0, chunk = 0, most = 4000000000, bytes = 0;
+    int64_t tokens = 0, chunk = 0, tiles = 0, most = 4000000000, bytes = 0;
     int huge = 0, option;
     struct bench b = {.repeats = 3};
     kt_context_options options;
     kt_context_options_init(&options, sizeof options);
-    while ((option = getopt(argc, argv, "b:t:g:m:n:p:c:r:")) != -1) {
+    while ((option = getopt(argc, argv, "b:t:g:m:n:p:c:k:r:")) != -1) {
         switch (option) {
         case 'b':
             backend = optarg;
@@ -445,6 +446,9 @@ int main(int argc, char **argv)
         case 'c':
             chunk = atoll(optarg);
             break;
+        case 'k':
+            tiles = atoll(optarg);
+            break;
         case 'r':
             b.repeats = atoi(optarg);
             break;
@@ -456,9 +460,12 @@ int main(int argc, char **argv)
         fail("no context");
     if (kt_experts_open(b.ctx, backend, &b.experts) != KT_OK)
         fail(kt_last_error(b.ctx));
-    if (chunk && strncmp(b.experts->ops->name, "amx", 3) == 0) {
+    if (strncmp(b.experts->ops->name, "amx", 3) == 0) {
         struct kt_amx_experts *amx = (struct kt_amx_experts *)b.experts;
-        amx->forward_chunk = amx->backward_chunk = chunk;
+        if (chunk)
+            amx->forward_chunk = amx->backward_chunk = chunk;
+        if (tiles)
+            amx->forward_tiles = amx->backward_tiles = tiles;
     }
     printf("backend %s; %s\n", b.experts->ops->name, kt_context_cpu_description(b.ctx));
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)

@@ -26,8 +26,10 @@ static bool init_level(struct kt_kernels *kernels, uint32_t level)
 {
     struct kt_cpu cpu;
     kt_cpu_detect(&cpu, 0);
+    if ((cpu.isa & level) != level)
+        return false;
     kt_kernels_init(kernels, level);
-    return (cpu.isa & level) == level;
+    return true;
 }
 
 /* -- memory that ends at a page that cannot be touched -------------------------------------------
