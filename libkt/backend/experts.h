@@ -4,7 +4,7 @@
  *
  *   y[t]  = sum_j topk_weights[t,j] * E_{topk_ids[t,j]}(x[t]),   E(x) = W_down (act(W_gate x) * W_up x)
  *
- * Backward recomputes the gate and up products from x. With dh' = W_down^T dy[t] (not yet weighted)
+ * Backward takes the gate and up products that forward kept, or recomputes them from x. With dh' = W_down^T dy[t] (not yet weighted)
  * and h the activated product, d(topk_weights[t,j]) = <dh', h> = <dy[t], E(x[t])>, exactly, without
  * forming E(x[t]). */
 #ifndef KT_BACKEND_EXPERTS_H
@@ -43,6 +43,10 @@ struct kt_expert_batch {
     const int32_t *topk_ids;   /**< [tokens, topk]; the same expert may stand twice in a row */
     const float *topk_weights; /**< [tokens, topk] */
     const float *x;            /**< [tokens, hidden_size] */
+    /** [tokens, topk, 2, intermediate_size]: the gate and up products of each slot, LoRA included.
+     * Forward writes them and backward reads them instead of computing them again; NULL = neither.
+     */
+    float *kept;
 };
 
 struct kt_experts;

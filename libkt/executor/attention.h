@@ -28,11 +28,12 @@ union kt_attention_state {
     } gqa;
 };
 
-/** The attention half of a layer, kept from forward or recomputed: [tokens, hidden_size] each. */
+/** What backward needs of a layer, kept from forward or recomputed. */
 struct kt_kept {
-    float *n;      /**< normed input */
-    float *middle; /**< residual stream after attention */
+    float *n;      /**< [tokens, hidden_size] normed input */
+    float *middle; /**< [tokens, hidden_size] residual stream after attention */
     union kt_attention_state state;
+    struct kt_products products; /**< of the feed-forward half; NULL where it is recomputed */
 };
 
 struct kt_attention_ops {

@@ -74,10 +74,29 @@ static kt_status attend(struct kt_pass *pass, const struct kt_layer *layer,
 
 /** x += the feed-forward half of its normed n */
 static kt_status feed_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                              float *x)
+                              const struct kt_products *products, float *x)
 {
-    return layer->is_moe ? kt_moe_forward(pass, layer, n, x)
-                         : kt_mlp_forward(pass, &layer->mlp, n, x);
+    return layer->is_moe ? kt_moe_forward(pass, layer, n, products, x)
+                         : kt_mlp_forward(pass, &layer->mlp, n, products, x);
+}
+
+/** Room for the products of a layer, on the arena. */
+static kt_status take_products(struct kt_pass *pass, const struct kt_layer *layer,
+                               struct kt_products *products)
+{
+    const struct kt_model_config *config = &pass->model->config;
+    *products = (struct kt_products){0};
+    int64_t inner = layer->mlp.intermediate_size;
+    if (layer->shared_gate) {
+        products->shared = kt_arena_floats(&pass->arena, 2 * pass->tokens, inner);
+    } else if (layer->mlp.gate) {
+        products->gate = kt_arena_floats(&pass->arena, pass->tokens, inner);
+        products->up = kt_arena_floats(&pass->arena, pass->tokens, inner);
+    }
+    if (layer->is_moe)
+        products->routed = kt_arena_floats(&pass->arena, 2 * pass->tokens * config->router.topk,
+                                           config->moe_intermediate_size);
+    return kt_arena_check(pass->ctx, &pass->arena);
 }
 
 /** The attention half from the layer's input x; what it puts on the arena stays there. */
@@ -99,13 +118,14 @@ kt_status kt_layer_forward_keeping(struct kt_pass *pass, const struct kt_layer *
 {
     int64_t hidden = pass->model->config.hidden_size;
     KT_TRY(attend_keeping(pass, layer, x, kept));
+    KT_TRY(take_products(pass, layer, &kept->products));
     uint64_t mark = pass->arena.used;
     float *n = kt_arena_floats(&pass->arena, pass->tokens, hidden);
     KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
     KT_TRY(norm(pass, layer->post_attention_norm, kept->middle, n));
     KT_TRY(pass->device->ops->add(pass->device, pass->tokens, hidden, 1, kept->middle, hidden, 0, x,
                                   hidden));
-    KT_TRY(feed_forward(pass, layer, n, x));
+    KT_TRY(feed_forward(pass, layer, n, &kept->products, x));
     pass->arena.used = mark;
     return KT_OK;
 }
@@ -119,7 +139,7 @@ kt_status kt_layer_forward(struct kt_pass *pass, const struct kt_layer *layer,
     KT_TRY(norm(pass, layer->input_norm, x, n));
     KT_TRY(attend(pass, layer, cache, n, x));
     KT_TRY(norm(pass, layer->post_attention_norm, x, n));
-    KT_TRY(feed_forward(pass, layer, n, x));
+    KT_TRY(feed_forward(pass, layer, n, &(struct kt_products){0}, x));
     pass->arena.used = mark;
     return KT_OK;
 }
@@ -140,9 +160,9 @@ kt_status kt_layer_backward(struct kt_pass *pass, const struct kt_layer *layer,
     KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
     KT_TRY(norm(pass, layer->post_attention_norm, kept->middle, n2));
     if (layer->is_moe)
-        KT_TRY(kt_moe_backward(pass, layer, n2, dy, dn));
+        KT_TRY(kt_moe_backward(pass, layer, n2, &kept->products, dy, dn));
     else
-        KT_TRY(kt_mlp_backward(pass, &layer->mlp, n2, dy, dn));
+        KT_TRY(kt_mlp_backward(pass, &layer->mlp, n2, &kept->products, dy, dn));
     if (need_dx || attention->has_lora(pass, layer)) {
         KT_TRY(norm_backward(pass, layer->post_attention_norm, kept->middle, dn, dy));
         KT_TRY(attention->backward(pass, layer, kept->n, &kept->state, dy, need_dx ? dn : NULL));

@@ -58,7 +58,7 @@ static struct kt_expert_layer expert_layer(const struct kt_pass *pass, const str
 }
 
 static struct kt_expert_batch expert_batch(const struct kt_pass *pass, const struct routing *r,
-                                           const float *n)
+                                           const float *n, float *products)
 {
     return (struct kt_expert_batch){.compute = pass->compute,
                                     .training = pass->training,
@@ -66,7 +66,8 @@ static struct kt_expert_batch expert_batch(const struct kt_pass *pass, const str
                                     .topk = r->router.topk,
                                     .topk_ids = r->ids,
                                     .topk_weights = r->weights,
-                                    .x = n};
+                                    .x = n,
+                                    .kept = products};
 }
 
 struct kt_experts *kt_pass_experts(const struct kt_pass *pass, const struct kt_layer *layer)
@@ -90,7 +91,7 @@ static void mark_padding(const struct kt_pass *pass, const struct kt_layer *laye
 }
 
 kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                         float *y)
+                         const struct kt_products *products, float *y)
 {
     struct kt_experts *experts = kt_pass_experts(pass, layer);
     struct kt_expert_layer weights = expert_layer(pass, layer);
@@ -98,14 +99,14 @@ kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, con
     struct routing r;
     KT_TRY(route(pass, layer, n, &r));
     mark_padding(pass, layer, &r);
-    struct kt_expert_batch batch = expert_batch(pass, &r, n);
+    struct kt_expert_batch batch = expert_batch(pass, &r, n, products->routed);
     KT_TRY(experts->ops->forward(experts, &weights, &batch, y));
     pass->arena.used = mark;
-    return kt_shared_forward(pass, layer, n, y);
+    return kt_shared_forward(pass, layer, n, products, y);
 }
 
 kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                          const float *dy, float *dn)
+                          const struct kt_products *products, const float *dy, float *dn)
 {
     const struct kt_device_ops *ops = pass->device->ops;
     struct kt_experts *experts = kt_pass_experts(pass, layer);
@@ -114,12 +115,12 @@ kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, co
     uint64_t mark = pass->arena.used;
     struct routing r;
     struct kt_linear router = router_of(layer);
-    KT_TRY(kt_shared_backward(pass, layer, n, dy, dn));
+    KT_TRY(kt_shared_backward(pass, layer, n, products, dy, dn));
     KT_TRY(route(pass, layer, n, &r));
     float *dweights = kt_arena_floats(&pass->arena, pass->tokens, r.router.topk);
     float *dlogits = kt_arena_floats(&pass->arena, pass->tokens, num_experts);
     KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    struct kt_expert_batch batch = expert_batch(pass, &r, n);
+    struct kt_expert_batch batch = expert_batch(pass, &r, n, products->routed);
     KT_TRY(experts->ops->backward(experts, &weights, &batch, dy, dn, dweights));
     KT_TRY(ops->router_backward(pass->device, &r.router, pass->tokens, r.logits, r.ids, dweights,
                                 dlogits));

@@ -68,18 +68,28 @@ kt_status kt_linear_backward(struct kt_pass *pass, const struct kt_linear *linea
                              const float *x, int64_t ldx, const float *dy, int64_t lddy,
                              int accumulate, float *dx, int64_t lddx);
 
+/** Gate and up products of a layer's feed-forward half that forward keeps for backward; NULL =
+ * backward recomputes them. Backward leaves other values in them. */
+struct kt_products {
+    float *gate, *up; /**< [tokens, intermediate] each, of a dense MLP or of shared experts without
+                           a gate */
+    float *shared;    /**< [tokens, 2, intermediate] of shared experts with a gate */
+    float *routed;    /**< [tokens, topk, 2, moe_intermediate_size] */
+};
+
 /** y += MLP(n), dense or the shared experts. */
-kt_status kt_mlp_forward(struct kt_pass *pass, const struct kt_mlp *mlp, const float *n, float *y);
-/** dn = ; recomputes gate and up. */
+kt_status kt_mlp_forward(struct kt_pass *pass, const struct kt_mlp *mlp, const float *n,
+                         const struct kt_products *products, float *y);
+/** dn = */
 kt_status kt_mlp_backward(struct kt_pass *pass, const struct kt_mlp *mlp, const float *n,
-                          const float *dy, float *dn);
+                          const struct kt_products *products, const float *dy, float *dn);
 
 /** y += the shared experts of n, weighed by their gate where there is one; nothing without them. */
 kt_status kt_shared_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                            float *y);
+                            const struct kt_products *products, float *y);
 /** dn = , zero without shared experts. */
 kt_status kt_shared_backward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                             const float *dy, float *dn);
+                             const struct kt_products *products, const float *dy, float *dn);
 /** The experts backend of a layer. */
 struct kt_experts *kt_pass_experts(const struct kt_pass *pass, const struct kt_layer *layer);
 /** The shared experts as the one expert of a layer of their own. */
@@ -88,10 +98,10 @@ struct kt_expert_layer kt_shared_expert_layer(const struct kt_pass *pass,
 
 /** y += routed experts + shared experts of n. */
 kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                         float *y);
+                         const struct kt_products *products, float *y);
 /** dn = , through the experts, the shared experts and the router weights. */
 kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                          const float *dy, float *dn);
+                          const struct kt_products *products, const float *dy, float *dn);
 
 /** Whether any linear of the layer has LoRA. */
 int kt_layer_has_lora(const struct kt_pass *pass, const struct kt_layer *layer);
@@ -108,7 +118,7 @@ struct kt_cache_slice {
  * continue one sequence whose past is in the cache. */
 kt_status kt_layer_forward(struct kt_pass *pass, const struct kt_layer *layer,
                            const struct kt_cache_slice *cache, float *x);
-/** The same, for whole sequences; the attention half stays on the arena for backward. */
+/** The same, for whole sequences; what backward needs stays on the arena. */
 kt_status kt_layer_forward_keeping(struct kt_pass *pass, const struct kt_layer *layer,
                                    struct kt_kept *kept, float *x);
 /** dy becomes d(input) of the layer; with need_dx 0 the layer is the lowest with LoRA and dy is

@@ -48,7 +48,7 @@ static kt_status weigh(struct kt_pass *pass, const struct kt_layer *layer, const
 }
 
 static struct kt_expert_batch one_expert(const struct kt_pass *pass, const struct gate *g,
-                                         const float *n)
+                                         const float *n, const struct kt_products *products)
 {
     return (struct kt_expert_batch){.compute = pass->compute,
                                     .training = pass->training,
@@ -56,29 +56,30 @@ static struct kt_expert_batch one_expert(const struct kt_pass *pass, const struc
                                     .topk = 1,
                                     .topk_ids = g->ids,
                                     .topk_weights = g->weights,
-                                    .x = n};
+                                    .x = n,
+                                    .kept = products->shared};
 }
 
 kt_status kt_shared_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                            float *y)
+                            const struct kt_products *products, float *y)
 {
     struct gate g;
     uint64_t mark = pass->arena.used;
     if (!layer->mlp.gate)
         return KT_OK;
     if (!layer->shared_gate)
-        return kt_mlp_forward(pass, &layer->mlp, n, y);
+        return kt_mlp_forward(pass, &layer->mlp, n, products, y);
     struct kt_experts *experts = kt_pass_experts(pass, layer);
     struct kt_expert_layer shared = kt_shared_expert_layer(pass, layer);
     KT_TRY(weigh(pass, layer, n, &g));
-    struct kt_expert_batch batch = one_expert(pass, &g, n);
+    struct kt_expert_batch batch = one_expert(pass, &g, n, products);
     KT_TRY(experts->ops->forward(experts, &shared, &batch, y));
     pass->arena.used = mark;
     return KT_OK;
 }
 
 static kt_status gated_backward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                                const float *dy, float *dn)
+                                const struct kt_products *products, const float *dy, float *dn)
 {
     struct kt_experts *experts = kt_pass_experts(pass, layer);
     struct kt_expert_layer shared = kt_shared_expert_layer(pass, layer);
@@ -88,7 +89,7 @@ static kt_status gated_backward(struct kt_pass *pass, const struct kt_layer *lay
     float *dweights = kt_arena_floats(&pass->arena, pass->tokens, 1);
     float *dlogits = kt_arena_floats(&pass->arena, pass->tokens, 1);
     KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    struct kt_expert_batch batch = one_expert(pass, &g, n);
+    struct kt_expert_batch batch = one_expert(pass, &g, n, products);
     KT_TRY(experts->ops->backward(experts, &shared, &batch, dy, dn, dweights));
     KT_TRY(pass->device->ops->router_backward(pass->device, &g.router, pass->tokens, g.logits,
                                               g.ids, dweights, dlogits));
@@ -97,14 +98,14 @@ static kt_status gated_backward(struct kt_pass *pass, const struct kt_layer *lay
 }
 
 kt_status kt_shared_backward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                             const float *dy, float *dn)
+                             const struct kt_products *products, const float *dy, float *dn)
 {
     uint64_t mark = pass->arena.used;
     if (layer->mlp.gate && !layer->shared_gate)
-        return kt_mlp_backward(pass, &layer->mlp, n, dy, dn);
+        return kt_mlp_backward(pass, &layer->mlp, n, products, dy, dn);
     KT_TRY(kt_zero(pass, pass->tokens, pass->model->config.hidden_size, dn));
     if (layer->mlp.gate)
-        KT_TRY(gated_backward(pass, layer, n, dy, dn));
+        KT_TRY(gated_backward(pass, layer, n, products, dy, dn));
     pass->arena.used = mark;
     return KT_OK;
 }

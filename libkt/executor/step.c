@@ -5,8 +5,8 @@
 #include "executor/batch.h"
 #include "executor/executor.h"
 
-/** Attention halves that a step may keep instead of recomputing them, from the last layer down. */
-enum { KEPT_BYTES = 512 << 20 };
+/** Activations that a step may keep instead of recomputing them, from the last layer down. */
+enum { KEPT_BYTES = 768 << 20 };
 
 static int keeps_inputs(const struct kt_step *step)
 {

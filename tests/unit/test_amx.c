@@ -157,6 +157,7 @@ struct setting {
     uint32_t isa_mask;
     int32_t threads;
     int small; /* groups of one block, small blocks and chunks */
+    int keeps; /* gate and up products of forward */
 };
 
 /* Results start from numbers that the sums must keep. */
@@ -173,9 +174,11 @@ static struct outcome run(const struct problem *p, const struct setting *with)
     }
     int64_t n = p->batch.tokens * p->layer.hidden_size, slots = p->batch.tokens * p->batch.topk;
     struct outcome o = {guarded_random(4, n), guarded_random(5, n), guarded_random(6, slots)};
-    ck_assert_int_eq(experts->ops->forward(experts, &p->layer, &p->batch, o.y), KT_OK);
-    ck_assert_int_eq(experts->ops->backward(experts, &p->layer, &p->batch, p->dy, o.dx, o.dtw),
-                     KT_OK);
+    struct kt_expert_batch batch = p->batch;
+    if (with->keeps)
+        batch.kept = guarded((size_t)(slots * 2 * p->layer.intermediate_size) * sizeof(float));
+    ck_assert_int_eq(experts->ops->forward(experts, &p->layer, &batch, o.y), KT_OK);
+    ck_assert_int_eq(experts->ops->backward(experts, &p->layer, &batch, p->dy, o.dx, o.dtw), KT_OK);
     ck_assert_uint_le(
         kt_context_memory_peak(ctx),
         experts->ops->scratch_bytes(experts, &p->layer, p->batch.tokens, p->batch.topk) + 256);
@@ -221,9 +224,13 @@ START_TEST(agrees_with_reference)
     make_problem(&p, s);
     struct outcome want = run_reference(&p);
     for (int small = 0; small < 2; small++) {
-        struct setting with = {builds[build].name, builds[build].isa_mask, 2, small};
+        struct setting with = {builds[build].name, builds[build].isa_mask, 2, small, 0};
         struct outcome got = run(&p, &with);
         int64_t n = (int64_t)s->tokens * s->hidden;
+        with.keeps = 1;
+        struct outcome kept = run(&p, &with);
+        ck_assert(memcmp(got.y, kept.y, (size_t)n * sizeof(float)) == 0);
+        ck_assert(memcmp(got.dx, kept.dx, (size_t)n * sizeof(float)) == 0);
         check_close(n, got.y, want.y, 5e-3);
         check_close(n, got.dx, want.dx, 5e-3);
         check_close((int64_t)s->tokens * s->topk, got.dtw, want.dtw, 5e-3);
@@ -250,7 +257,7 @@ START_TEST(topk_gradients_are_those_of_float32)
     make_problem(&p, s);
     round_to_bf16((int64_t)s->tokens * s->hidden, p.batch.x);
     round_to_bf16((int64_t)s->tokens * s->hidden, p.dy);
-    struct setting with = {builds[build].name, builds[build].isa_mask, 2, 0};
+    struct setting with = {builds[build].name, builds[build].isa_mask, 2, 0, 0};
     struct outcome want = run_reference(&p), got = run(&p, &with);
     check_close((int64_t)s->tokens * s->topk, got.dtw, want.dtw, 1e-5);
     free_buffers();
@@ -265,7 +272,7 @@ START_TEST(bits_do_not_depend_on_threads)
     if (!can_run(build))
         return;
     make_problem(&p, s);
-    struct setting with = {builds[build].name, builds[build].isa_mask, 1, 0};
+    struct setting with = {builds[build].name, builds[build].isa_mask, 1, 0, 0};
     struct outcome one = run(&p, &with);
     for (with.threads = 2; with.threads < 8; with.threads += 5) {
         struct outcome many = run(&p, &with);

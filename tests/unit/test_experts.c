@@ -126,7 +126,7 @@ START_TEST(backend_and_its_gradients)
     c.weights = test_widen(TOKENS * TOPK, tw);
     c.dy = test_widen(TOKENS * HIDDEN, dy);
     c.masks = test_widen(3 * TOKENS * 16, masks);
-    struct kt_expert_batch batch = {KT_COMPUTE_F32, 1, TOKENS, TOPK, ids, tw, x};
+    struct kt_expert_batch batch = {KT_COMPUTE_F32, 1, TOKENS, TOPK, ids, tw, x, NULL};
     ck_assert_int_eq(experts->ops->forward(experts, &layer, &batch, y), KT_OK);
     double loss = 0, want[64];
     for (int i = 0; i < TOKENS * HIDDEN; i++)
@@ -186,8 +186,9 @@ struct outcome {
     uint8_t has_grad[3 * 16];
 };
 
-static struct outcome run_backend(const char *name, uint32_t isa_mask, int32_t threads,
-                                  const struct shape *s, kt_compute compute, int small_chunks)
+static struct outcome run_backend_keeping(int keeps, const char *name, uint32_t isa_mask,
+                                          int32_t threads, const struct shape *s,
+                                          kt_compute compute, int small_chunks)
 {
     kt_context *ctx = test_context(threads, isa_mask);
     struct kt_experts *experts;
@@ -237,16 +238,24 @@ static struct outcome run_backend(const char *name, uint32_t isa_mask, int32_t t
     }
     if (small_chunks && strcmp(experts->ops->name, "cpu") == 0)
         ((struct kt_cpu_experts *)experts)->chunk_bytes = 1;
-    struct kt_expert_batch batch = {compute, 1, s->tokens, s->topk, ids, tw, x};
+    struct kt_expert_batch batch = {compute, 1, s->tokens, s->topk, ids, tw, x, NULL};
+    if (keeps)
+        batch.kept = malloc((size_t)(o.nw * 2 * s->inter) * sizeof(float));
     ck_assert_int_eq(experts->ops->forward(experts, &layer, &batch, o.y), KT_OK);
     ck_assert_int_eq(experts->ops->backward(experts, &layer, &batch, dy, o.dx, o.dtw), KT_OK);
     ck_assert_uint_le(kt_context_memory_peak(ctx),
                       experts->ops->scratch_bytes(experts, &layer, s->tokens, s->topk) + 256);
-    free(x), free(dy), free(tw), free(full), free(ab), free(half), free(ids);
+    free(x), free(dy), free(tw), free(full), free(ab), free(half), free(ids), free(batch.kept);
     kt_experts_close(experts);
     ck_assert_uint_eq(kt_context_memory_used(ctx), 0);
     kt_context_free(ctx);
     return o;
+}
+
+static struct outcome run_backend(const char *name, uint32_t isa_mask, int32_t threads,
+                                  const struct shape *s, kt_compute compute, int small_chunks)
+{
+    return run_backend_keeping(0, name, isa_mask, threads, s, compute, small_chunks);
 }
 
 static void free_outcome(struct outcome *o)
@@ -298,6 +307,25 @@ START_TEST(bits_do_not_depend_on_threads)
 }
 END_TEST
 
+START_TEST(kept_products_change_no_bit)
+{
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        for (int compute = 0; compute < 2; compute++) {
+            struct outcome again = run_backend_keeping(0, backends[_i].name, backends[_i].isa_mask,
+                                                       2, &shapes[i], (kt_compute)compute, 1);
+            struct outcome kept = run_backend_keeping(1, backends[_i].name, backends[_i].isa_mask,
+                                                      2, &shapes[i], (kt_compute)compute, 1);
+            ck_assert(memcmp(again.y, kept.y, (size_t)again.ny * 4) == 0);
+            ck_assert(memcmp(again.dx, kept.dx, (size_t)again.ny * 4) == 0);
+            ck_assert(memcmp(again.dtw, kept.dtw, (size_t)again.nw * 4) == 0);
+            ck_assert(memcmp(again.lora, kept.lora, (size_t)again.nl * 4) == 0);
+            free_outcome(&again);
+            free_outcome(&kept);
+        }
+    }
+}
+END_TEST
+
 START_TEST(unknown_backends_are_errors)
 {
     kt_context *ctx = test_context(1, 0);
@@ -318,6 +346,7 @@ int main(void)
     tcase_add_loop_test(tc, backend_and_its_gradients, 0, 2 * BACKENDS);
     tcase_add_loop_test(tc, backends_agree_with_reference, 1, BACKENDS);
     tcase_add_test(tc, bits_do_not_depend_on_threads);
+    tcase_add_loop_test(tc, kept_products_change_no_bit, 0, BACKENDS);
     tcase_add_test(tc, unknown_backends_are_errors);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);

@@ -206,10 +206,11 @@ START_TEST(gradients_are_those_of_central_differences)
                            .zeros = zeros,
                            .tokens = TOKENS,
                            .arena = kt_arena_over(scratch, sizeof scratch)};
-    ck_assert_int_eq(kt_moe_forward(&pass, &toy.layer, x, y), KT_OK);
+    struct kt_products none = {0};
+    ck_assert_int_eq(kt_moe_forward(&pass, &toy.layer, x, &none, y), KT_OK);
     forward(&b, want);
     ck_assert_double_le(test_error(TOKENS * HIDDEN, y, want), 1e-6);
-    ck_assert_int_eq(kt_moe_backward(&pass, &toy.layer, x, dy, dx), KT_OK);
+    ck_assert_int_eq(kt_moe_backward(&pass, &toy.layer, x, &none, dy, dx), KT_OK);
     test_differentiate(loss, &b, TOKENS * HIDDEN, b.x, want);
     ck_assert_double_le(test_error(TOKENS * HIDDEN, dx, want), 1e-6);
     kt_experts_close(experts);

@@ -25,16 +25,16 @@ static uint64_t thread_bytes(const struct kt_amx_experts *amx)
 {
     uint64_t stage = KT_AMX_ROWS * KT_AMX_MAX_CHUNK * sizeof(uint16_t);
     uint64_t products = floats(most_tiles(amx) * KT_AMX_TOKENS * KT_AMX_LD);
-    uint64_t rows = 3 * floats(amx->backward_tiles * KT_AMX_TOKENS * KT_AMX_LD);
+    uint64_t rows = 3 * floats(most_tiles(amx) * KT_AMX_TOKENS * KT_AMX_LD);
     return stage + products + rows + floats(KT_AMX_LD);
 }
 
 struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t thread)
 {
     struct kt_amx_thread t = {.stage = c->threads + (uint64_t)thread * c->thread_bytes};
-    int64_t rows = c->amx->backward_tiles * KT_AMX_TOKENS * KT_AMX_LD;
+    int64_t rows = most_tiles(c->amx) * KT_AMX_TOKENS * KT_AMX_LD;
     t.products = (float *)t.stage + KT_AMX_ROWS * KT_AMX_MAX_CHUNK / 2;
-    t.gate = t.products + most_tiles(c->amx) * KT_AMX_TOKENS * KT_AMX_LD;
+    t.gate = t.products + rows;
     t.up = t.gate + rows;
     t.dh = t.up + rows;
     t.h = t.dh + rows;

@@ -77,7 +77,7 @@ struct kt_amx_call {
 struct kt_amx_thread {
     void *stage;
     float *products;
-    float *gate, *up, *dh; /**< backward alone: [16 * backward_tiles][KT_AMX_LD] */
+    float *gate, *up, *dh; /**< [16 tokens x tiles of a block][KT_AMX_LD] */
     float *h;              /**< [KT_AMX_LD] */
 };
 

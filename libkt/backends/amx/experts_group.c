@@ -112,12 +112,14 @@ static void gather_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
         const struct kt_amx_block *block = &c->group[i];
         for (int64_t tile = 0; tile < block->tiles; tile++) {
             int64_t at = (block->tile + tile) * tile_bytes(c->hidden_steps);
-            tile_tokens(c, block, tile, c->batch->x, tokens);
-            c->amx->kernels.pack_columns(tokens, c->hidden, c->x + at);
-            if (!c->dy)
-                continue;
-            tile_tokens(c, block, tile, c->dy, tokens);
-            c->amx->kernels.pack_rows(tokens, c->hidden, c->dy_rows + at);
+            if (!c->dy || !c->batch->kept) {
+                tile_tokens(c, block, tile, c->batch->x, tokens);
+                c->amx->kernels.pack_columns(tokens, c->hidden, c->x + at);
+            }
+            if (c->dy) {
+                tile_tokens(c, block, tile, c->dy, tokens);
+                c->amx->kernels.pack_rows(tokens, c->hidden, c->dy_rows + at);
+            }
         }
     }
 }
@@ -134,6 +136,35 @@ static void scatter_tokens(void *arg, int64_t begin, int64_t end, int32_t thread
         c->amx->rows.row.scale_add(c->hidden, c->dy ? 1.0f : c->batch->topk_weights[slot],
                                    c->out + row * kt_amx_out_ld(c), 1,
                                    c->sum + slot / topk * c->hidden);
+    }
+}
+
+/* -- gate and up products that the caller keeps -------------------------------------------------
+ */
+
+static float *kept_row(const struct kt_amx_call *c, const struct task *t, int64_t row, int which)
+{
+    int64_t slot = c->order[t->block->first + row];
+    return c->batch->kept + (2 * slot + which) * c->inter + t->from;
+}
+
+static void keep_products(const struct kt_amx_call *c, const struct kt_amx_thread *s,
+                          const struct task *t, int which, const float *products)
+{
+    c->amx->kernels.transpose(products, t->block->tiles, t->features, t->block->rows, 1, s->gate,
+                              KT_AMX_LD);
+    for (int64_t row = 0; row < t->block->rows; row++)
+        memcpy(kept_row(c, t, row, which), s->gate + row * KT_AMX_LD,
+               (size_t)t->features * sizeof(float));
+}
+
+static void load_products(const struct kt_amx_call *c, const struct kt_amx_thread *s,
+                          const struct task *t)
+{
+    size_t bytes = (size_t)t->features * sizeof(float);
+    for (int64_t row = 0; row < t->block->rows; row++) {
+        memcpy(s->gate + row * KT_AMX_LD, kept_row(c, t, row, KT_EXPERT_GATE), bytes);
+        memcpy(s->up + row * KT_AMX_LD, kept_row(c, t, row, KT_EXPERT_UP), bytes);
     }
 }
 
@@ -157,6 +188,10 @@ static void gate_up_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
         k->forward(&w, i + 1 < end ? &ahead : NULL, c->hidden,
                    c->x + t.block->tile * tile_bytes(c->hidden_steps), tiles, c->amx->forward_chunk,
                    s.products, s.stage);
+        if (c->batch->kept) {
+            keep_products(c, &s, &t, KT_EXPERT_GATE, s.products);
+            keep_products(c, &s, &t, KT_EXPERT_UP, s.products + half);
+        }
         c->amx->rows.row.silu_mul(half, s.products, s.products + half, s.products);
         for (int32_t b = 0; b < w.num / 2; b++)
             k->repack_columns(s.products + b * 2 * tiles * 256, tiles,
@@ -234,6 +269,19 @@ static void pack_gradient(const struct kt_amx_call *c, const struct task *t, con
     }
 }
 
+static void recompute_products(const struct kt_amx_call *c, const struct kt_amx_thread *s,
+                               const struct task *t)
+{
+    const struct kt_amx_kernels *k = &c->amx->kernels;
+    struct kt_amx_blocks w = gate_up_rows(c, t);
+    int64_t tiles = t->block->tiles, rows = t->block->rows;
+    k->forward(&w, NULL, c->hidden, c->x + t->block->tile * tile_bytes(c->hidden_steps), tiles,
+               c->amx->forward_chunk, s->products, s->stage);
+    k->transpose(s->products, tiles, t->features, rows, 1, s->gate, KT_AMX_LD);
+    k->transpose(s->products + w.num / 2 * 2 * tiles * 256, tiles, t->features, rows, 1, s->up,
+                 KT_AMX_LD);
+}
+
 static void activation_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_amx_call *c = arg;
@@ -242,14 +290,12 @@ static void activation_tasks(void *arg, int64_t begin, int64_t end, int32_t thre
     k->enter();
     for (int64_t i = begin; i < end; i++) {
         struct task t = task_at(c, i, c->inter);
-        struct kt_amx_blocks w = gate_up_rows(c, &t);
         struct kt_amx_strip down = strip(c, KT_EXPERT_DOWN, &t);
         int64_t tiles = t.block->tiles, at = t.block->tile * tile_bytes(c->hidden_steps);
-        k->forward(&w, NULL, c->hidden, c->x + at, tiles, c->amx->forward_chunk, s.products,
-                   s.stage);
-        k->transpose(s.products, tiles, t.features, t.block->rows, 1, s.gate, KT_AMX_LD);
-        k->transpose(s.products + w.num / 2 * 2 * tiles * 256, tiles, t.features, t.block->rows, 1,
-                     s.up, KT_AMX_LD);
+        if (c->batch->kept)
+            load_products(c, &s, &t);
+        else
+            recompute_products(c, &s, &t);
         k->backward(&down, NULL, c->dy_rows + at, tiles, c->amx->backward_chunk, 0, s.dh, KT_AMX_LD,
                     s.stage);
         for (int64_t row = 0; row < t.block->rows; row++)

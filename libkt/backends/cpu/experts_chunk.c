@@ -19,6 +19,12 @@ static void keep_full(const struct kt_expert_call *c, float *buffer, int64_t row
         memcpy(buffer + row * c->inter + col, from, (size_t)cols * sizeof *from);
 }
 
+/* Gate and up products of a row, as the caller keeps them. */
+static float *kept_row(const struct kt_expert_call *c, int64_t row, int which, int64_t col)
+{
+    return c->batch->kept + (2 * (int64_t)kt_expert_slot(c, row) + which) * c->inter + col;
+}
+
 /* h = act(gate) * up */
 static void gate_up_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
@@ -32,8 +38,13 @@ static void gate_up_blocks(void *arg, int64_t begin, int64_t end, int32_t thread
                          LD);
         kt_expert_linear(c, &t, KT_EXPERT_UP, rows, c->x, c->hidden_stride, col, cols, t.up, LD);
         for (int64_t r = 0; r < rows->count; r++) {
-            float *h = t.gate + r * LD;
-            c->kernels->row.silu_mul(cols, h, t.up + r * LD, h);
+            float *h = t.gate + r * LD, *up = t.up + r * LD;
+            if (c->batch->kept) {
+                int64_t row = rows->first + r;
+                memcpy(kept_row(c, row, KT_EXPERT_GATE, col), h, (size_t)cols * sizeof *h);
+                memcpy(kept_row(c, row, KT_EXPERT_UP, col), up, (size_t)cols * sizeof *up);
+            }
+            c->kernels->row.silu_mul(cols, h, up, h);
             c->kernel->convert(cols, h, inter_row(c, c->h, rows->first + r, col));
             keep_full(c, c->h_full, rows->first + r, col, cols, h);
         }
@@ -81,6 +92,24 @@ static void activate_row(const struct kt_expert_call *c, struct kt_expert_thread
     keep_full(c, c->dup_full, row, col, cols, up);
 }
 
+/* Gate and up products of a block, kept or computed again, in the thread's tiles. */
+static void gate_and_up(const struct kt_expert_call *c, struct kt_expert_thread *t,
+                        const struct kt_expert_rows *rows, int64_t col, int64_t cols)
+{
+    if (!c->batch->kept) {
+        kt_expert_linear(c, t, KT_EXPERT_GATE, rows, c->x, c->hidden_stride, col, cols, t->gate,
+                         LD);
+        kt_expert_linear(c, t, KT_EXPERT_UP, rows, c->x, c->hidden_stride, col, cols, t->up, LD);
+        return;
+    }
+    for (int64_t r = 0; r < rows->count; r++) {
+        int64_t row = rows->first + r;
+        size_t bytes = (size_t)cols * sizeof(float);
+        memcpy(t->gate + r * LD, kept_row(c, row, KT_EXPERT_GATE, col), bytes);
+        memcpy(t->up + r * LD, kept_row(c, row, KT_EXPERT_UP, col), bytes);
+    }
+}
+
 static void activation_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_expert_call *c = arg;
@@ -89,9 +118,7 @@ static void activation_blocks(void *arg, int64_t begin, int64_t end, int32_t thr
     for (int64_t i = begin; i < end; i++) {
         const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
         int64_t block = i % col_blocks, col = block * LD, cols = kt_min_i64(LD, c->inter - col);
-        kt_expert_linear(c, &t, KT_EXPERT_GATE, rows, c->x, c->hidden_stride, col, cols, t.gate,
-                         LD);
-        kt_expert_linear(c, &t, KT_EXPERT_UP, rows, c->x, c->hidden_stride, col, cols, t.up, LD);
+        gate_and_up(c, &t, rows, col, cols);
         kt_expert_linear_backward(c, &t, KT_EXPERT_DOWN, rows, c->dy_rows, c->hidden_stride, col,
                                   cols, 0, t.dh, LD);
         for (int64_t r = 0; r < rows->count; r++)
@@ -128,7 +155,8 @@ static void sum_partials(struct kt_expert_call *c)
 
 void kt_expert_chunk_backward(struct kt_expert_call *c)
 {
-    kt_expert_gather(c, c->batch->x, c->x);
+    if (!c->batch->kept)
+        kt_expert_gather(c, c->batch->x, c->x);
     kt_expert_gather(c, c->dy, c->dy_rows);
     kt_expert_low(c, KT_EXPERT_GATE);
     kt_expert_low(c, KT_EXPERT_UP);

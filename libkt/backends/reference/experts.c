@@ -226,12 +226,34 @@ static void activate_backward(const struct kt_expert_layer *layer, struct work *
     }
 }
 
+/* Between rows of gate and up and what the caller keeps of them. */
+static void exchange_kept(const struct kt_expert_layer *layer, const struct kt_expert_batch *batch,
+                          struct work *w, int keep)
+{
+    int64_t inter = layer->intermediate_size;
+    size_t bytes = (size_t)inter * sizeof(float);
+    for (int64_t r = 0; r < w->n; r++) {
+        float *kept = batch->kept + 2 * inter * w->slots[r];
+        float *gate = w->gate + r * inter, *up = w->up + r * inter;
+        memcpy(keep ? kept : gate, keep ? gate : kept, bytes);
+        memcpy(keep ? kept + inter : up, keep ? up : kept + inter, bytes);
+    }
+}
+
+static void gate_and_up(kt_context *ctx, const struct kt_expert_layer *layer,
+                        const struct kt_expert_batch *batch, int32_t expert, struct work *w)
+{
+    linear(ctx, layer, batch, KT_EXPERT_GATE, expert, w, w->x, w->gate);
+    linear(ctx, layer, batch, KT_EXPERT_UP, expert, w, w->x, w->up);
+}
+
 static void forward_expert(kt_context *ctx, const struct kt_expert_layer *layer,
                            const struct kt_expert_batch *batch, int32_t expert, struct work *w,
                            float *y)
 {
-    linear(ctx, layer, batch, KT_EXPERT_GATE, expert, w, w->x, w->gate);
-    linear(ctx, layer, batch, KT_EXPERT_UP, expert, w, w->x, w->up);
+    gate_and_up(ctx, layer, batch, expert, w);
+    if (batch->kept)
+        exchange_kept(layer, batch, w, 1);
     activate(layer, w);
     linear(ctx, layer, batch, KT_EXPERT_DOWN, expert, w, w->h, w->y);
     for (int64_t r = 0; r < w->n; r++)
@@ -254,8 +276,10 @@ static void backward_expert(kt_context *ctx, const struct kt_expert_layer *layer
                             const float *dy, float *dx, float *dtopk_weights)
 {
     int64_t hidden = layer->hidden_size, n = w->n;
-    linear(ctx, layer, batch, KT_EXPERT_GATE, expert, w, w->x, w->gate);
-    linear(ctx, layer, batch, KT_EXPERT_UP, expert, w, w->x, w->up);
+    if (batch->kept)
+        exchange_kept(layer, batch, w, 0);
+    else
+        gate_and_up(ctx, layer, batch, expert, w);
     activate(layer, w);
     linear(ctx, layer, batch, KT_EXPERT_DOWN, expert, w, w->h, w->y);
     for (int64_t r = 0; r < n; r++) {
