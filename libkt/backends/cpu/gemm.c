@@ -15,8 +15,6 @@ enum {
     DOT_NARROW_COLS = 12,
     DOT_NARROW_DEPTH = 1 << 15,
     NARROW_ROWS = 192, /* rows of a task that converts its own */
-    SMALL_PANEL_BYTES = 16 << 10,
-    PANEL_TILES = 16,
     TASKS_A_THREAD = 4
 };
 
@@ -67,42 +65,29 @@ static int uses_dot(const struct kt_gemm_kernel *kernel, int64_t m, const struct
     return b->transposed && m <= kernel->dot_rows && !rounds;
 }
 
-/* All tiles of rows [0, m) with the panels of one packed block. Where a panel leaves room in
- * level-1 cache it stays there for several tiles, which find their rows in level-2 cache; a large
- * panel takes turns with the others instead, and a tile's rows stay. */
-static void multiply_panels(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n,
-                            int64_t depth, float alpha, const char *a, int64_t lda,
-                            const char *panels, int accumulate, float *c, int64_t ldc)
-{
-    /* Rows are spread evenly over tiles, so that no tile is thin. */
-    int64_t tiles = (m + kernel->mr - 1) / kernel->mr, rows = (m + tiles - 1) / tiles;
-    int64_t panel_bytes = depth * kernel->nr * kernel->element_size;
-    int64_t group = panel_bytes <= SMALL_PANEL_BYTES ? PANEL_TILES * rows : rows;
-    for (int64_t first = 0; first < m; first += group) {
-        int64_t last = kt_min_i64(first + group, m);
-        const char *panel = panels;
-        for (int64_t j = 0; j < n; j += kernel->nr, panel += panel_bytes)
-            for (int64_t i = first; i < last; i += rows)
-                kernel->tile(kt_min_i64(rows, last - i), kt_min_i64(kernel->nr, n - j), depth,
-                             a + i * lda * kernel->element_size, lda, panel, alpha, accumulate,
-                             c + i * ldc + j, ldc);
-    }
-}
-
 static void packed_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
                          float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
                          int accumulate, float *c, int64_t ldc, void *panels)
 {
     int64_t max_cols = block_cols(kernel), max_depth = block_depth(kernel);
+    /* Rows are spread evenly over tiles, so that no tile is thin. */
+    int64_t tiles = (m + kernel->mr - 1) / kernel->mr, rows = (m + tiles - 1) / tiles;
     for (int64_t col = 0; col < n; col += max_cols) {
         int64_t cols = kt_min_i64(max_cols, n - col);
         for (int64_t from = 0; from < k; from += max_depth) {
             int64_t depth = kt_min_i64(max_depth, k - from);
+            int64_t padded = round_up(depth, kernel->k_step);
+            int64_t panel_bytes = padded * kernel->nr * kernel->element_size;
             struct kt_gemm_right block = kt_gemm_right_at(b, from, col);
             (b->transposed ? kernel->pack_nt : kernel->pack_nn)(depth, cols, &block.matrix, panels);
-            multiply_panels(kernel, m, cols, round_up(depth, kernel->k_step), alpha,
-                            (const char *)a + from * kernel->element_size, lda, panels,
-                            accumulate || from > 0, c + col, ldc);
+            for (int64_t i = 0; i < m; i += rows) {
+                const char *left = (const char *)a + (i * lda + from) * kernel->element_size;
+                const char *panel = panels;
+                for (int64_t j = 0; j < cols; j += kernel->nr, panel += panel_bytes)
+                    kernel->tile(kt_min_i64(rows, m - i), kt_min_i64(kernel->nr, cols - j), padded,
+                                 left, lda, panel, alpha, accumulate || from > 0,
+                                 c + i * ldc + col + j, ldc);
+            }
         }
     }
 }
