@@ -3,7 +3,7 @@
 #include "backends/amx/kernels.h"
 
 #include "backends/amx/line.h"
-#include "backends/amx/tile.h"
+#include "backends/cpu/amx_tile.h"
 #include "core/memory.h"
 
 #define INLINE static inline __attribute__((always_inline))

@@ -71,7 +71,10 @@ static void packed_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t
 {
     int64_t max_cols = block_cols(kernel), max_depth = block_depth(kernel);
     /* Rows are spread evenly over tiles, so that no tile is thin. */
-    int64_t tiles = (m + kernel->mr - 1) / kernel->mr, rows = (m + tiles - 1) / tiles;
+    int64_t tiles = (m + kernel->mr - 1) / kernel->mr;
+    int64_t rows = round_up((m + tiles - 1) / tiles, kt_max_i64(kernel->row_step, 1));
+    if (kernel->enter)
+        kernel->enter();
     for (int64_t col = 0; col < n; col += max_cols) {
         int64_t cols = kt_min_i64(max_cols, n - col);
         for (int64_t from = 0; from < k; from += max_depth) {
@@ -90,6 +93,8 @@ static void packed_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t
             }
         }
     }
+    if (kernel->leave)
+        kernel->leave();
 }
 
 void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,

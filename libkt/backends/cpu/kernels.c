@@ -3,6 +3,8 @@
 
 #include <kt/context.h>
 
+#include "config.h"
+
 void kt_kernels_init(struct kt_kernels *kernels, uint32_t isa)
 {
     kt_kernels_init_c(kernels);
@@ -13,6 +15,10 @@ void kt_kernels_init(struct kt_kernels *kernels, uint32_t isa)
         kt_kernels_init_avx512(kernels);
     if (isa & KT_ISA_AVX512_BF16)
         kt_kernels_init_avx512bf16(kernels);
+#if defined(KT_HAVE_AMX)
+    if (isa & KT_ISA_AMX_BF16)
+        kt_kernels_init_amx(kernels);
+#endif
 #else
     (void)isa;
 #endif

@@ -18,7 +18,7 @@ struct kt_matrix {
     int64_t ld;
 };
 
-enum { KT_GEMM_MAX_ROWS = 16, KT_GEMM_MAX_COLS = 64 };
+enum { KT_GEMM_MAX_ROWS = 32, KT_GEMM_MAX_COLS = 64 };
 
 /** How one arithmetic multiplies on one instruction set. The left factor is converted row by row;
  * the right one is packed into panels of nr columns; a tile of up to mr x nr results stays in
@@ -29,6 +29,11 @@ struct kt_gemm_kernel {
     int32_t mr, nr;
     int32_t element_size; /**< of converted rows and panels: 4 (float32) or 2 (bfloat16) */
     int32_t k_step;       /**< converted rows and panels are zero-padded to a multiple of this */
+    int32_t row_step;     /**< a tile of this many rows takes as long as one of fewer; 0 = 1 */
+
+    /** Before and after a thread's calls of tile; NULL = nothing. */
+    void (*enter)(void);
+    void (*leave)(void);
 
     /** to[i] = from[i] as an element, i < n, then zeros up to a multiple of k_step. */
     void (*convert)(int64_t n, const float *from, void *to);
@@ -93,6 +98,9 @@ void kt_kernels_init_c(struct kt_kernels *kernels);
 void kt_kernels_init_avx2(struct kt_kernels *kernels);
 void kt_kernels_init_avx512(struct kt_kernels *kernels);
 void kt_kernels_init_avx512bf16(struct kt_kernels *kernels);
+/** Over those of AVX-512-BF16; emulated: with tiles of plain C, for tests. */
+void kt_kernels_init_amx(struct kt_kernels *kernels);
+void kt_kernels_init_amx_emulated(struct kt_kernels *kernels);
 
 static inline const struct kt_gemm_kernel *kt_gemm_kernel_for(const struct kt_kernels *kernels,
                                                               kt_compute compute)

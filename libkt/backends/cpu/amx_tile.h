@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** \file backends/amx/tile.h
+/** \file backends/cpu/amx_tile.h
  * The eight tile registers, as one of two implementations: AMX instructions where the file is
  * compiled for them, else plain C that computes the same, so that everything around the registers
  * is tested on any machine. A tile has 16 rows of 64 bytes.
  *
  * tile_multiply(c, a, b): c[m][n] += sum over k of a[m][k] * b[k / 2][2n + k % 2], where a holds 16
  * rows of 32 bfloat16, b 16 rows of 16 pairs of bfloat16, c 16 rows of 16 float32. */
-#ifndef KT_BACKENDS_AMX_TILE_H
-#define KT_BACKENDS_AMX_TILE_H
+#ifndef KT_BACKENDS_CPU_AMX_TILE_H
+#define KT_BACKENDS_CPU_AMX_TILE_H
 
 #include <stdint.h>
 #include <string.h>
