@@ -9,7 +9,7 @@
 #include "compare.h"
 #include "core/dtype.h"
 
-enum { MAX_EXPERTS = 20, MAX_BUFFERS = 128 };
+enum { MAX_EXPERTS = 20, MAX_BUFFERS = 512 };
 
 static const struct {
     const char *name;
@@ -286,6 +286,107 @@ START_TEST(bits_do_not_depend_on_threads)
 }
 END_TEST
 
+/* -- weights in other formats -------------------------------------------------------------------
+ */
+
+static const struct {
+    kt_dtype dtype;
+    int64_t scale_rows, scale_cols; /* 0 = no scale */
+} formats[] = {
+    {KT_DTYPE_F8_E4M3, 128, 128}, {KT_DTYPE_F8_E4M3, 24, 40}, {KT_DTYPE_I8, 1, 1 << 20},
+    {KT_DTYPE_I4, 1, 128},        {KT_DTYPE_F32, 0, 0},       {KT_DTYPE_F16, 0, 0},
+};
+
+enum { FORMATS = sizeof formats / sizeof *formats };
+
+static float *random_scales(uint64_t seed, int64_t n)
+{
+    float *scales = guarded_random(seed, n);
+    for (int64_t i = 0; i < n; i++)
+        scales[i] = 0.002f * (2 + scales[i]);
+    return scales;
+}
+
+/* Random elements of a format: codes of E4M3 without NaN and the largest, halves of moderate size.
+ */
+static void *random_elements(uint64_t seed, kt_dtype dtype, int64_t bytes)
+{
+    uint8_t *data = guarded((size_t)bytes);
+    if (dtype == KT_DTYPE_F32) {
+        float *x = (float *)(void *)data;
+        test_fill(seed, bytes / 4, x);
+        for (int64_t i = 0; i < bytes / 4; i++)
+            x[i] *= 0.25f;
+        return data;
+    }
+    for (int64_t i = 0; i < bytes; i++) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        data[i] = (uint8_t)(seed >> 56);
+        if (dtype == KT_DTYPE_F8_E4M3)
+            data[i] &= 0xcf;
+        if (dtype == KT_DTYPE_F16 && i % 2)
+            data[i] = (data[i] & 0x83) | 0x28;
+    }
+    return data;
+}
+
+/* Gives every weight of p the format, and of `full` the decoded values, rounded to bfloat16. */
+static void reformat(struct problem *p, struct problem *full, int format)
+{
+    kt_dtype dtype = formats[format].dtype;
+    *full = *p;
+    for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
+        p->layer.weights[which] = p->weights[which];
+        full->layer.weights[which] = full->weights[which];
+        for (int e = 0; e < p->layer.num_experts; e++) {
+            struct kt_weight *w = &p->weights[which][e];
+            uint64_t seed = (uint64_t)(100 * which + e);
+            int64_t bytes = w->rows * (int64_t)kt_format_row_bytes(dtype, w->cols);
+            *w = (struct kt_weight){.data = random_elements(seed, dtype, bytes),
+                                    .dtype = dtype,
+                                    .rows = w->rows,
+                                    .cols = w->cols,
+                                    .scale_rows = formats[format].scale_rows,
+                                    .scale_cols = formats[format].scale_cols};
+            if (w->scale_rows) {
+                w->scale_ld = (w->cols + w->scale_cols - 1) / w->scale_cols;
+                w->scale = random_scales(seed, (w->rows + w->scale_rows - 1) / w->scale_rows *
+                                                   w->scale_ld);
+            }
+            float *values = guarded((size_t)(w->rows * w->cols) * sizeof *values);
+            for (int64_t r = 0; r < w->rows; r++)
+                kt_weight_decode(w, r, 0, w->cols, values + r * w->cols);
+            round_to_bf16(w->rows * w->cols, values);
+            full->weights[which][e] = (struct kt_weight){
+                .data = values, .dtype = KT_DTYPE_F32, .rows = w->rows, .cols = w->cols};
+        }
+    }
+}
+
+START_TEST(formats_agree_with_their_decoded_values)
+{
+    const struct shape *s = &shapes[_i / BUILDS / FORMATS];
+    int format = _i / BUILDS % FORMATS, build = _i % BUILDS;
+    struct problem p, full;
+    if (!can_run(build) || (formats[format].dtype == KT_DTYPE_I4 && (s->hidden | s->inter) % 2))
+        return;
+    make_problem(&p, s);
+    round_to_bf16((int64_t)s->tokens * s->hidden, p.batch.x);
+    round_to_bf16((int64_t)s->tokens * s->hidden, p.dy);
+    reformat(&p, &full, format);
+    struct outcome want = run_reference(&full);
+    for (int small = 0; small < 2; small++) {
+        struct setting with = {builds[build].name, builds[build].isa_mask, 2, small, small};
+        struct outcome got = run(&p, &with);
+        int64_t n = (int64_t)s->tokens * s->hidden;
+        check_close(n, got.y, want.y, 5e-3);
+        check_close(n, got.dx, want.dx, 5e-3);
+        check_close((int64_t)s->tokens * s->topk, got.dtw, want.dtw, 1e-5);
+    }
+    free_buffers();
+}
+END_TEST
+
 START_TEST(amx_is_absent_or_chosen)
 {
     kt_context *ctx = test_context(1, 0);
@@ -317,6 +418,7 @@ int main(void)
     tcase_add_loop_test(tc, agrees_with_reference, 0, SHAPES * BUILDS);
     tcase_add_loop_test(tc, topk_gradients_are_those_of_float32, 0, SHAPES * BUILDS);
     tcase_add_loop_test(tc, bits_do_not_depend_on_threads, 0, SHAPES * BUILDS);
+    tcase_add_loop_test(tc, formats_agree_with_their_decoded_values, 0, SHAPES * FORMATS * BUILDS);
     tcase_add_test(tc, amx_is_absent_or_chosen);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);

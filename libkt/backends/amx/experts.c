@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "config.h"
+#include "core/dtype.h"
 #include "core/memory.h"
 
 enum { GROUP_BYTES = 256 << 20, FORWARD_TILES = 16, BACKWARD_TILES = 16, CHUNK = 256 };
@@ -23,17 +24,16 @@ static int64_t most_tiles(const struct kt_amx_experts *amx)
 
 static uint64_t thread_bytes(const struct kt_amx_experts *amx)
 {
-    uint64_t stage = KT_AMX_ROWS * KT_AMX_MAX_CHUNK * sizeof(uint16_t);
     uint64_t products = floats(most_tiles(amx) * KT_AMX_TOKENS * KT_AMX_LD);
     uint64_t rows = 3 * floats(most_tiles(amx) * KT_AMX_TOKENS * KT_AMX_LD);
-    return stage + products + rows + floats(KT_AMX_LD);
+    return KT_AMX_STAGE_BYTES + products + rows + floats(KT_AMX_LD);
 }
 
 struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t thread)
 {
     struct kt_amx_thread t = {.stage = c->threads + (uint64_t)thread * c->thread_bytes};
     int64_t rows = most_tiles(c->amx) * KT_AMX_TOKENS * KT_AMX_LD;
-    t.products = (float *)t.stage + KT_AMX_ROWS * KT_AMX_MAX_CHUNK / 2;
+    t.products = (float *)t.stage + KT_AMX_STAGE_BYTES / sizeof(float);
     t.gate = t.products + rows;
     t.up = t.gate + rows;
     t.dh = t.up + rows;
@@ -170,8 +170,6 @@ static int is_general(const struct kt_expert_layer *layer)
 {
     for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
         for (int32_t e = 0; e < layer->num_experts; e++) {
-            if (layer->weights[which][e].dtype != KT_DTYPE_BF16)
-                return 1;
             if (layer->lora[which] && layer->lora[which][e].a)
                 return 1;
         }
@@ -275,6 +273,18 @@ static const struct kt_experts_ops emulated_ops = {
     .close = amx_close,
 };
 
+static void decode_plain(const struct kt_weight *w, int64_t row, int64_t col, int64_t n,
+                         uint16_t *to)
+{
+    float part[256];
+    for (int64_t done = 0; done < n; done += 256) {
+        int64_t count = kt_min_i64(256, n - done);
+        kt_weight_decode(w, row, col + done, count, part);
+        for (int64_t i = 0; i < count; i++)
+            to[done + i] = kt_f32_to_bf16(part[i]);
+    }
+}
+
 static kt_status open_with(kt_context *ctx, const struct kt_experts_ops *ops,
                            const struct kt_amx_kernels *kernels, struct kt_experts **out)
 {
@@ -289,6 +299,7 @@ static kt_status open_with(kt_context *ctx, const struct kt_experts_ops *ops,
     amx->base.ctx = ctx;
     amx->general = general;
     amx->kernels = *kernels;
+    amx->decode = decode_plain;
     amx->scratch.ctx = ctx;
     amx->group_bytes = GROUP_BYTES;
     amx->forward_tiles = FORWARD_TILES;

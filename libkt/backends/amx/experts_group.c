@@ -59,16 +59,16 @@ static const struct kt_weight *weight(const struct kt_amx_call *c, int which, co
 static void add_rows(struct kt_amx_blocks *b, const struct kt_weight *w, int64_t from,
                      int64_t count)
 {
-    b->ld = w->cols;
     for (int64_t r = 0; r < count; r += KT_AMX_ROWS, b->num++) {
-        b->data[b->num] = (const uint16_t *)w->data + (from + r) * w->cols;
+        b->weight[b->num] = w;
+        b->first[b->num] = from + r;
         b->rows[b->num] = (int32_t)kt_min_i64(KT_AMX_ROWS, count - r);
     }
 }
 
 static struct kt_amx_blocks gate_up_rows(const struct kt_amx_call *c, const struct task *t)
 {
-    struct kt_amx_blocks b = {.num = 0};
+    struct kt_amx_blocks b = {.decode = c->amx->decode};
     add_rows(&b, weight(c, KT_EXPERT_GATE, t), t->from, t->features);
     add_rows(&b, weight(c, KT_EXPERT_UP, t), t->from, t->features);
     return b;
@@ -76,16 +76,17 @@ static struct kt_amx_blocks gate_up_rows(const struct kt_amx_call *c, const stru
 
 static struct kt_amx_blocks down_rows(const struct kt_amx_call *c, const struct task *t)
 {
-    struct kt_amx_blocks b = {.num = 0};
+    struct kt_amx_blocks b = {.decode = c->amx->decode};
     add_rows(&b, weight(c, KT_EXPERT_DOWN, t), t->from, t->features);
     return b;
 }
 
 static struct kt_amx_strip strip(const struct kt_amx_call *c, int which, const struct task *t)
 {
-    const struct kt_weight *w = weight(c, which, t);
-    return (struct kt_amx_strip){(const uint16_t *)w->data + t->from, w->cols, w->rows,
-                                 t->features};
+    return (struct kt_amx_strip){.decode = c->amx->decode,
+                                 .weight = weight(c, which, t),
+                                 .col = t->from,
+                                 .cols = t->features};
 }
 
 /* -- tokens in, tokens out ----------------------------------------------------------------------

@@ -70,6 +70,28 @@ static void transpose(const float *products, int64_t tiles, int64_t num_features
     }
 }
 
+/* -- weights ----------------------------------------------------------------------------------- */
+
+static int is_bf16(const struct kt_weight *w)
+{
+    return w->dtype == KT_DTYPE_BF16 && !w->scale;
+}
+
+/* Where the block that holds an element begins. */
+static const char *element_at(const struct kt_weight *w, int64_t row, int64_t col)
+{
+    const struct kt_format *f = kt_format_of(w->dtype);
+    return (const char *)w->data + row * (w->cols / f->block * f->block_bytes) +
+           col / f->block * f->block_bytes;
+}
+
+/* Bytes of n elements of a row. */
+static int64_t bytes_of(const struct kt_weight *w, int64_t n)
+{
+    const struct kt_format *f = kt_format_of(w->dtype);
+    return (n + f->block - 1) / f->block * f->block_bytes;
+}
+
 /* -- reading ahead ----------------------------------------------------------------------------- */
 
 /* Fetches what the next chunk reads, row after row, a run of bytes each: memory is read in longer
@@ -77,7 +99,7 @@ static void transpose(const float *products, int64_t tiles, int64_t num_features
  * since a core has few misses under way at a time and a burst of them holds up the tiles' loads. */
 struct walk {
     const struct kt_amx_blocks *blocks;
-    const char *block, *row;
+    const char *row;
     int64_t ld, run;           /* bytes */
     int64_t rows, block_rows;  /* left, and in this block */
     int64_t from, index, pace; /* pace: rows at a time */
@@ -91,7 +113,7 @@ INLINE void walk_on(struct walk *w)
         w->row += w->ld;
         if (w->blocks && --w->block_rows == 0 && w->rows > 1) {
             w->index++;
-            w->row = (const char *)(w->blocks->data[w->index] + w->from);
+            w->row = element_at(w->blocks->weight[w->index], w->blocks->first[w->index], w->from);
             w->block_rows = w->blocks->rows[w->index];
         }
     }
@@ -111,10 +133,10 @@ static struct walk walk_blocks(const struct kt_amx_blocks *b, int64_t from, int6
         return w;
     w.blocks = b;
     w.from = from;
-    w.row = (const char *)(b->data[0] + from);
+    w.row = element_at(b->weight[0], b->first[0], from);
     w.block_rows = b->rows[0];
-    w.ld = b->ld * 2;
-    w.run = kt_min_i64(chunk, depth - from) * 2;
+    w.ld = bytes_of(b->weight[0], depth);
+    w.run = bytes_of(b->weight[0], kt_min_i64(chunk, depth - from));
     for (int32_t i = 0; i < b->num; i++)
         w.rows += b->rows[i];
     w.pace = pace(w.rows, calls);
@@ -127,10 +149,10 @@ static struct walk walk_strip(const struct kt_amx_strip *s, int64_t from, int64_
     struct walk w = {0};
     if (!s)
         return w;
-    w.row = (const char *)(s->data + from * s->ld);
-    w.ld = s->ld * 2;
-    w.run = s->cols * 2;
-    w.rows = kt_min_i64(chunk, s->rows - from);
+    w.row = element_at(s->weight, from, s->col);
+    w.ld = bytes_of(s->weight, s->weight->cols);
+    w.run = bytes_of(s->weight, s->cols);
+    w.rows = kt_min_i64(chunk, s->weight->rows - from);
     w.pace = pace(w.rows, calls);
     return w;
 }
@@ -227,47 +249,98 @@ INLINE void multiply_1x2(const struct factors *f, int first, float *c, int64_t c
     tile_store(1, c + c_col, c_ld);
 }
 
-/* A copy of a block whose rows or features are not whole tiles, with zeros around. */
-static const char *stage_block(const uint16_t *w, int64_t ld, int64_t rows, int64_t cols,
-                               int64_t stage_ld, uint16_t *stage)
+/* A block whose rows or features are not whole tiles, or not bfloat16, copied with zeros around. */
+static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
+                        int64_t stage_ld, uint16_t *stage)
 {
-    for (int64_t r = 0; r < KT_AMX_ROWS; r++)
-        for (int64_t k = 0; k < stage_ld; k += KT_AMX_STEP)
-            line_store(stage + r * stage_ld + k,
-                       r < rows ? line_load_part(w + r * ld + k, cols - k) : line_zero());
-    return (const char *)stage;
+    const struct kt_weight *weight = w->weight[i];
+    for (int64_t r = 0; r < KT_AMX_ROWS; r++, stage += stage_ld) {
+        const uint16_t *row = stage;
+        int64_t n = r < w->rows[i] ? cols : 0;
+        if (n && is_bf16(weight))
+            row = (const uint16_t *)(const void *)element_at(weight, w->first[i] + r, from);
+        else if (n)
+            w->decode(weight, w->first[i] + r, from, cols, stage);
+        for (int64_t k = row == stage ? n / KT_AMX_STEP * KT_AMX_STEP : 0; k < stage_ld;
+             k += KT_AMX_STEP)
+            line_store(stage + k, line_load_part(row + k, n - k));
+    }
 }
 
+/* One chunk of features of one block. */
+struct chunk {
+    int64_t from, cols, steps;
+    const char *a;
+    int64_t lda;
+};
+
+static struct chunk open_chunk(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
+                               void *stage)
+{
+    struct chunk c = {.from = from, .cols = cols, .steps = steps_of(cols)};
+    if (is_bf16(w->weight[i]) && w->rows[i] == KT_AMX_ROWS && cols % KT_AMX_STEP == 0) {
+        c.a = element_at(w->weight[i], w->first[i], from);
+        c.lda = w->weight[i]->cols * 2;
+        return c;
+    }
+    stage_block(w, i, from, cols, c.steps * KT_AMX_STEP, stage);
+    c.a = stage;
+    c.lda = c.steps * TILE_LINE;
+    return c;
+}
+
+/* The products of a block's chunk with tiles `tile` and, if there is one, `tile` + 1. */
+INLINE void multiply_block(const struct chunk *c, const char *columns, int64_t tile_bytes,
+                           int64_t tile, int64_t tiles, float *products, struct walk *ahead)
+{
+    struct factors f = {.a = c->a,
+                        .b = columns + tile * tile_bytes + c->from / KT_AMX_STEP * TILE_BYTES,
+                        .lda = c->lda,
+                        .a_next = 16 * c->lda,
+                        .a_step = TILE_LINE,
+                        .b_next = tile_bytes,
+                        .b_step = TILE_BYTES,
+                        .steps = c->steps};
+    products += tile * 256;
+    if (tile + 1 < tiles)
+        multiply_2x2(&f, c->from == 0, products, tiles * 256, 256, TILE_LINE, ahead);
+    else
+        multiply_2x1(&f, c->from == 0, products, tiles * 256, TILE_LINE, ahead);
+}
+
+static int is_staged(const struct kt_amx_blocks *w, int64_t cols)
+{
+    int staged = cols % KT_AMX_STEP != 0;
+    for (int32_t i = 0; i < w->num; i++)
+        staged |= !is_bf16(w->weight[i]) || w->rows[i] < KT_AMX_ROWS;
+    return staged;
+}
+
+/* Two tiles stay in level-1 cache for all blocks, which lie in level 2; a block that is decoded
+ * stays there for all tiles instead, so that this happens once. */
 static void forward(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next, int64_t depth,
                     const void *columns, int64_t tiles, int64_t chunk, float *products, void *stage)
 {
-    int64_t tile_bytes = steps_of(depth) * TILE_BYTES;
+    int64_t tile_bytes = steps_of(depth) * TILE_BYTES, block_floats = 2 * tiles * 256;
     for (int64_t from = 0; from < depth; from += chunk) {
-        int64_t cols = kt_min_i64(chunk, depth - from), steps = steps_of(cols);
+        int64_t cols = kt_min_i64(chunk, depth - from);
         int more = from + chunk < depth;
         struct walk ahead = walk_blocks(more ? w : next, more ? from + chunk : 0, chunk, depth,
-                                        w->num * steps * ((tiles + 1) / 2));
+                                        w->num * steps_of(cols) * ((tiles + 1) / 2));
+        if (is_staged(w, cols)) {
+            for (int32_t i = 0; i < w->num; i++) {
+                struct chunk c = open_chunk(w, i, from, cols, stage);
+                for (int64_t tile = 0; tile < tiles; tile += 2)
+                    multiply_block(&c, columns, tile_bytes, tile, tiles,
+                                   products + i * block_floats, &ahead);
+            }
+            continue;
+        }
         for (int64_t tile = 0; tile < tiles; tile += 2) {
             for (int32_t i = 0; i < w->num; i++) {
-                struct factors f = {.a = (const char *)(w->data[i] + from),
-                                    .b = (const char *)columns + tile * tile_bytes +
-                                         from / KT_AMX_STEP * TILE_BYTES,
-                                    .lda = w->ld * 2,
-                                    .a_step = TILE_LINE,
-                                    .b_next = tile_bytes,
-                                    .b_step = TILE_BYTES,
-                                    .steps = steps};
-                if (w->rows[i] < KT_AMX_ROWS || cols % KT_AMX_STEP) {
-                    f.lda = steps * TILE_LINE;
-                    f.a = stage_block(w->data[i] + from, w->ld, w->rows[i], cols,
-                                      steps * KT_AMX_STEP, stage);
-                }
-                f.a_next = 16 * f.lda;
-                float *c = products + (i * 2 * tiles + tile) * 256;
-                if (tile + 1 < tiles)
-                    multiply_2x2(&f, from == 0, c, tiles * 256, 256, TILE_LINE, &ahead);
-                else
-                    multiply_2x1(&f, from == 0, c, tiles * 256, TILE_LINE, &ahead);
+                struct chunk c = open_chunk(w, i, from, cols, stage);
+                multiply_block(&c, columns, tile_bytes, tile, tiles, products + i * block_floats,
+                               &ahead);
             }
         }
     }
@@ -286,18 +359,42 @@ static void interleave_rows(const uint16_t *w, int64_t ld, int64_t rows, int64_t
     }
 }
 
+/* Where columns [col, col + n) of rows [from, from + count) of a strip lie as bfloat16. */
+struct columns {
+    const uint16_t *data;
+    int64_t ld;
+};
+
+static struct columns decode_columns(const struct kt_amx_strip *w, int64_t from, int64_t count,
+                                     int64_t col, uint16_t *decoded)
+{
+    int64_t first = col / KT_AMX_DECODED_COLS * KT_AMX_DECODED_COLS;
+    if (is_bf16(w->weight))
+        return (struct columns){
+            (const uint16_t *)(const void *)element_at(w->weight, from, w->col + col),
+            w->weight->cols};
+    if (col == first)
+        for (int64_t r = 0; r < count; r++)
+            w->decode(w->weight, from + r, w->col + col,
+                      kt_min_i64(KT_AMX_DECODED_COLS, w->cols - col),
+                      decoded + r * KT_AMX_DECODED_COLS);
+    return (struct columns){decoded + (col - first), KT_AMX_DECODED_COLS};
+}
+
 static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
                      const void *rows, int64_t tiles, int64_t chunk, int accumulate,
                      float *products, int64_t ld, void *stage)
 {
-    int64_t tile_bytes = steps_of(w->rows) * TILE_BYTES;
-    for (int64_t from = 0; from < w->rows; from += chunk) {
-        int64_t count = kt_min_i64(chunk, w->rows - from), steps = steps_of(count);
-        int more = from + chunk < w->rows, first = !accumulate && from == 0;
+    int64_t depth = w->weight->rows, tile_bytes = steps_of(depth) * TILE_BYTES;
+    uint16_t *decoded = (uint16_t *)stage + KT_AMX_ROWS * KT_AMX_MAX_CHUNK;
+    for (int64_t from = 0; from < depth; from += chunk) {
+        int64_t count = kt_min_i64(chunk, depth - from), steps = steps_of(count);
+        int more = from + chunk < depth, first = !accumulate && from == 0;
         struct walk ahead = walk_strip(more ? w : next, more ? from + chunk : 0, chunk,
                                        steps_of(w->cols) * steps * ((tiles + 1) / 2));
         for (int64_t col = 0; col < w->cols; col += KT_AMX_STEP) {
-            interleave_rows(w->data + from * w->ld + col, w->ld, count, w->cols - col, stage);
+            struct columns c = decode_columns(w, from, count, col, decoded);
+            interleave_rows(c.data, c.ld, count, w->cols - col, stage);
             for (int64_t tile = 0; tile < tiles; tile += 2) {
                 struct factors f = {.a = (const char *)rows + tile * tile_bytes +
                                          from / KT_AMX_STEP * TILE_BYTES,
@@ -308,11 +405,11 @@ static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *ne
                                     .b_next = TILE_BYTES,
                                     .b_step = 2 * TILE_BYTES,
                                     .steps = steps};
-                float *c = products + tile * 16 * ld + col;
+                float *to = products + tile * 16 * ld + col;
                 if (tile + 1 < tiles)
-                    multiply_2x2(&f, first, c, 16 * ld, 16, ld * 4, &ahead);
+                    multiply_2x2(&f, first, to, 16 * ld, 16, ld * 4, &ahead);
                 else
-                    multiply_1x2(&f, first, c, 16, ld * 4, &ahead);
+                    multiply_1x2(&f, first, to, 16, ld * 4, &ahead);
             }
         }
     }

@@ -13,28 +13,37 @@
 #ifndef KT_BACKENDS_AMX_KERNELS_H
 #define KT_BACKENDS_AMX_KERNELS_H
 
-#include <stdint.h>
+#include "core/weight.h"
 
 enum {
     KT_AMX_TOKENS = 16,    /**< of a tile */
     KT_AMX_STEP = 32,      /**< features that one multiplication sums over */
     KT_AMX_ROWS = 32,      /**< rows of W in a block */
     KT_AMX_MAX_BLOCKS = 8, /**< blocks of one product */
-    KT_AMX_MAX_CHUNK = 1024
+    KT_AMX_MAX_CHUNK = 1024,
+    KT_AMX_DECODED_COLS = 128, /**< columns that backward decodes at a time */
+    KT_AMX_STAGE_BYTES = (KT_AMX_ROWS + KT_AMX_DECODED_COLS) * KT_AMX_MAX_CHUNK * 2
 };
 
-/** Rows of a weight: blocks of up to KT_AMX_ROWS rows, row stride `ld` elements. */
+/** to[i] = element (row, col + i) of a weight in bfloat16, i < n. */
+typedef void (*kt_amx_decode)(const struct kt_weight *w, int64_t row, int64_t col, int64_t n,
+                              uint16_t *to);
+
+/** Rows of weights: blocks of up to KT_AMX_ROWS rows [first, first + rows) each. BF16 is multiplied
+ * where it lies, other formats are decoded, 32 rows x a chunk of features at a time. */
 struct kt_amx_blocks {
-    const uint16_t *data[KT_AMX_MAX_BLOCKS];
+    kt_amx_decode decode;
+    const struct kt_weight *weight[KT_AMX_MAX_BLOCKS];
+    int64_t first[KT_AMX_MAX_BLOCKS];
     int32_t rows[KT_AMX_MAX_BLOCKS];
     int32_t num;
-    int64_t ld;
 };
 
-/** Columns of a weight [rows, cols], row stride `ld` elements. */
+/** Columns [col, col + cols) of a weight. */
 struct kt_amx_strip {
-    const uint16_t *data;
-    int64_t ld, rows, cols;
+    kt_amx_decode decode;
+    const struct kt_weight *weight;
+    int64_t col, cols;
 };
 
 struct kt_amx_kernels {
@@ -53,7 +62,7 @@ struct kt_amx_kernels {
                       int keep, float *rows, int64_t ld);
     /** products [block][2][tiles][16 features][16 tokens] = W X^T. `chunk` features (a multiple of
      * 32, at most MAX_CHUNK) are multiplied at a time; `next` (or NULL) is what the thread reads
-     * after this. Reads nothing but the weight's rows. stage: KT_AMX_ROWS x chunk elements. */
+     * after this. Reads nothing but the weight's rows. stage: KT_AMX_STAGE_BYTES. */
     void (*forward)(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next, int64_t depth,
                     const void *columns, int64_t tiles, int64_t chunk, float *products,
                     void *stage);
