@@ -2,15 +2,16 @@
 /* Speed of an experts backend against what this machine can do, measured in the same run.
  *
  *     bench_experts [-b BACKEND] [-t THREADS] [-g GB of weights at most] [-m MODEL] [-n TOKENS]
- *                   [-p small|huge] [-c CHUNK] [-k TILES] [-r REPEATS]
+ *                   [-d bf16|fp8|int8|int4] [-w] [-p small|huge] [-c CHUNK] [-k TILES] [-r REPEATS]
  *
  * Each row: milliseconds of the best of at least 3 calls, how much the slowest of them took more;
- * TFLOP/s, counting three products a direction (6 x tokens x topk x hidden x intermediate), though
- * backward recomputes gate and up and so makes five; GB/s, counting what a direction must read of
- * the touched experts: three matrices forward, five in backward; and time / the larger of the two
- * floors that the ceilings set for the products made and the bytes read. -c and -k: features and tiles
- * of 16 tokens that the amx backend multiplies at a time. -p: pages of the weights
- * (small as in a mapped file, or huge). */
+ * TFLOP/s, counting three products a direction (6 x tokens x topk x hidden x intermediate); GB/s,
+ * counting what a direction must read of the touched experts, three matrices. Backward takes the
+ * gate and up products that forward kept; with -w it recomputes them, and so makes five products
+ * and reads five matrices, which GB/s then counts. Last, time / the larger of the two floors that
+ * the ceilings set for the products made and the bytes read. -c and -k: features and tiles of 16
+ * tokens that the amx backend multiplies at a time. -p: pages of the weights (small as in a mapped
+ * file, or huge). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,7 @@
 #include "config.h"
 #include "core/context.h"
 
-enum { MIN_MS = 300, CHUNK_BYTES = 4 << 20, MAX_EXPERTS = 256 };
+enum { MIN_MS = 300, CHUNK_BYTES = 4 << 20, MAX_EXPERTS = 256, MAX_SCALES = 1 << 18 };
 
 struct shape {
     const char *name;
@@ -35,9 +36,21 @@ static const struct shape shapes[] = {
     {"V3", 256, 8, 7168, 2048}, {"V2-Lite", 64, 6, 2048, 1408}, {"Qwen3-30B", 128, 8, 2048, 768}};
 static const int64_t token_counts[] = {1, 16, 128, 512, 4096, 16384};
 
+static const struct weight_type {
+    const char *name;
+    kt_dtype dtype;
+    int64_t scale_rows, scale_cols; /* 0 = none */
+} weight_types[] = {{"bf16", KT_DTYPE_BF16, 0, 0},
+                    {"fp8", KT_DTYPE_F8_E4M3, 128, 128},
+                    {"int8", KT_DTYPE_I8, 1, 1 << 20},
+                    {"int4", KT_DTYPE_I4, 1, 128}};
+
 struct bench {
     kt_context *ctx;
     struct kt_experts *experts;
+    const struct weight_type *type;
+    float *scales; /* as many as a matrix has at most */
+    int recompute;
     double flops, bytes; /* a second: the ceilings that rows are compared with */
     int repeats;
     char *weights;
@@ -232,7 +245,9 @@ static void fill_chunks(void *arg, int64_t begin, int64_t end, int32_t thread)
         uint64_t s = 88172645463325252ull + (uint64_t)i * 7919;
         for (int64_t k = 0; k < CHUNK_BYTES / 8; k++) {
             s ^= s << 13, s ^= s >> 7, s ^= s << 17;
-            p[k] = (s & 0x81ff81ff81ff81ffull) + 0x3c003c003c003c00ull;
+            p[k] = b->type->dtype == KT_DTYPE_BF16
+                       ? (s & 0x81ff81ff81ff81ffull) + 0x3c003c003c003c00ull
+                       : s & 0xbfbfbfbfbfbfbfbfull;
         }
     }
 }
@@ -290,7 +305,7 @@ struct row {
     struct kt_expert_batch batch;
     struct kt_weight weights[KT_EXPERT_LINEARS][MAX_EXPERTS];
     int32_t *ids;
-    float *topk_weights, *x, *y, *dy, *dx, *dtw;
+    float *topk_weights, *x, *y, *dy, *dx, *dtw, *kept;
     int64_t touched;
 };
 
@@ -343,24 +358,41 @@ static void route(struct row *r, const struct shape *s, int64_t tokens)
     }
 }
 
+static int64_t matrix_bytes(const struct bench *b, const struct shape *s)
+{
+    return s->inter * (int64_t)kt_format_row_bytes(b->type->dtype, s->hidden);
+}
+
+static struct kt_weight make_weight(const struct bench *b, int64_t rows, int64_t cols, int64_t at)
+{
+    const struct weight_type *t = b->type;
+    struct kt_weight w = {.data = b->weights + at, .dtype = t->dtype, .rows = rows, .cols = cols};
+    if (t->scale_rows) {
+        w.scale = b->scales;
+        w.scale_rows = t->scale_rows;
+        w.scale_cols = t->scale_cols;
+        w.scale_ld = (cols + t->scale_cols - 1) / t->scale_cols;
+    }
+    return w;
+}
+
 static void make_row(struct row *r, struct bench *b, const struct shape *s, int64_t tokens)
 {
-    int64_t matrix = s->hidden * s->inter, slots = tokens * s->topk, n = tokens * s->hidden;
+    int64_t slots = tokens * s->topk, n = tokens * s->hidden;
     memset(r, 0, sizeof *r);
     r->bench = b;
     r->layer = (struct kt_expert_layer){
         .num_experts = s->experts, .hidden_size = s->hidden, .intermediate_size = s->inter};
     for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
         r->layer.weights[which] = r->weights[which];
-        for (int64_t e = 0; e < s->experts; e++) {
-            int down = which == KT_EXPERT_DOWN;
-            r->weights[which][e] = (struct kt_weight){
-                .data = b->weights + (e * KT_EXPERT_LINEARS + which) * matrix * 2,
-                .dtype = KT_DTYPE_BF16,
-                .rows = down ? s->hidden : s->inter,
-                .cols = down ? s->inter : s->hidden};
-        }
+        for (int64_t e = 0; e < s->experts; e++)
+            r->weights[which][e] =
+                make_weight(b, which == KT_EXPERT_DOWN ? s->hidden : s->inter,
+                            which == KT_EXPERT_DOWN ? s->inter : s->hidden,
+                            (e * KT_EXPERT_LINEARS + which) * matrix_bytes(b, s));
     }
+    if (!b->recompute)
+        r->kept = random_floats(2 * slots * s->inter);
     r->ids = malloc((size_t)slots * sizeof *r->ids);
     r->topk_weights = random_floats(slots), r->dtw = random_floats(slots);
     r->x = random_floats(n), r->dy = random_floats(n);
@@ -374,20 +406,21 @@ static void make_row(struct row *r, struct bench *b, const struct shape *s, int6
                                         .topk = s->topk,
                                         .topk_ids = r->ids,
                                         .topk_weights = r->topk_weights,
-                                        .x = r->x};
+                                        .x = r->x,
+                                        .kept = r->kept};
 }
 
 static void free_row(struct row *r)
 {
     free(r->ids), free(r->topk_weights), free(r->x), free(r->y), free(r->dy), free(r->dx);
-    free(r->dtw);
+    free(r->dtw), free(r->kept);
 }
 
 static void print_direction(const struct row *r, const struct shape *s, const char *direction,
                             int products, struct timing t)
 {
     double product = 2.0 * (double)r->batch.tokens * s->topk * (double)(s->hidden * s->inter);
-    double matrix = 2.0 * (double)r->touched * (double)(s->hidden * s->inter);
+    double matrix = (double)r->touched * (double)matrix_bytes(r->bench, s);
     double compute = products * product / r->bench->flops,
            read = products * matrix / r->bench->bytes;
     printf("%-10s %6lld  %-8s %9.2f ms +%3.0f%% %7.2f TFLOP/s %6.1f GB/s  %4.2f x %s\n", s->name,
@@ -405,14 +438,14 @@ static void bench_shape(struct bench *b, const struct shape *s, int64_t only)
             continue;
         make_row(&r, b, s, token_counts[i]);
         print_direction(&r, s, "forward", 3, measure(b, forward, &r));
-        print_direction(&r, s, "backward", 5, measure(b, backward, &r));
+        print_direction(&r, s, "backward", b->recompute ? 5 : 3, measure(b, backward, &r));
         free_row(&r);
     }
 }
 
-static int64_t shape_bytes(const struct shape *s)
+static int64_t shape_bytes(const struct bench *b, const struct shape *s)
 {
-    return 2ll * KT_EXPERT_LINEARS * s->experts * s->hidden * s->inter;
+    return KT_EXPERT_LINEARS * s->experts * matrix_bytes(b, s);
 }
 
 int main(int argc, char **argv)
@@ -420,10 +453,10 @@ int main(int argc, char **argv)
     const char *backend = "auto", *model = NULL;
     int64_t tokens = 0, chunk = 0, tiles = 0, most = 4000000000, bytes = 0;
     int huge = 0, option;
-    struct bench b = {.repeats = 3};
+    struct bench b = {.repeats = 3, .type = weight_types};
     kt_context_options options;
     kt_context_options_init(&options, sizeof options);
-    while ((option = getopt(argc, argv, "b:t:g:m:n:p:c:k:r:")) != -1) {
+    while ((option = getopt(argc, argv, "b:d:t:g:m:n:p:c:k:r:w")) != -1) {
         switch (option) {
         case 'b':
             backend = optarg;
@@ -449,6 +482,17 @@ int main(int argc, char **argv)
         case 'k':
             tiles = atoll(optarg);
             break;
+        case 'w':
+            b.recompute = 1;
+            break;
+        case 'd':
+            b.type = NULL;
+            for (size_t i = 0; i < sizeof weight_types / sizeof *weight_types; i++)
+                if (strcmp(optarg, weight_types[i].name) == 0)
+                    b.type = &weight_types[i];
+            if (!b.type)
+                fail("-d takes bf16, fp8, int8 or int4");
+            break;
         case 'r':
             b.repeats = atoi(optarg);
             break;
@@ -467,20 +511,25 @@ int main(int argc, char **argv)
         if (tiles)
             amx->forward_tiles = amx->backward_tiles = tiles;
     }
-    printf("backend %s; %s\n", b.experts->ops->name, kt_context_cpu_description(b.ctx));
+    b.scales = random_floats(MAX_SCALES);
+    for (int i = 0; i < MAX_SCALES; i++)
+        b.scales[i] = 0.01f * (1 + b.scales[i]);
+    printf("backend %s; %s weights; %s\n", b.experts->ops->name, b.type->name,
+           kt_context_cpu_description(b.ctx));
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        if (shape_bytes(&shapes[i]) <= most && (!model || strcmp(model, shapes[i].name) == 0) &&
-            shape_bytes(&shapes[i]) > bytes)
-            bytes = shape_bytes(&shapes[i]);
+        if (shape_bytes(&b, &shapes[i]) <= most && (!model || strcmp(model, shapes[i].name) == 0) &&
+            shape_bytes(&b, &shapes[i]) > bytes)
+            bytes = shape_bytes(&b, &shapes[i]);
     if (!bytes)
         fail("no such model, or none whose layer fits into -g");
     b.weight_bytes = (bytes + CHUNK_BYTES - 1) / CHUNK_BYTES * CHUNK_BYTES;
     measure_products(&b);
     measure_memory(&b, b.weight_bytes, huge);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        if (shape_bytes(&shapes[i]) <= bytes && (!model || strcmp(model, shapes[i].name) == 0))
+        if (shape_bytes(&b, &shapes[i]) <= bytes && (!model || strcmp(model, shapes[i].name) == 0))
             bench_shape(&b, &shapes[i], tokens);
     munmap(b.weights, (size_t)b.weight_bytes);
+    free(b.scales);
     kt_experts_close(b.experts);
     kt_context_free(b.ctx);
     return 0;
