@@ -316,31 +316,28 @@ static int is_staged(const struct kt_amx_blocks *w, int64_t cols)
     return staged;
 }
 
-/* Two tiles stay in level-1 cache for all blocks, which lie in level 2; a block that is decoded
- * stays there for all tiles instead, so that this happens once. */
+#ifndef KT_AMX_GROUP
+#define KT_AMX_GROUP 2
+#endif
+
+/* A group of tiles stays in level-1 cache for all blocks, which lie in level 2; a block that is
+ * decoded stays there for all tiles instead, so that this happens once. */
 static void forward(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next, int64_t depth,
                     const void *columns, int64_t tiles, int64_t chunk, float *products, void *stage)
 {
     int64_t tile_bytes = steps_of(depth) * TILE_BYTES, block_floats = 2 * tiles * 256;
     for (int64_t from = 0; from < depth; from += chunk) {
         int64_t cols = kt_min_i64(chunk, depth - from);
+        int64_t group = is_staged(w, cols) ? tiles : KT_AMX_GROUP;
         int more = from + chunk < depth;
         struct walk ahead = walk_blocks(more ? w : next, more ? from + chunk : 0, chunk, depth,
                                         w->num * steps_of(cols) * ((tiles + 1) / 2));
-        if (is_staged(w, cols)) {
+        for (int64_t first = 0; first < tiles; first += group) {
             for (int32_t i = 0; i < w->num; i++) {
                 struct chunk c = open_chunk(w, i, from, cols, stage);
-                for (int64_t tile = 0; tile < tiles; tile += 2)
+                for (int64_t tile = first; tile < kt_min_i64(first + group, tiles); tile += 2)
                     multiply_block(&c, columns, tile_bytes, tile, tiles,
                                    products + i * block_floats, &ahead);
-            }
-            continue;
-        }
-        for (int64_t tile = 0; tile < tiles; tile += 2) {
-            for (int32_t i = 0; i < w->num; i++) {
-                struct chunk c = open_chunk(w, i, from, cols, stage);
-                multiply_block(&c, columns, tile_bytes, tile, tiles, products + i * block_floats,
-                               &ahead);
             }
         }
     }
