@@ -2,6 +2,7 @@
 /* AVX-512 F, BW, VL, DQ. bfloat16 factors are rounded and multiplied as float32. */
 #include "backends/cpu/avx512.h"
 #include "backends/cpu/rows_template.h"
+#include "backends/cpu/silu_avx512.h"
 #include "core/memory.h"
 
 MULTIPLY_ADD("vfmadd231ps")
@@ -119,4 +120,6 @@ void kt_kernels_init_avx512(struct kt_kernels *kernels)
     kernels->bf16.pack_nt = pack_nt_1;
     kernels->bf16.pack_nn = pack_nn_1;
     kernels->row = row_kernels;
+    kernels->row.silu_mul = silu_mul_avx512;
+    kernels->row.silu_mul_backward = silu_mul_backward_avx512;
 }
