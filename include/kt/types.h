@@ -59,10 +59,14 @@ typedef enum kt_dtype {
     KT_DTYPE_F8_E4M3 = 8,
     KT_DTYPE_I8 = 9,
     KT_DTYPE_I4 = 10, /**< two in a byte; tensors of files hold them as U8 */
+    KT_DTYPE_Q8_0 = 11, /**< this and those below: blocks of 32 or 256 elements of GGUF files */
+    KT_DTYPE_Q4_0 = 12,
+    KT_DTYPE_Q4_K = 13,
+    KT_DTYPE_Q6_K = 14,
     KT_DTYPE_UNKNOWN = 255 /**< a tensor of a type that libkt cannot use */
 } kt_dtype;
 
-/** Name of a dtype as safetensors spells it ("BF16", "F32" ...); "?" for an unknown number. */
+/** Name of a dtype as safetensors or GGUF spells it ("BF16", "Q4_K" ...); "?" for an unknown number. */
 KT_API const char *kt_dtype_name(kt_dtype dtype);
 
 /** Arithmetic of the linear layers. Sums are float32 in both; the router, norms, softmax, loss, LoRA

@@ -5,10 +5,14 @@ static const struct {
     const char *name;
     size_t size;
 } dtypes[] = {
-    [KT_DTYPE_F32] = {"F32", 4}, [KT_DTYPE_F16] = {"F16", 2},   [KT_DTYPE_BF16] = {"BF16", 2},
-    [KT_DTYPE_F64] = {"F64", 8}, [KT_DTYPE_I64] = {"I64", 8},   [KT_DTYPE_I32] = {"I32", 4},
-    [KT_DTYPE_U8] = {"U8", 1},   [KT_DTYPE_BOOL] = {"BOOL", 1}, [KT_DTYPE_F8_E4M3] = {"F8_E4M3", 1},
-    [KT_DTYPE_I8] = {"I8", 1},   [KT_DTYPE_I4] = {"I4", 0},
+    [KT_DTYPE_F32] = {"F32", 4},         [KT_DTYPE_F16] = {"F16", 2},
+    [KT_DTYPE_BF16] = {"BF16", 2},       [KT_DTYPE_F64] = {"F64", 8},
+    [KT_DTYPE_I64] = {"I64", 8},         [KT_DTYPE_I32] = {"I32", 4},
+    [KT_DTYPE_U8] = {"U8", 1},           [KT_DTYPE_BOOL] = {"BOOL", 1},
+    [KT_DTYPE_F8_E4M3] = {"F8_E4M3", 1}, [KT_DTYPE_I8] = {"I8", 1},
+    [KT_DTYPE_I4] = {"I4", 0},           [KT_DTYPE_Q8_0] = {"Q8_0", 0},
+    [KT_DTYPE_Q4_0] = {"Q4_0", 0},       [KT_DTYPE_Q4_K] = {"Q4_K", 0},
+    [KT_DTYPE_Q6_K] = {"Q6_K", 0},
 };
 
 enum { NUM_DTYPES = sizeof dtypes / sizeof *dtypes };

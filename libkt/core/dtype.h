@@ -7,7 +7,7 @@
 #include <kt/types.h>
 #include <string.h>
 
-/** Bytes of one element; 0 for an unknown dtype and for those of less than a byte (see weight.h). */
+/** Bytes of one element; 0 for an unknown dtype and for those stored in blocks (see weight.h). */
 size_t kt_dtype_size(kt_dtype dtype);
 /** The dtype that safetensors calls `name`; false when unknown. */
 bool kt_dtype_from_name(const char *name, kt_dtype *out);

@@ -5,6 +5,7 @@
 
 #include "core/dtype.h"
 #include "core/memory.h"
+#include "core/weight_gguf.h"
 
 enum { MAX_BLOCK = 256 };
 
@@ -57,9 +58,16 @@ static void decode_i4(int64_t n, const void *blocks, float *to)
 }
 
 static const struct kt_format formats[] = {
-    [KT_DTYPE_F32] = {1, 4, decode_f32},   [KT_DTYPE_F16] = {1, 2, decode_f16},
-    [KT_DTYPE_BF16] = {1, 2, decode_bf16}, [KT_DTYPE_F8_E4M3] = {1, 1, decode_f8_e4m3},
-    [KT_DTYPE_I8] = {1, 1, decode_i8},     [KT_DTYPE_I4] = {2, 1, decode_i4},
+    [KT_DTYPE_F32] = {1, 4, decode_f32},
+    [KT_DTYPE_F16] = {1, 2, decode_f16},
+    [KT_DTYPE_BF16] = {1, 2, decode_bf16},
+    [KT_DTYPE_F8_E4M3] = {1, 1, decode_f8_e4m3},
+    [KT_DTYPE_I8] = {1, 1, decode_i8},
+    [KT_DTYPE_I4] = {2, 1, decode_i4},
+    [KT_DTYPE_Q8_0] = {32, 34, kt_decode_q8_0},
+    [KT_DTYPE_Q4_0] = {32, 18, kt_decode_q4_0},
+    [KT_DTYPE_Q4_K] = {256, 144, kt_decode_q4_k},
+    [KT_DTYPE_Q6_K] = {256, 210, kt_decode_q6_k},
 };
 
 const struct kt_format *kt_format_of(kt_dtype dtype)
