@@ -72,8 +72,8 @@ struct kt_experts {
     kt_context *ctx;
 };
 
-/** Opens "reference", "cpu", "amx", "amx-emulated" (for tests) or "auto": amx where it can run, else
- * cpu. Errors: NOT_FOUND (the sentence says what is missing, or what there is). */
+/** Opens "reference", "llamafile", "amx", "amx-emulated" (for tests) or "auto": amx where it can run,
+ * else llamafile. Errors: NOT_FOUND (the sentence says what is missing, or what there is). */
 kt_status kt_experts_open(kt_context *ctx, const char *name, struct kt_experts **out);
 void kt_experts_close(struct kt_experts *e);
 

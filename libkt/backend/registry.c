@@ -3,7 +3,7 @@
 
 #include "backend/experts.h"
 #include "backends/amx/experts.h"
-#include "backends/cpu/experts.h"
+#include "backends/llamafile/experts.h"
 #include "backends/reference/reference.h"
 
 kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out)
@@ -25,20 +25,19 @@ kt_status kt_experts_open(kt_context *ctx, const char *name, struct kt_experts *
 {
     *out = NULL;
     if (strcmp(name, "auto") == 0)
-        name = ctx->cpu.isa & KT_ISA_AMX_BF16 ? "amx" : "cpu";
+        name = ctx->cpu.isa & KT_ISA_AMX_BF16 ? "amx" : "llamafile";
     if (strcmp(name, "amx") == 0)
         return kt_amx_experts_open(ctx, out);
     if (strcmp(name, "amx-emulated") == 0)
         return kt_amx_emulated_experts_open(ctx, out);
-    if (strcmp(name, "cpu") == 0)
-        return kt_cpu_experts_open(ctx, out);
+    if (strcmp(name, "llamafile") == 0)
+        return kt_llamafile_open(ctx, out);
     if (strcmp(name, "reference") == 0)
         return kt_reference_open(ctx, out);
-    return kt_fail(
-        ctx, KT_ERROR_NOT_FOUND,
-        "experts backend \"%s\" is not available here; use \"amx\", \"cpu\", \"reference\" or "
-        "\"auto\"",
-        name);
+    return kt_fail(ctx, KT_ERROR_NOT_FOUND,
+                   "experts backend \"%s\" is not available here; use \"amx\", \"llamafile\", "
+                   "\"reference\" or \"auto\"",
+                   name);
 }
 
 void kt_experts_close(struct kt_experts *e)

@@ -399,7 +399,7 @@ START_TEST(amx_is_absent_or_chosen)
     } else {
         ck_assert_int_eq(status, KT_ERROR_NOT_FOUND);
         ck_assert_ptr_nonnull(strstr(kt_last_error(ctx), "AMX-BF16"));
-        ck_assert_str_eq(chosen->ops->name, "cpu");
+        ck_assert_str_eq(chosen->ops->name, "llamafile");
     }
     kt_experts_close(experts);
     kt_experts_close(chosen);

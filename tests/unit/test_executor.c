@@ -122,7 +122,7 @@ START_TEST(bf16_is_as_good_as_torchs)
 }
 END_TEST
 
-/* An adapter without LoRA on experts, because "amx" leaves those to "cpu". */
+/* An adapter without LoRA on experts, because "amx" leaves those to "llamafile". */
 START_TEST(experts_backends_give_the_same_gradients)
 {
     static const char *const experts[] = {"reference", "amx-emulated"};

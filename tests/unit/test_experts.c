@@ -2,7 +2,7 @@
 /* The expert backends: reference against its formula and central differences in double, the others
  * against reference. */
 #include "backends/amx/experts.h"
-#include "backends/cpu/experts.h"
+#include "backends/llamafile/experts.h"
 #include "compare.h"
 #include "core/dtype.h"
 
@@ -64,10 +64,10 @@ static const struct {
     uint32_t isa_mask;
 } backends[] = {
     {"reference", 0},
-    {"cpu", KT_ISA_AVX2},
-    {"cpu", KT_ISA_AVX512},
-    {"cpu", KT_ISA_AVX512_BF16},
-    {"cpu", 0},
+    {"llamafile", KT_ISA_AVX2},
+    {"llamafile", KT_ISA_AVX512},
+    {"llamafile", KT_ISA_AVX512_BF16},
+    {"llamafile", 0},
     {"amx-emulated", KT_ISA_AVX512_BF16},
     {"amx-emulated", 0},
 };
@@ -236,8 +236,8 @@ static struct outcome run_backend_keeping(int keeps, const char *name, uint32_t 
                                                    &o.has_grad[which * 16 + e]};
         }
     }
-    if (small_chunks && strcmp(experts->ops->name, "cpu") == 0)
-        ((struct kt_cpu_experts *)experts)->chunk_bytes = 1;
+    if (small_chunks && strcmp(experts->ops->name, "llamafile") == 0)
+        ((struct kt_llamafile_experts *)experts)->chunk_bytes = 1;
     struct kt_expert_batch batch = {compute, 1, s->tokens, s->topk, ids, tw, x, NULL};
     if (keeps)
         batch.kept = malloc((size_t)(o.nw * 2 * s->inter) * sizeof(float));
@@ -293,9 +293,9 @@ END_TEST
 START_TEST(bits_do_not_depend_on_threads)
 {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        struct outcome one = run_backend("cpu", 0, 1, &shapes[i], KT_COMPUTE_BF16, 1);
+        struct outcome one = run_backend("llamafile", 0, 1, &shapes[i], KT_COMPUTE_BF16, 1);
         for (int32_t threads = 1; threads < 6; threads += 2) {
-            struct outcome many = run_backend("cpu", 0, threads, &shapes[i], KT_COMPUTE_BF16, 1);
+            struct outcome many = run_backend("llamafile", 0, threads, &shapes[i], KT_COMPUTE_BF16, 1);
             ck_assert(memcmp(one.y, many.y, (size_t)one.ny * 4) == 0);
             ck_assert(memcmp(one.dx, many.dx, (size_t)one.ny * 4) == 0);
             ck_assert(memcmp(one.dtw, many.dtw, (size_t)one.nw * 4) == 0);

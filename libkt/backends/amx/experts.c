@@ -289,7 +289,7 @@ static kt_status open_with(kt_context *ctx, const struct kt_experts_ops *ops,
                            const struct kt_amx_kernels *kernels, struct kt_experts **out)
 {
     struct kt_experts *general;
-    KT_TRY(kt_experts_open(ctx, "cpu", &general));
+    KT_TRY(kt_experts_open(ctx, "llamafile", &general));
     struct kt_amx_experts *amx = calloc(1, sizeof *amx);
     if (!amx) {
         kt_experts_close(general);

@@ -4,7 +4,7 @@
  * tiles on any machine (slowly: it exists for tests).
  *
  * It multiplies in bfloat16; weights in other formats are decoded to it, a block at a time. Layers
- * with LoRA on experts, and calls in float32, go to the backend "cpu".
+ * with LoRA on experts, and calls in float32, go to the backend "llamafile".
  *
  * Slots (token, j) are sorted by expert into tiles of 16; an expert's last tile may be partly
  * empty. Tiles are cut into blocks of one expert, and blocks are worked on in groups, so that

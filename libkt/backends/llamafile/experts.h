@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** \file backends/cpu/experts.h
- * The experts backend "cpu" from inside.
+/** \file backends/llamafile/experts.h
+ * The experts backend "llamafile" from inside: CPUs without AMX. Its products are those of
+ * backends/cpu/gemm.h, which read weights in any format where they lie.
  *
  * Slots (token, j) are sorted by expert into rows and worked on in chunks of consecutive rows, so
  * that scratch is bounded and a weight is read once a call but for experts that straddle chunks. A
  * phase over a chunk is a list of tasks (row block of one expert) x (block of columns), each of
  * which owns its results; rows are summed into tokens in a last phase that owns tokens. So bits do
  * not depend on the number of threads. */
-#ifndef KT_BACKENDS_CPU_EXPERTS_H
-#define KT_BACKENDS_CPU_EXPERTS_H
+#ifndef KT_BACKENDS_LLAMAFILE_EXPERTS_H
+#define KT_BACKENDS_LLAMAFILE_EXPERTS_H
 
 #include "backend/experts.h"
 #include "backends/cpu/gemm.h"
@@ -20,14 +21,14 @@ enum {
     KT_EXPERT_MIN_CHUNK_ROWS = 64
 };
 
-struct kt_cpu_experts {
+struct kt_llamafile_experts {
     struct kt_experts base;
     struct kt_kernels kernels;
     struct kt_scratch scratch;
     uint64_t chunk_bytes; /**< a chunk has as many rows as fit, but at least MIN_CHUNK_ROWS */
 };
 
-kt_status kt_cpu_experts_open(kt_context *ctx, struct kt_experts **out);
+kt_status kt_llamafile_open(kt_context *ctx, struct kt_experts **out);
 
 /** Rows [first, first + count) of the chunk, all of one expert. */
 struct kt_expert_rows {

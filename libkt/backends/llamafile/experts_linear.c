@@ -2,7 +2,7 @@
 /* A linear of an expert over one block of rows and columns, and its LoRA. */
 #include <string.h>
 
-#include "backends/cpu/experts.h"
+#include "backends/llamafile/experts.h"
 #include "core/memory.h"
 #include "core/random.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "backends/cpu/experts.h"
+#include "backends/llamafile/experts.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -89,10 +89,10 @@ static uint64_t place_rows(struct kt_expert_call *c, int64_t rows, int backward,
     return at;
 }
 
-static int64_t chunk_rows(struct kt_expert_call *c, const struct kt_cpu_experts *cpu, int64_t slots,
-                          int backward)
+static int64_t chunk_rows(struct kt_expert_call *c, const struct kt_llamafile_experts *llamafile,
+                          int64_t slots, int backward)
 {
-    uint64_t rows = cpu->chunk_bytes / place_rows(c, 1, backward, NULL);
+    uint64_t rows = llamafile->chunk_bytes / place_rows(c, 1, backward, NULL);
     return kt_min_i64(slots, kt_max_i64((int64_t)rows, KT_EXPERT_MIN_CHUNK_ROWS));
 }
 
@@ -153,19 +153,19 @@ static void cut_chunk(struct kt_expert_call *c)
 
 static kt_status run(struct kt_experts *e, struct kt_expert_call *c, int backward)
 {
-    struct kt_cpu_experts *cpu = (struct kt_cpu_experts *)e;
+    struct kt_llamafile_experts *llamafile = (struct kt_llamafile_experts *)e;
     int64_t slots = c->batch->tokens * c->batch->topk;
     if (!slots)
         return KT_OK;
     c->pool = e->ctx->pool;
-    c->kernels = &cpu->kernels;
-    c->kernel = kt_gemm_kernel_for(&cpu->kernels, c->batch->compute);
+    c->kernels = &llamafile->kernels;
+    c->kernel = kt_gemm_kernel_for(&llamafile->kernels, c->batch->compute);
     measure(c);
-    int64_t rows = chunk_rows(c, cpu, slots, backward);
+    int64_t rows = chunk_rows(c, llamafile, slots, backward);
     uint64_t threads = (uint64_t)kt_pool_num_threads(c->pool);
     uint64_t row_bytes = place_rows(c, rows, backward, NULL);
     void *memory;
-    KT_TRY(kt_scratch_get(&cpu->scratch,
+    KT_TRY(kt_scratch_get(&llamafile->scratch,
                           row_bytes + threads * c->thread_bytes + index_bytes(c, slots, rows),
                           "the routed experts", &memory));
     place_rows(c, rows, backward, memory);
@@ -232,32 +232,33 @@ void kt_expert_scatter(struct kt_expert_call *c, int weighted)
     kt_parallel_for(c->pool, c->batch->tokens, TOKENS_A_TASK, scatter_tokens, &s);
 }
 
-static kt_status cpu_forward(struct kt_experts *e, const struct kt_expert_layer *layer,
-                             const struct kt_expert_batch *batch, float *y)
+static kt_status llamafile_forward(struct kt_experts *e, const struct kt_expert_layer *layer,
+                                   const struct kt_expert_batch *batch, float *y)
 {
     struct kt_expert_call c = {.layer = layer, .batch = batch, .sum = y};
     return run(e, &c, 0);
 }
 
-static kt_status cpu_backward(struct kt_experts *e, const struct kt_expert_layer *layer,
-                              const struct kt_expert_batch *batch, const float *dy, float *dx,
-                              float *dtopk_weights)
+static kt_status llamafile_backward(struct kt_experts *e, const struct kt_expert_layer *layer,
+                                    const struct kt_expert_batch *batch, const float *dy, float *dx,
+                                    float *dtopk_weights)
 {
     struct kt_expert_call c = {
         .layer = layer, .batch = batch, .dy = dy, .sum = dx, .dtopk_weights = dtopk_weights};
     return run(e, &c, 1);
 }
 
-static uint64_t cpu_scratch_bytes(const struct kt_experts *e, const struct kt_expert_layer *layer,
-                                  int64_t tokens, int32_t topk)
+static uint64_t llamafile_scratch_bytes(const struct kt_experts *e,
+                                        const struct kt_expert_layer *layer, int64_t tokens,
+                                        int32_t topk)
 {
-    const struct kt_cpu_experts *cpu = (const struct kt_cpu_experts *)e;
-    struct kt_expert_call c = {.kernels = &cpu->kernels, .layer = layer};
+    const struct kt_llamafile_experts *llamafile = (const struct kt_llamafile_experts *)e;
+    struct kt_expert_call c = {.kernels = &llamafile->kernels, .layer = layer};
     uint64_t threads = (uint64_t)kt_pool_num_threads(e->ctx->pool), most = 0;
     for (int compute = 0; compute < 2; compute++) {
-        c.kernel = kt_gemm_kernel_for(&cpu->kernels, (kt_compute)compute);
+        c.kernel = kt_gemm_kernel_for(&llamafile->kernels, (kt_compute)compute);
         measure(&c);
-        int64_t rows = chunk_rows(&c, cpu, tokens * topk, 1);
+        int64_t rows = chunk_rows(&c, llamafile, tokens * topk, 1);
         uint64_t bytes = place_rows(&c, rows, 1, NULL) + threads * c.thread_bytes +
                          index_bytes(&c, tokens * topk, rows);
         most = bytes > most ? bytes : most;
@@ -265,26 +266,26 @@ static uint64_t cpu_scratch_bytes(const struct kt_experts *e, const struct kt_ex
     return most;
 }
 
-static void cpu_experts_close(struct kt_experts *e)
+static void llamafile_close(struct kt_experts *e)
 {
-    kt_scratch_free(&((struct kt_cpu_experts *)e)->scratch);
+    kt_scratch_free(&((struct kt_llamafile_experts *)e)->scratch);
     free(e);
 }
 
-static const struct kt_experts_ops cpu_experts_ops = {
-    .name = "cpu",
-    .forward = cpu_forward,
-    .backward = cpu_backward,
-    .scratch_bytes = cpu_scratch_bytes,
-    .close = cpu_experts_close,
+static const struct kt_experts_ops llamafile_ops = {
+    .name = "llamafile",
+    .forward = llamafile_forward,
+    .backward = llamafile_backward,
+    .scratch_bytes = llamafile_scratch_bytes,
+    .close = llamafile_close,
 };
 
-kt_status kt_cpu_experts_open(kt_context *ctx, struct kt_experts **out)
+kt_status kt_llamafile_open(kt_context *ctx, struct kt_experts **out)
 {
-    struct kt_cpu_experts *e = calloc(1, sizeof *e);
+    struct kt_llamafile_experts *e = calloc(1, sizeof *e);
     if (!e)
         return kt_fail_memory(ctx, sizeof *e, "the experts backend");
-    e->base.ops = &cpu_experts_ops;
+    e->base.ops = &llamafile_ops;
     e->base.ctx = ctx;
     e->scratch.ctx = ctx;
     e->chunk_bytes = CHUNK_BYTES;

@@ -2,7 +2,7 @@
 /* Forward and backward of one chunk of rows, phase by phase. */
 #include <string.h>
 
-#include "backends/cpu/experts.h"
+#include "backends/llamafile/experts.h"
 #include "core/memory.h"
 
 enum { LD = KT_EXPERT_BLOCK_COLS };
