@@ -1,79 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Every kernel of every instruction set that this CPU has, against its plain C twin: sizes with
  * tails, odd strides, guard pages behind every buffer, poisoned outputs. */
-#include <stdio.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include "backends/cpu/kernels.h"
+#include "checkasm.h"
 #include "compare.h"
 #include "core/dtype.h"
-
-static const uint32_t levels[] = {
-    KT_ISA_AVX2,
-    KT_ISA_AVX2 | KT_ISA_AVX512,
-    KT_ISA_AVX2 | KT_ISA_AVX512 | KT_ISA_AVX512_BF16,
-    KT_ISA_AVX2 | KT_ISA_AVX512 | KT_ISA_AVX512_BF16 | KT_ISA_AMX_BF16,
-};
-
-enum { LEVELS = sizeof levels / sizeof *levels };
 
 static const int64_t sizes[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 65, 100, 129};
 
 enum { SIZES = sizeof sizes / sizeof *sizes };
-
-/* False when the CPU lacks the level. */
-static bool init_level(struct kt_kernels *kernels, uint32_t level)
-{
-    struct kt_cpu cpu;
-    kt_cpu_detect(&cpu, 0);
-    if ((cpu.isa & level) != level)
-        return false;
-    kt_kernels_init(kernels, level);
-    return true;
-}
-
-/* -- memory that ends at a page that cannot be touched -------------------------------------------
- */
-
-enum { REGIONS = 8, REGION_BYTES = 1 << 17 };
-
-static struct {
-    char *pages;
-    bool taken;
-} regions[REGIONS];
-
-struct guarded {
-    int region;
-    void *data;
-};
-
-static struct guarded guard(size_t bytes)
-{
-    struct guarded g = {0};
-    while (regions[g.region].taken)
-        g.region++;
-    ck_assert_int_lt(g.region, REGIONS);
-    ck_assert_uint_le(bytes, REGION_BYTES);
-    char *pages = regions[g.region].pages;
-    if (!pages) {
-        size_t page = (size_t)sysconf(_SC_PAGESIZE);
-        pages = mmap(NULL, REGION_BYTES + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                     -1, 0);
-        ck_assert_ptr_ne(pages, MAP_FAILED);
-        ck_assert_int_eq(mprotect(pages + REGION_BYTES, page, PROT_NONE), 0);
-        regions[g.region].pages = pages;
-    }
-    regions[g.region].taken = true;
-    g.data = pages + REGION_BYTES - bytes;
-    memset(g.data, 0xa5, bytes);
-    return g;
-}
-
-static void release(struct guarded *g)
-{
-    regions[g->region].taken = false;
-}
 
 /* n random floats, or 16-bit elements whose rounding has every case. */
 static struct guarded guarded_random(kt_dtype dtype, uint64_t seed, int64_t n)
@@ -210,7 +144,7 @@ static void check_tile(const struct kt_gemm_kernel *k, int64_t rows, int64_t col
 }
 
 /* A kernel that holds rounded factors in float32 takes BF16 alone. */
-static bool dot_takes(const struct kt_gemm_kernel *k, kt_dtype dtype)
+static bool direct_takes(const struct kt_gemm_kernel *k, kt_dtype dtype)
 {
     return !k->bf16 || k->element_size == 2 || dtype == KT_DTYPE_BF16;
 }
@@ -240,6 +174,40 @@ static void check_dot(const struct kt_gemm_kernel *k, kt_dtype dtype, int64_t ro
                     sum += (double)element_of(k, a.data, i * lda + p) *
                            (double)rounded(k, value_of(dtype, m.data, j * ldb + p));
                 double want = (accumulate ? before[i * ldc + j] : 0) - 0.5 * sum;
+                wrong += !(fabs(got[i * ldc + j] - want) < 2e-6 * sqrt((double)depth) + 1e-6);
+            }
+            wrong += i + 1 < rows && got[i * ldc + cols] != before[i * ldc + cols];
+        }
+    }
+    ck_assert_int_eq(wrong, 0);
+    free(before);
+    release(&a), release(&m), release(&c);
+}
+
+static void check_outer(const struct kt_gemm_kernel *k, kt_dtype dtype, int64_t rows, int64_t cols,
+                        int64_t depth)
+{
+    int64_t n = padded(k, depth), lda = n + 2 * k->k_step, ldc = cols + 1, ldb = cols + 3;
+    struct guarded a = guard((size_t)(((rows - 1) * lda + n) * k->element_size));
+    struct guarded m = guarded_random(dtype, 2, (depth - 1) * ldb + cols);
+    struct guarded c = guarded_random(KT_DTYPE_F32, 5, (rows - 1) * ldc + cols);
+    struct kt_matrix b = {m.data, dtype, ldb};
+    float *before = malloc((size_t)((rows - 1) * ldc + cols) * 4), *got = c.data;
+    int wrong = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        float *row = test_random(10 + (uint64_t)i, depth);
+        k->convert(depth, row, (char *)a.data + i * lda * k->element_size);
+        free(row);
+    }
+    for (int accumulate = 1; accumulate >= 0; accumulate--) {
+        memcpy(before, c.data, (size_t)((rows - 1) * ldc + cols) * 4);
+        k->outer(rows, cols, depth, a.data, lda, &b, accumulate, c.data, ldc);
+        for (int64_t i = 0; i < rows; i++) {
+            for (int64_t j = 0; j < cols; j++) {
+                double want = accumulate ? before[i * ldc + j] : 0;
+                for (int64_t p = 0; p < depth; p++)
+                    want += (double)element_of(k, a.data, i * lda + p) *
+                            (double)rounded(k, value_of(dtype, m.data, p * ldb + j));
                 wrong += !(fabs(got[i * ldc + j] - want) < 2e-6 * sqrt((double)depth) + 1e-6);
             }
             wrong += i + 1 < rows && got[i * ldc + cols] != before[i * ldc + cols];
@@ -280,8 +248,13 @@ START_TEST(matrix_kernels)
         for (int64_t rows = 1; rows <= k->dot_rows; rows = rows < 12 ? rows + 1 : rows + 7)
             for (int64_t cols = 1; cols < 20; cols += rows < 12 ? 1 : 6)
                 for (int dtype = KT_DTYPE_F32; dtype <= KT_DTYPE_BF16; dtype++)
-                    if (dot_takes(k, (kt_dtype)dtype))
+                    if (direct_takes(k, (kt_dtype)dtype))
                         check_dot(k, (kt_dtype)dtype, rows, cols, sizes[(rows + cols) % SIZES]);
+        for (int64_t rows = 1; rows <= k->outer_rows; rows = rows < 12 ? rows + 1 : rows + 7)
+            for (int64_t cols = 1; cols < 70; cols = next_cols(k, cols))
+                for (int dtype = KT_DTYPE_F32; dtype <= KT_DTYPE_BF16; dtype++)
+                    if (direct_takes(k, (kt_dtype)dtype))
+                        check_outer(k, (kt_dtype)dtype, rows, cols, sizes[(rows + cols) % SIZES]);
         for (int64_t rows = 1; rows <= k->mr; rows++)
             for (int64_t cols = 1; cols <= k->nr; cols = next_cols(k, cols))
                 check_tile(k, rows, cols, sizes[(rows + cols) % SIZES]);
@@ -487,52 +460,6 @@ START_TEST(every_half_precision_number)
 }
 END_TEST
 
-/* -- the baseline ------------------------------------------------------------------------------ */
-
-#if defined(__x86_64__)
-/* Registers and mnemonics of AVX: "%ymm", "%zmm", or a mnemonic with the v of the VEX prefix. */
-static bool is_avx(const char *instruction)
-{
-    return strstr(instruction, "%ymm") || strstr(instruction, "%zmm") ||
-           (instruction[0] == 'v' && strncmp(instruction, "verr", 4) != 0 &&
-            strncmp(instruction, "verw", 4) != 0 && strncmp(instruction, "vmcall", 6) != 0);
-}
-
-/* What is outside kernels_<set>.c must run on any x86-64 CPU. */
-/* Objects that are compiled for an instruction set and called after detection. */
-static bool is_for_one_set(const char *object)
-{
-    return strstr(object, "kernels_avx") || strstr(object, "kt-amx-avx512bf16.") ||
-           strstr(object, "kt-amx-amx.") || strstr(object, "kt-kernels-amx.");
-}
-
-START_TEST(baseline_objects_hold_no_avx)
-{
-    char line[512], object[256] = "", command[512];
-    int instructions = 0, members = 0, special = 0;
-    snprintf(command, sizeof command, "objdump -d --no-show-raw-insn %s", KT_INTERNAL_LIBRARY);
-    FILE *listing = popen(command, "r");
-    ck_assert_ptr_nonnull(listing);
-    while (fgets(line, sizeof line, listing)) {
-        char *tab = strchr(line, '\t');
-        if (strstr(line, "file format")) {
-            sscanf(line, "%255[^:]", object);
-            members++;
-            special += strstr(object, "kernels_avx") != NULL;
-        } else if (tab && !is_for_one_set(object)) {
-            instructions++;
-            if (is_avx(tab + 1))
-                ck_abort_msg("%s has %s", object, tab + 1);
-        }
-    }
-    ck_assert_int_eq(pclose(listing), 0);
-    ck_assert_int_gt(instructions, 10000);
-    ck_assert_int_gt(members, 20);
-    ck_assert_int_eq(special, 3);
-}
-END_TEST
-#endif
-
 int main(void)
 {
     Suite *suite = suite_create("kernels");
@@ -543,9 +470,6 @@ int main(void)
     tcase_add_loop_test(tc, row_kernels, 0, LEVELS);
     tcase_add_loop_test(tc, exponentials_against_the_c_library, 0, LEVELS + 1);
     tcase_add_loop_test(tc, every_half_precision_number, 0, LEVELS + 1);
-#if defined(__x86_64__)
-    tcase_add_test(tc, baseline_objects_hold_no_avx);
-#endif
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -148,7 +148,7 @@ void kt_attend_convert(const struct kt_attend *p, struct kt_attention_thread *t,
 
 static struct kt_gemm_right right(const float *data, int64_t ld, int transposed)
 {
-    return (struct kt_gemm_right){{data, KT_DTYPE_F32, ld}, transposed};
+    return (struct kt_gemm_right){.matrix = {data, KT_DTYPE_F32, ld}, .transposed = transposed};
 }
 
 struct kt_gemm_right kt_attend_k(const struct kt_attend *p, int64_t kv_head, int64_t key,

@@ -116,7 +116,7 @@ struct key_task {
 
 static struct kt_gemm_right right(const float *data, int64_t ld, int transposed)
 {
-    return (struct kt_gemm_right){{data, KT_DTYPE_F32, ld}, transposed};
+    return (struct kt_gemm_right){.matrix = {data, KT_DTYPE_F32, ld}, .transposed = transposed};
 }
 
 /* t->s = k q^T and t->dp = v d_o^T for queries [query, query + n) of one head. */

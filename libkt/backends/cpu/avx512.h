@@ -11,6 +11,7 @@
 #define VECTOR_LANES 16
 #define VECTOR_ZERO() _mm512_setzero_ps()
 #define VECTOR_LOAD(p) _mm512_loadu_ps(p)
+#define VECTOR_STORE(p, x) _mm512_storeu_ps(p, x)
 #define VECTOR_BROADCAST(p) _mm512_set1_ps(*(p))
 #define VECTOR_SET(x) _mm512_set1_ps(x)
 #define VECTOR_SCALE_ADD(x, y, z) _mm512_fmadd_ps(x, y, z)

@@ -2,7 +2,6 @@
 /* Operations that touch each element once. */
 #include "backends/cpu/cpu.h"
 
-#include "core/dtype.h"
 #include "core/random.h"
 
 enum { ROWS_A_TASK = 16, ELEMENTS_A_TASK = 1 << 14 };
@@ -17,6 +16,7 @@ struct rows {
     float *y;
     int64_t ldy;
     uint64_t key;
+    kt_decode_fn decode;
     const struct kt_weight *table;
     const int32_t *ids;
 };
@@ -71,18 +71,20 @@ kt_status kt_cpu_dropout(struct kt_device *dev, float p, uint64_t key, int64_t t
 static void embed_rows(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct rows *r = arg;
-    int64_t row_bytes = r->table->cols * (int64_t)kt_dtype_size(r->table->dtype);
+    int64_t cols = r->table->cols;
     (void)thread;
     for (int64_t t = begin; t < end; t++)
-        r->row->widen(r->table->cols, r->table->dtype,
-                      (const char *)r->table->data + r->ids[t] * row_bytes, r->y + t * r->ldy);
+        r->decode(r->table, r->ids[t], 0, 1, cols, r->y + t * r->ldy, cols);
 }
 
 kt_status kt_cpu_embedding(struct kt_device *dev, const struct kt_weight *table, int64_t tokens,
                            const int32_t *ids, float *x, int64_t ldx)
 {
-    struct rows r = {
-        .row = &kt_cpu(dev)->kernels.row, .table = table, .ids = ids, .y = x, .ldy = ldx};
+    struct rows r = {.decode = kt_cpu(dev)->kernels.decode[KT_DECODE_F32],
+                     .table = table,
+                     .ids = ids,
+                     .y = x,
+                     .ldy = ldx};
     kt_parallel_for(dev->ctx->pool, tokens, ROWS_A_TASK, embed_rows, &r);
     return KT_OK;
 }

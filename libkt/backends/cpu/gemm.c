@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "backends/cpu/gemm.h"
 
-#include "core/dtype.h"
+#include <string.h>
+
 #include "core/memory.h"
 
 enum {
@@ -10,7 +11,8 @@ enum {
     MIN_CONVERTED_ROWS = 48,
     MAX_BLOCK_ROWS = 480, /* rows that share a packed block; multiples of every kernel's mr */
     MIN_BLOCK_ROWS = 60,
-    DOT_BLOCK_COLS = 64,
+    DOT_BLOCK_COLS = 48,
+    MIN_OUTER_COLS = 64,
     MIN_DOT_ROWS = 8, /* dot_rows of kernels whose dot products are as fast as their tiles */
     DOT_NARROW_COLS = 12,
     DOT_NARROW_DEPTH = 1 << 15,
@@ -24,87 +26,9 @@ int64_t kt_gemm_row_stride(const struct kt_gemm_kernel *kernel, int64_t k)
     return ((k + line - 1) / line | 1) * line;
 }
 
-static int64_t block_depth(const struct kt_gemm_kernel *kernel)
-{
-    return KT_GEMM_BLOCK_BYTES / kernel->element_size;
-}
-
-static int64_t block_cols(const struct kt_gemm_kernel *kernel)
-{
-    return KT_GEMM_BLOCK_COLS / kernel->nr * kernel->nr;
-}
-
-uint64_t kt_gemm_panel_bytes(const struct kt_gemm_kernel *kernel)
-{
-    return (uint64_t)block_cols(kernel) * KT_GEMM_BLOCK_BYTES;
-}
-
-static struct kt_matrix submatrix(const struct kt_matrix *m, int64_t row, int64_t col)
-{
-    struct kt_matrix sub = *m;
-    sub.data = (const char *)m->data + (row * m->ld + col) * (int64_t)kt_dtype_size(m->dtype);
-    return sub;
-}
-
-struct kt_gemm_right kt_gemm_right_at(const struct kt_gemm_right *b, int64_t row, int64_t col)
-{
-    struct kt_gemm_right sub = *b;
-    sub.matrix = b->transposed ? submatrix(&b->matrix, col, row) : submatrix(&b->matrix, row, col);
-    return sub;
-}
-
 static int64_t round_up(int64_t n, int64_t step)
 {
     return (n + step - 1) / step * step;
-}
-
-/* dot reads its right factor as it is: what would have to be rounded first is packed. */
-static int uses_dot(const struct kt_gemm_kernel *kernel, int64_t m, const struct kt_gemm_right *b)
-{
-    int rounds = kernel->bf16 && kernel->element_size == 4 && b->matrix.dtype != KT_DTYPE_BF16;
-    return b->transposed && m <= kernel->dot_rows && !rounds;
-}
-
-static void packed_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
-                         float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
-                         int accumulate, float *c, int64_t ldc, void *panels)
-{
-    int64_t max_cols = block_cols(kernel), max_depth = block_depth(kernel);
-    /* Rows are spread evenly over tiles, so that no tile is thin. */
-    int64_t tiles = (m + kernel->mr - 1) / kernel->mr;
-    int64_t rows = round_up((m + tiles - 1) / tiles, kt_max_i64(kernel->row_step, 1));
-    if (kernel->enter)
-        kernel->enter();
-    for (int64_t col = 0; col < n; col += max_cols) {
-        int64_t cols = kt_min_i64(max_cols, n - col);
-        for (int64_t from = 0; from < k; from += max_depth) {
-            int64_t depth = kt_min_i64(max_depth, k - from);
-            int64_t padded = round_up(depth, kernel->k_step);
-            int64_t panel_bytes = padded * kernel->nr * kernel->element_size;
-            struct kt_gemm_right block = kt_gemm_right_at(b, from, col);
-            (b->transposed ? kernel->pack_nt : kernel->pack_nn)(depth, cols, &block.matrix, panels);
-            for (int64_t i = 0; i < m; i += rows) {
-                const char *left = (const char *)a + (i * lda + from) * kernel->element_size;
-                const char *panel = panels;
-                for (int64_t j = 0; j < cols; j += kernel->nr, panel += panel_bytes)
-                    kernel->tile(kt_min_i64(rows, m - i), kt_min_i64(kernel->nr, cols - j), padded,
-                                 left, lda, panel, alpha, accumulate || from > 0,
-                                 c + i * ldc + col + j, ldc);
-            }
-        }
-    }
-    if (kernel->leave)
-        kernel->leave();
-}
-
-void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
-                   float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
-                   int accumulate, float *c, int64_t ldc, void *panels)
-{
-    if (uses_dot(kernel, m, b))
-        kernel->dot(m, n, k, a, lda, &b->matrix, alpha, accumulate, c, ldc);
-    else
-        packed_block(kernel, m, n, k, alpha, a, lda, b, accumulate, c, ldc, panels);
 }
 
 struct product {
@@ -117,7 +41,7 @@ struct product {
     char *rows;
     int64_t row_stride;
     const struct kt_gemm_right *b;
-    int dot; /* decided by all rows: blocks of them depend on the number of threads */
+    enum kt_gemm_way way; /* decided by all rows: blocks of them depend on the number of threads */
     int accumulate;
     float *c;
     int64_t ldc;
@@ -159,10 +83,7 @@ static void multiply_block(const struct product *p, int64_t m, int64_t n, int64_
                            int64_t lda, const struct kt_gemm_right *b, int accumulate, float *c,
                            int64_t ldc, void *panels)
 {
-    if (p->dot)
-        p->kernel->dot(m, n, k, a, lda, &b->matrix, p->alpha, accumulate, c, ldc);
-    else
-        packed_block(p->kernel, m, n, k, p->alpha, a, lda, b, accumulate, c, ldc, panels);
+    kt_gemm_block_by(p->way, p->kernel, m, n, k, p->alpha, a, lda, b, accumulate, c, ldc, panels);
 }
 
 static void add_transposed(const struct product *p, int64_t row, int64_t rows, int64_t col,
@@ -205,7 +126,8 @@ static void multiply_narrow(void *arg, int64_t begin, int64_t end, int32_t threa
     const struct product *p = arg;
     char *panels = p->threads + (uint64_t)thread * p->thread_bytes;
     char *slab = panels + kt_gemm_panel_bytes(p->kernel);
-    int64_t max_depth = block_depth(p->kernel), stride = kt_gemm_row_stride(p->kernel, max_depth);
+    int64_t max_depth = kt_gemm_block_depth(p->kernel),
+            stride = kt_gemm_row_stride(p->kernel, max_depth);
     for (int64_t from = 0; from < p->k; from += max_depth) {
         int64_t depth = kt_min_i64(max_depth, p->k - from);
         struct kt_gemm_right b = kt_gemm_right_at(p->b, from, 0);
@@ -228,7 +150,7 @@ static uint64_t thread_bytes(const struct kt_gemm_kernel *kernel)
 {
     uint64_t tile = MIN_BLOCK_ROWS * KT_GEMM_BLOCK_COLS * sizeof(float);
     uint64_t slab = (uint64_t)NARROW_ROWS * (uint64_t)kernel->element_size *
-                    (uint64_t)kt_gemm_row_stride(kernel, block_depth(kernel));
+                    (uint64_t)kt_gemm_row_stride(kernel, kt_gemm_block_depth(kernel));
     return kt_gemm_panel_bytes(kernel) + (tile > slab ? tile : slab);
 }
 
@@ -290,7 +212,7 @@ static struct kt_gemm_right transpose_right(const struct product *p, float *to)
     for (int64_t q = 0; q < p->k; q++)
         for (int64_t j = 0; j < p->n; j++)
             to[j * p->k + q] = from[q * p->b->matrix.ld + j];
-    return (struct kt_gemm_right){{to, KT_DTYPE_F32, p->k}, 1};
+    return (struct kt_gemm_right){.matrix = {to, KT_DTYPE_F32, p->k}, .transposed = 1};
 }
 
 static kt_status run_row_dots(struct kt_context *ctx, struct kt_scratch *scratch, struct product *p)
@@ -317,12 +239,19 @@ static kt_status run_narrow(struct kt_context *ctx, struct kt_scratch *scratch, 
     return KT_OK;
 }
 
+static int64_t outer_cols(const struct product *p, int64_t threads)
+{
+    int64_t share = round_up(p->n / (2 * threads), MIN_OUTER_COLS);
+    return kt_min_i64(kt_gemm_outer_cols(p->m), kt_max_i64(share, MIN_OUTER_COLS));
+}
+
 /* Tall blocks pack a column fewer times; there should be a few tasks for each thread. */
 static void choose_blocks(struct product *p, int64_t threads)
 {
     int64_t rows = p->transposed_c ? MIN_BLOCK_ROWS : MAX_BLOCK_ROWS;
-    p->block_cols =
-        p->b->transposed && p->m <= p->kernel->dot_rows ? DOT_BLOCK_COLS : block_cols(p->kernel);
+    p->block_cols = kt_gemm_block_cols(p->kernel);
+    if (p->way == KT_GEMM_DIRECT)
+        p->block_cols = p->b->transposed ? DOT_BLOCK_COLS : outer_cols(p, threads);
     int64_t col_blocks = (p->n + p->block_cols - 1) / p->block_cols;
     while (rows > MIN_BLOCK_ROWS &&
            (p->m + rows - 1) / rows * col_blocks < TASKS_A_THREAD * threads)
@@ -361,7 +290,7 @@ static kt_status run_converted(struct kt_context *ctx, struct kt_scratch *scratc
 /* C^T = B^T A, so that the factor with fewer columns is the one that is transposed. */
 static struct kt_gemm_right swap_factors(struct product *p)
 {
-    struct kt_gemm_right right = {{p->a, KT_DTYPE_F32, p->lda}, 0};
+    struct kt_gemm_right right = {.matrix = {p->a, KT_DTYPE_F32, p->lda}};
     int64_t m = p->m;
     p->a = p->b->matrix.data;
     p->lda = p->b->matrix.ld;
@@ -395,15 +324,16 @@ kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
         clear(&p);
         return KT_OK;
     }
-    p.dot = uses_dot(kernel, m, b);
-    if (!trans_a && (b->transposed || b->matrix.dtype == KT_DTYPE_F32) && uses_row_dots(&p))
+    p.way = kt_gemm_way(kernel, m, alpha, b);
+    if (!trans_a && !b->weight && (b->transposed || b->matrix.dtype == KT_DTYPE_F32) &&
+        uses_row_dots(&p))
         return run_row_dots(ctx, scratch, &p);
-    if (!trans_a && n <= block_cols(kernel))
+    if (!trans_a && n <= kt_gemm_block_cols(kernel))
         return run_narrow(ctx, scratch, &p);
-    if (trans_a && !b->transposed && b->matrix.dtype == KT_DTYPE_F32 && n < m) {
+    if (trans_a && !b->transposed && !b->weight && b->matrix.dtype == KT_DTYPE_F32 && n < m) {
         right = swap_factors(&p);
         p.b = &right;
-        p.dot = 0;
+        p.way = KT_GEMM_PACKED;
     }
     return run_converted(ctx, scratch, &p);
 }

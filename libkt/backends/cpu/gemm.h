@@ -26,18 +26,44 @@ static inline int kt_gemm_is_small(int64_t m, int64_t n, int64_t k)
 struct kt_gemm_right {
     struct kt_matrix matrix;
     int transposed;
+    /** instead of `matrix`: a weight in any format, borrowed, from its element (row, col) on */
+    const struct kt_weight *weight;
+    int64_t row, col;
 };
+
+struct kt_gemm_right kt_gemm_right_weight(const struct kt_weight *w, int transposed);
+
+/** Whether the right factor is packed, or read as it lies. */
+enum kt_gemm_way { KT_GEMM_PACKED, KT_GEMM_DIRECT };
+
+/** The faster way for a product of m rows. */
+enum kt_gemm_way kt_gemm_way(const struct kt_gemm_kernel *kernel, int64_t m, float alpha,
+                             const struct kt_gemm_right *b);
 
 /** Elements between converted rows of depth k: padded against cache-set conflicts. */
 int64_t kt_gemm_row_stride(const struct kt_gemm_kernel *kernel, int64_t k);
 
-/** Bytes of scratch that one thread needs for packed panels. */
+/** Columns and depth of a packed block. */
+int64_t kt_gemm_block_cols(const struct kt_gemm_kernel *kernel);
+int64_t kt_gemm_block_depth(const struct kt_gemm_kernel *kernel);
+
+/** Columns that a product of m rows with a factor that is not transposed sums at a time, when
+ * KT_GEMM_DIRECT. */
+int64_t kt_gemm_outer_cols(int64_t m);
+
+/** Bytes of scratch that one thread needs for packed panels and decoded pieces. */
 uint64_t kt_gemm_panel_bytes(const struct kt_gemm_kernel *kernel);
 
 /** One block on the calling thread: `a` converted rows (lda in elements), any m and n. */
 void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
                    float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
                    int accumulate, float *c, int64_t ldc, void *panels);
+
+/** The same in a given way. KT_GEMM_DIRECT where kt_gemm_way gives it for some m. */
+void kt_gemm_block_by(enum kt_gemm_way way, const struct kt_gemm_kernel *kernel, int64_t m,
+                      int64_t n, int64_t k, float alpha, const void *a, int64_t lda,
+                      const struct kt_gemm_right *b, int accumulate, float *c, int64_t ldc,
+                      void *panels);
 
 /** The right factor from row `row` and column `col` on. */
 struct kt_gemm_right kt_gemm_right_at(const struct kt_gemm_right *b, int64_t row, int64_t col);

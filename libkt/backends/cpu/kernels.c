@@ -2,19 +2,27 @@
 #include "backends/cpu/kernels.h"
 
 #include <kt/context.h>
+#include <string.h>
 
 #include "config.h"
 
 void kt_kernels_init(struct kt_kernels *kernels, uint32_t isa)
 {
+    const kt_decode_fn *decoders = kt_decoders_c;
     kt_kernels_init_c(kernels);
 #if defined(__x86_64__)
-    if (isa & KT_ISA_AVX2)
+    if (isa & KT_ISA_AVX2) {
         kt_kernels_init_avx2(kernels);
-    if (isa & KT_ISA_AVX512)
+        decoders = kt_decoders_avx2;
+    }
+    if (isa & KT_ISA_AVX512) {
         kt_kernels_init_avx512(kernels);
-    if (isa & KT_ISA_AVX512_BF16)
+        decoders = kt_decoders_avx512;
+    }
+    if (isa & KT_ISA_AVX512_BF16) {
         kt_kernels_init_avx512bf16(kernels);
+        decoders = kt_decoders_avx512bf16;
+    }
 #if defined(KT_HAVE_AMX)
     if (isa & KT_ISA_AMX_BF16)
         kt_kernels_init_amx(kernels);
@@ -22,4 +30,7 @@ void kt_kernels_init(struct kt_kernels *kernels, uint32_t isa)
 #else
     (void)isa;
 #endif
+    memcpy(kernels->decode, decoders, sizeof kernels->decode);
+    memcpy(kernels->f32.decode, decoders, sizeof kernels->decode);
+    memcpy(kernels->bf16.decode, decoders, sizeof kernels->decode);
 }

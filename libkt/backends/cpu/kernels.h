@@ -8,7 +8,7 @@
 #ifndef KT_BACKENDS_CPU_KERNELS_H
 #define KT_BACKENDS_CPU_KERNELS_H
 
-#include <kt/types.h>
+#include "core/weight.h"
 
 /** A matrix read where it lies: element (row, col) at data[row * ld + col], ld in elements.
  * dtype is F32, F16 or BF16. */
@@ -19,6 +19,15 @@ struct kt_matrix {
 };
 
 enum { KT_GEMM_MAX_ROWS = 32, KT_GEMM_MAX_COLS = 64 };
+
+/** What a decoder makes of an element: the float32 that kt_weight_decode gives, bit by bit (any NaN
+ * for a NaN), or that rounded to bfloat16 (to nearest even) and kept as float32 or as bfloat16. */
+enum kt_decoding { KT_DECODE_F32, KT_DECODE_ROUNDED, KT_DECODE_BF16, KT_DECODINGS };
+
+/** to[r * ld + c] = element (row + r, col + c) of a weight in any format, r < rows, c < cols; ld in
+ * elements of `to`. */
+typedef void (*kt_decode_fn)(const struct kt_weight *w, int64_t row, int64_t col, int64_t rows,
+                             int64_t cols, void *to, int64_t ld);
 
 /** How one arithmetic multiplies on one instruction set. The left factor is converted row by row;
  * the right one is packed into panels of nr columns; a tile of up to mr x nr results stays in
@@ -52,6 +61,12 @@ struct kt_gemm_kernel {
     int32_t dot_rows;
     void (*dot)(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
                 const struct kt_matrix *b, float alpha, int accumulate, float *c, int64_t ldc);
+    /** c[rows, cols] (+)= a * b straight from b [k, cols], row after row of b as they lie: a sum of
+     * outer products; any rows and cols, worth it up to outer_rows. b as in dot. */
+    int32_t outer_rows;
+    void (*outer)(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
+                  const struct kt_matrix *b, int accumulate, float *c, int64_t ldc);
+    kt_decode_fn decode[KT_DECODINGS];
 };
 
 /** Kernels over one row of n floats. */
@@ -88,6 +103,7 @@ struct kt_row_kernels {
 struct kt_kernels {
     struct kt_gemm_kernel f32, bf16;
     struct kt_row_kernels row;
+    kt_decode_fn decode[KT_DECODINGS];
 };
 
 /** Fills the table for a set of KT_ISA_* bits (as kt_cpu_detect found and masked them). */
@@ -101,6 +117,12 @@ void kt_kernels_init_avx512bf16(struct kt_kernels *kernels);
 /** Over those of AVX-512-BF16; emulated: with tiles of plain C, for tests. */
 void kt_kernels_init_amx(struct kt_kernels *kernels);
 void kt_kernels_init_amx_emulated(struct kt_kernels *kernels);
+
+/* One per file decode_*.c, likewise. */
+extern const kt_decode_fn kt_decoders_c[KT_DECODINGS];
+extern const kt_decode_fn kt_decoders_avx2[KT_DECODINGS];
+extern const kt_decode_fn kt_decoders_avx512[KT_DECODINGS];
+extern const kt_decode_fn kt_decoders_avx512bf16[KT_DECODINGS];
 
 static inline const struct kt_gemm_kernel *kt_gemm_kernel_for(const struct kt_kernels *kernels,
                                                               kt_compute compute)

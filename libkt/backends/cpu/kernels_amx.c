@@ -122,7 +122,7 @@ void KT_AMX_INIT(struct kt_kernels *kernels)
     kernels->bf16.mr = ROWS;
     kernels->bf16.nr = COLS;
     kernels->bf16.row_step = HALF;
-    kernels->bf16.dot_rows = 12;
+    kernels->bf16.dot_rows = kernels->bf16.outer_rows = 12;
     kernels->bf16.tile = tile;
     kernels->bf16.enter = tile_enter;
     kernels->bf16.leave = tile_leave;

@@ -100,14 +100,22 @@ static inline float add_vector(__m256 x)
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
 
-#define DOT_ROWS 2
-#define DOT_COLS 4
+#define DOT_ROWS 4
+#define DOT_COLS 3
 #define DOT_DEPTH 8
 #define DOT_ELEMENT_SIZE 4
 #define DOT_LOAD_A(row, p, n) load_part(KT_DTYPE_F32, row, p, n)
 #define DOT_LOAD_B(dtype, row, p, n) load_part(dtype, row, p, n)
 #define VECTOR_REDUCE(x) add_vector(x)
 #include "backends/cpu/dot_template.h"
+
+#define VECTOR_STORE(p, x) _mm256_storeu_ps(p, x)
+#define OUTER_UNITS 4
+#define OUTER_DEPTH 1
+#define OUTER_ELEMENT_SIZE 4
+#define OUTER_LOAD_B(dtype, b, b_bytes, depth, col, n, w)                                          \
+    ((w)[0] = load_part(dtype, b, col, n), (w)[1] = load_part(dtype, b, (col) + 8, (n)-8))
+#include "backends/cpu/outer_template.h"
 
 static void convert_f32(int64_t n, const float *from, void *to)
 {
@@ -186,8 +194,10 @@ void kt_kernels_init_avx2(struct kt_kernels *kernels)
                                            .pack_nt = pack_nt_0,
                                            .pack_nn = pack_nn_0,
                                            .tile = tile,
-                                           .dot_rows = 8,
-                                           .dot = dot};
+                                           .dot_rows = 24,
+                                           .dot = dot,
+                                           .outer_rows = 24,
+                                           .outer = outer};
     kernels->bf16 = kernels->f32;
     kernels->bf16.bf16 = 1;
     kernels->bf16.convert = convert_bf16;

@@ -32,6 +32,13 @@ static inline __m512 round_bf16(__m512 x)
 #define DOT_LOAD_B(dtype, row, p, n) load_part(dtype, row, p, n)
 #include "backends/cpu/dot_template.h"
 
+#define OUTER_UNITS 8
+#define OUTER_DEPTH 1
+#define OUTER_ELEMENT_SIZE 4
+#define OUTER_LOAD_B(dtype, b, b_bytes, depth, col, n, w)                                          \
+    ((w)[0] = load_part(dtype, b, col, n), (w)[1] = load_part(dtype, b, (col) + 16, (n)-16))
+#include "backends/cpu/outer_template.h"
+
 static void convert_f32(int64_t n, const float *from, void *to)
 {
     memcpy(to, from, (size_t)n * sizeof *from);
@@ -113,7 +120,9 @@ void kt_kernels_init_avx512(struct kt_kernels *kernels)
                                            .pack_nn = pack_nn_0,
                                            .tile = tile,
                                            .dot_rows = 40,
-                                           .dot = dot};
+                                           .dot = dot,
+                                           .outer_rows = 40,
+                                           .outer = outer};
     kernels->bf16 = kernels->f32;
     kernels->bf16.bf16 = 1;
     kernels->bf16.convert = convert_bf16;

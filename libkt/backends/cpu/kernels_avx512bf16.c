@@ -66,25 +66,44 @@ pack_nt(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b
     }
 }
 
-/* Row pair by row pair through all panels, as the rows lie far apart in memory. */
+/* w = columns [col, col + 16) and [col + 16, col + 32) of two rows of the factor as pairs; n
+ * columns are there, and the second row if depth > 1. */
 static inline __attribute__((always_inline)) void
-pack_nn(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panels)
+interleave_rows(const kt_dtype dtype, const char *row, int64_t row_bytes, int64_t depth,
+                int64_t col, int64_t n, __m512i w[2])
 {
     static const uint16_t low_lanes[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,
                                            37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
                                            11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     __m512i low = _mm512_loadu_si512(low_lanes);
     __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    __m512i even = load_halves(dtype, row, col, n), odd = _mm512_setzero_si512();
+    if (depth > 1)
+        odd = load_halves(dtype, row + row_bytes, col, n);
+    w[0] = _mm512_permutex2var_epi16(even, low, odd);
+    w[1] = _mm512_permutex2var_epi16(even, high, odd);
+}
+
+#define OUTER_UNITS 8
+#define OUTER_DEPTH 2
+#define OUTER_ELEMENT_SIZE 2
+#define OUTER_LOAD_B(dtype, b, b_bytes, depth, col, n, w)                                          \
+    interleave_rows(dtype, b, b_bytes, depth, col, n, (__m512i *)(w))
+#include "backends/cpu/outer_template.h"
+
+/* Row pair by row pair through all panels, as the rows lie far apart in memory. */
+static inline __attribute__((always_inline)) void
+pack_nn(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panels)
+{
     int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2), pairs = (k + 1) / 2;
     const char *row = b->data;
     for (int64_t p = 0; p < pairs; p++, row += 2 * row_bytes) {
         for (int64_t j = 0; j < cols; j += NR) {
+            __m512i w[2];
+            interleave_rows(dtype, row, row_bytes, k - 2 * p, j, cols - j, w);
             uint16_t *to = panels + (j / NR * pairs + p) * 2 * NR;
-            __m512i even = load_halves(dtype, row, j, cols - j), odd = _mm512_setzero_si512();
-            if (2 * p + 1 < k)
-                odd = load_halves(dtype, row + row_bytes, j, cols - j);
-            _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, low, odd));
-            _mm512_storeu_si512(to + NR, _mm512_permutex2var_epi16(even, high, odd));
+            _mm512_storeu_si512(to, w[0]);
+            _mm512_storeu_si512(to + NR, w[1]);
         }
     }
 }
@@ -114,5 +133,7 @@ void kt_kernels_init_avx512bf16(struct kt_kernels *kernels)
                                             .pack_nn = pack_nn_any,
                                             .tile = tile,
                                             .dot_rows = 40,
-                                            .dot = dot};
+                                            .dot = dot,
+                                            .outer_rows = 40,
+                                            .outer = outer};
 }

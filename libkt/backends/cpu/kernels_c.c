@@ -98,6 +98,16 @@ static void dot(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t ld
     }
 }
 
+static void outer(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
+                  const struct kt_matrix *b, int accumulate, float *c, int64_t ldc)
+{
+    for (int64_t p = 0; p < k; p++)
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < cols; j++)
+                c[i * ldc + j] = (accumulate || p > 0 ? c[i * ldc + j] : 0.0f) +
+                                 ((const float *)a)[i * lda + p] * element(b, p, j);
+}
+
 void kt_kernels_init_c(struct kt_kernels *kernels)
 {
     kernels->f32 = (struct kt_gemm_kernel){.mr = MR,
@@ -109,7 +119,9 @@ void kt_kernels_init_c(struct kt_kernels *kernels)
                                            .pack_nn = pack_nn_f32,
                                            .tile = tile,
                                            .dot_rows = 2,
-                                           .dot = dot};
+                                           .dot = dot,
+                                           .outer_rows = 2,
+                                           .outer = outer};
     kernels->bf16 = kernels->f32;
     kernels->bf16.bf16 = 1;
     kernels->bf16.convert = convert_bf16;

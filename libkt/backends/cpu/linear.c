@@ -6,7 +6,7 @@ kt_status kt_cpu_linear_forward(struct kt_device *dev, const struct kt_weight *w
                                 int accumulate, float *y, int64_t ldy)
 {
     struct kt_cpu_device *cpu = kt_cpu(dev);
-    struct kt_gemm_right b = {{w->data, w->dtype, w->cols}, 1};
+    struct kt_gemm_right b = kt_gemm_right_weight(w, 1);
     return kt_gemm_run(dev->ctx, &cpu->scratch, kt_gemm_kernel_for(&cpu->kernels, compute), tokens,
                        w->rows, w->cols, 1.0f, x, ldx, 0, &b, accumulate, y, ldy);
 }
@@ -16,7 +16,7 @@ kt_status kt_cpu_linear_backward(struct kt_device *dev, const struct kt_weight *
                                  int accumulate, float *dx, int64_t lddx)
 {
     struct kt_cpu_device *cpu = kt_cpu(dev);
-    struct kt_gemm_right b = {{w->data, w->dtype, w->cols}, 0};
+    struct kt_gemm_right b = kt_gemm_right_weight(w, 0);
     return kt_gemm_run(dev->ctx, &cpu->scratch, kt_gemm_kernel_for(&cpu->kernels, compute), tokens,
                        w->cols, w->rows, 1.0f, dy, lddy, 0, &b, accumulate, dx, lddx);
 }
@@ -24,7 +24,7 @@ kt_status kt_cpu_linear_backward(struct kt_device *dev, const struct kt_weight *
 kt_status kt_cpu_gemm(struct kt_device *dev, const struct kt_gemm *g)
 {
     struct kt_cpu_device *cpu = kt_cpu(dev);
-    struct kt_gemm_right b = {{g->b, KT_DTYPE_F32, g->ldb}, g->trans_b};
+    struct kt_gemm_right b = {.matrix = {g->b, KT_DTYPE_F32, g->ldb}, .transposed = g->trans_b};
     return kt_gemm_run(dev->ctx, &cpu->scratch, &cpu->kernels.f32, g->m, g->n, g->k, g->alpha, g->a,
                        g->lda, g->trans_a, &b, g->accumulate, g->c, g->ldc);
 }

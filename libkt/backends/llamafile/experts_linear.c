@@ -25,14 +25,14 @@ static int drops(const struct kt_expert_call *c, const struct kt_lora_pair *lora
 
 static struct kt_gemm_right right(const struct kt_weight *w, int transposed, int64_t col)
 {
-    struct kt_gemm_right b = {{w->data, w->dtype, w->cols}, transposed};
+    struct kt_gemm_right b = kt_gemm_right_weight(w, transposed);
     return kt_gemm_right_at(&b, 0, col);
 }
 
 /* Columns from `col` of the float32 matrix [rows, cols], or of its transposition. */
 static struct kt_gemm_right right_f32(const float *data, int64_t ld, int transposed, int64_t col)
 {
-    struct kt_gemm_right b = {{data, KT_DTYPE_F32, ld}, transposed};
+    struct kt_gemm_right b = {.matrix = {data, KT_DTYPE_F32, ld}, .transposed = transposed};
     return kt_gemm_right_at(&b, 0, col);
 }
 

@@ -3,9 +3,9 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/context.h"
-#include "core/dtype.h"
 #include "core/memory.h"
 #include "core/random.h"
 
@@ -150,6 +150,12 @@ static const float *lora_input(const struct kt_lora_pair *lora, const struct kt_
     return w->dropped;
 }
 
+static void widen(const struct kt_weight *weight, float *to)
+{
+    for (int64_t r = 0; r < weight->rows; r++)
+        kt_weight_decode(weight, r, 0, weight->cols, to + r * weight->cols);
+}
+
 /* out [n, rows] = in [n, cols] * (W + scale * B A)^T */
 static void linear(kt_context *ctx, const struct kt_expert_layer *layer,
                    const struct kt_expert_batch *batch, int which, int32_t expert, struct work *w,
@@ -158,7 +164,7 @@ static void linear(kt_context *ctx, const struct kt_expert_layer *layer,
     const struct kt_weight *weight = &layer->weights[which][expert];
     const struct kt_lora_pair *lora = lora_of(layer, which, expert);
     int64_t n = w->n, rows = weight->rows, cols = weight->cols;
-    kt_dtype_to_f32(weight->dtype, weight->data, w->weight, (size_t)(rows * cols));
+    widen(weight, w->weight);
     memset(out, 0, (size_t)(n * rows) * sizeof *out);
     multiply(ctx, 1, dense(in, n, cols), transposed(dense(w->weight, rows, cols)),
              dense(out, n, rows));
@@ -180,7 +186,7 @@ static void linear_backward(kt_context *ctx, const struct kt_expert_layer *layer
     const struct kt_weight *weight = &layer->weights[which][expert];
     const struct kt_lora_pair *lora = lora_of(layer, which, expert);
     int64_t n = w->n, rows = weight->rows, cols = weight->cols;
-    kt_dtype_to_f32(weight->dtype, weight->data, w->weight, (size_t)(rows * cols));
+    widen(weight, w->weight);
     multiply(ctx, 1, dense(dout, n, rows), dense(w->weight, rows, cols), dense(din, n, cols));
     if (!lora)
         return;

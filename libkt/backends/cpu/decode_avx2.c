@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* AVX2, F16C. */
+#include <immintrin.h>
+
+#include "backends/cpu/kernels.h"
+
+#define VECTOR __m256
+#define VECTOR_LANES 8
+#define VECTOR_SET(x) _mm256_set1_ps(x)
+#define VECTOR_MULTIPLY(x, y) _mm256_mul_ps(x, y)
+#define VECTOR_SUBTRACT(x, y) _mm256_sub_ps(x, y)
+
+static inline void widen_bytes(__m256i bytes, __m256 v[4])
+{
+    __m128i low = _mm256_castsi256_si128(bytes), high = _mm256_extracti128_si256(bytes, 1);
+    v[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low));
+    v[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(low, 8)));
+    v[2] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high));
+    v[3] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(high, 8)));
+}
+
+/* The 7 bits of magnitude at bit 7 of a binary16, the sign at its top: the number / 256, subnormal
+ * ones included. All ones carry into bit 14 and become a NaN. */
+static inline void widen_f8(const uint8_t *codes, __m256 v[4])
+{
+    for (int i = 0; i < 2; i++) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(codes + 16 * i));
+        __m256i half = _mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7);
+        half = _mm256_and_si256(half, _mm256_set1_epi16((short)0xbfff));
+        __m256i nan = _mm256_and_si256(_mm256_add_epi16(half, _mm256_set1_epi16(0x80)),
+                                       _mm256_set1_epi16(0x4000));
+        half = _mm256_or_si256(half, nan);
+        v[2 * i] = _mm256_cvtph_ps(_mm256_castsi256_si128(half));
+        v[2 * i + 1] = _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1));
+    }
+}
+
+/* To bfloat16, to nearest even, in the upper half of each lane; the lower half is left over. No NaN
+ * here has a payload that could carry. */
+static inline __m256i round_up_halves(__m256 x)
+{
+    __m256i bits = _mm256_castps_si256(x);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+}
+
+static inline __attribute__((always_inline)) void store_unit(const enum kt_decoding decoding,
+                                                             char *to, const __m256 v[4])
+{
+    __m256i *out = (__m256i *)(void *)to;
+    for (int i = 0; i < 4; i += 2) {
+        if (decoding == KT_DECODE_F32) {
+            _mm256_storeu_si256(out + i, _mm256_castps_si256(v[i]));
+            _mm256_storeu_si256(out + i + 1, _mm256_castps_si256(v[i + 1]));
+            continue;
+        }
+        __m256i a = round_up_halves(v[i]), b = round_up_halves(v[i + 1]);
+        if (decoding == KT_DECODE_ROUNDED) {
+            __m256i upper = _mm256_set1_epi32((int)0xffff0000);
+            _mm256_storeu_si256(out + i, _mm256_and_si256(a, upper));
+            _mm256_storeu_si256(out + i + 1, _mm256_and_si256(b, upper));
+            continue;
+        }
+        a = _mm256_packus_epi32(_mm256_srli_epi32(a, 16), _mm256_srli_epi32(b, 16));
+        _mm256_storeu_si256(out + i / 2, _mm256_permute4x64_epi64(a, 0xd8));
+    }
+}
+
+#include "backends/cpu/decode_template.h"
+
+const kt_decode_fn kt_decoders_avx2[KT_DECODINGS] = DECODERS;

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every decoder of every instruction set that this CPU has, bit by bit against its plain C twin:
+ * all codes, parts of rows with every offset and tail, scales of every kind, odd strides, guard
+ * pages behind weights and results. */
+#include "checkasm.h"
+#include "compare.h"
+#include "core/dtype.h"
+#include "core/memory.h"
+
+static const kt_dtype dtypes[] = {
+    KT_DTYPE_F8_E4M3, KT_DTYPE_I8,   KT_DTYPE_I4,  KT_DTYPE_Q8_0, KT_DTYPE_Q4_0,
+    KT_DTYPE_Q4_K,    KT_DTYPE_Q6_K, KT_DTYPE_F32, KT_DTYPE_F16,  KT_DTYPE_BF16,
+};
+
+enum { DTYPES = sizeof dtypes / sizeof *dtypes };
+
+static size_t element_bytes(int decoding)
+{
+    return decoding == KT_DECODE_BF16 ? 2 : 4;
+}
+
+/* Equal, or a NaN for a NaN. */
+static bool same(int decoding, const char *got, const char *want)
+{
+    if (memcmp(got, want, element_bytes(decoding)) == 0)
+        return true;
+    float x[2] = {0};
+    uint16_t half[2];
+    if (decoding == KT_DECODE_BF16) {
+        memcpy(&half[0], got, 2), memcpy(&half[1], want, 2);
+        x[0] = kt_bf16_to_f32(half[0]), x[1] = kt_bf16_to_f32(half[1]);
+    } else {
+        memcpy(&x[0], got, 4), memcpy(&x[1], want, 4);
+    }
+    return isnan(x[0]) && isnan(x[1]);
+}
+
+/* A part of the weight by a decoder and by plain C, with 3 elements between rows that stay. */
+static void check_part(const struct kt_kernels *kernels, const struct kt_weight *w, int64_t row,
+                       int64_t col, int64_t rows, int64_t cols)
+{
+    int64_t ld = cols + 3, n = (rows - 1) * ld + cols;
+    for (int d = 0; d < KT_DECODINGS; d++) {
+        size_t size = element_bytes(d);
+        struct guarded got = guard((size_t)n * size);
+        char *want = malloc((size_t)n * size);
+        int64_t wrong = 0;
+        memset(want, 0xa5, (size_t)n * size);
+        kernels->decode[d](w, row, col, rows, cols, got.data, ld);
+        kt_decoders_c[d](w, row, col, rows, cols, want, ld);
+        for (int64_t i = 0; i < n; i++)
+            wrong += !same(d, (char *)got.data + (size_t)i * size, want + (size_t)i * size);
+        ck_assert_msg(wrong == 0, "%s, decoding %d, row %d + %d, column %d + %d: %d differ",
+                      kt_dtype_name(w->dtype), d, (int)row, (int)rows, (int)col, (int)cols,
+                      (int)wrong);
+        free(want);
+        release(&got);
+    }
+}
+
+static void fill_random(uint64_t seed, size_t bytes, uint8_t *to)
+{
+    uint32_t words[4] = {0};
+    for (size_t i = 0; i < bytes; i++) {
+        if (i % 16 == 0)
+            kt_philox(seed, 1, i, words);
+        to[i] = (uint8_t)(words[i % 16 / 4] >> 8 * (i % 4));
+    }
+}
+
+/* Random bytes are valid weights of every format, NaN and infinities among them. */
+START_TEST(parts_of_every_format)
+{
+    struct kt_kernels kernels;
+    if (!init_level(&kernels, levels[_i / DTYPES]))
+        return;
+    enum { ROWS = 9, COLS = 512 };
+    kt_dtype dtype = dtypes[_i % DTYPES];
+    size_t bytes = ROWS * (size_t)kt_format_row_bytes(dtype, COLS);
+    struct guarded data = guard(bytes);
+    fill_random(7, bytes, data.data);
+    for (int scaled = 0; scaled < 2; scaled++) {
+        float *scale = test_random(3, 64);
+        struct kt_weight w = {data.data, dtype, ROWS, COLS, .first_row = 3};
+        if (scaled) {
+            w.scale = scale;
+            w.scale_rows = 4;
+            w.scale_cols = dtype == KT_DTYPE_I8 ? COLS : 128;
+            w.scale_ld = COLS / w.scale_cols + 1;
+        }
+        for (int64_t n = 1; n <= 33; n++)
+            check_part(&kernels, &w, ROWS - 1, COLS - n, 1, n);
+        for (int64_t col = 0; col < 70; col++)
+            check_part(&kernels, &w, col % 5, col, 4, 256 + 7 * col % 120);
+        for (int64_t col = 96; col < 160; col++)
+            check_part(&kernels, &w, 1, col, 2, COLS - 2 * col + col % 3);
+        check_part(&kernels, &w, 0, 0, ROWS, COLS);
+        free(scale);
+    }
+    release(&data);
+}
+END_TEST
+
+/* 300 rows and columns under 128 x 128 scales: blocks that are cut at both ends. */
+START_TEST(scales_of_cut_blocks)
+{
+    struct kt_kernels kernels;
+    if (!init_level(&kernels, levels[_i]))
+        return;
+    enum { ROWS = 300, COLS = 300, SCALE_LD = 3 };
+    struct guarded data = guard(ROWS * COLS);
+    float *scale = test_random(5, 4 * SCALE_LD);
+    fill_random(8, ROWS * COLS, data.data);
+    struct kt_weight w = {.data = data.data,
+                          .dtype = KT_DTYPE_F8_E4M3,
+                          .rows = ROWS,
+                          .cols = COLS,
+                          .scale = scale,
+                          .scale_rows = 128,
+                          .scale_cols = 128,
+                          .scale_ld = SCALE_LD};
+    for (int64_t begin = 0; begin < ROWS; begin += 43) {
+        struct kt_weight part = kt_weight_rows(&w, begin, ROWS - begin);
+        for (int64_t row = 0; row < part.rows; row += 17)
+            check_part(&kernels, &part, row, row * 5 % 130, kt_min_i64(12, part.rows - row), 170);
+    }
+    free(scale);
+    release(&data);
+}
+END_TEST
+
+/* Each code, under scales whose products are subnormal, overflow, round to even or are no numbers.
+ */
+START_TEST(all_codes_under_all_scales)
+{
+    static const float scales[] = {1,         -1,        0x1.01p0f,  0x1.010001p-3f, 0x1.fffffep7f,
+                                   1e-3f,     0x1p-126f, 0x1p-140f,  0x1.8p-99f,     0x1.8p99f,
+                                   0x1p-110f, 0x1p120f,  0x1.8p127f, INFINITY,       NAN,
+                                   0,         -0.0f,     0x1.030p5f, 0x1.7fffffep2f, 3e38f};
+    struct kt_kernels kernels;
+    if (!init_level(&kernels, levels[_i]))
+        return;
+    enum { SCALES = sizeof scales / sizeof *scales, CODES = 256 };
+    struct guarded data = guard(SCALES * CODES);
+    for (int i = 0; i < SCALES * CODES; i++)
+        ((uint8_t *)data.data)[i] = (uint8_t)i;
+    struct kt_weight w = {.data = data.data,
+                          .rows = SCALES,
+                          .cols = CODES,
+                          .scale = scales,
+                          .scale_rows = 1,
+                          .scale_cols = CODES,
+                          .scale_ld = 1};
+    for (w.dtype = KT_DTYPE_F8_E4M3; w.dtype <= KT_DTYPE_I8; w.dtype++)
+        check_part(&kernels, &w, 0, 0, SCALES, CODES);
+    w.dtype = KT_DTYPE_I4;
+    w.cols = w.scale_cols = 2 * CODES;
+    w.rows = SCALES / 2;
+    check_part(&kernels, &w, 0, 0, w.rows, w.cols);
+    release(&data);
+}
+END_TEST
+
+/* Plain C's roundings of what kt_weight_decode gives. */
+START_TEST(plain_c_rounds_to_nearest_even)
+{
+    enum { ROWS = 2, COLS = 600 };
+    uint8_t data[ROWS * COLS];
+    float scale[] = {0.7f, 0x1.01p0f}, exact[COLS], rounded[COLS];
+    uint16_t half[COLS];
+    fill_random(9, sizeof data, data);
+    struct kt_weight w = {data, KT_DTYPE_I8, ROWS, COLS, scale, 1, COLS, 1, 0};
+    for (int64_t row = 0; row < ROWS; row++) {
+        kt_weight_decode(&w, row, 0, COLS, exact);
+        kt_decoders_c[KT_DECODE_ROUNDED](&w, row, 0, 1, COLS, rounded, COLS);
+        kt_decoders_c[KT_DECODE_BF16](&w, row, 0, 1, COLS, half, COLS);
+        for (int i = 0; i < COLS; i++) {
+            ck_assert_uint_eq(half[i], kt_f32_to_bf16(exact[i]));
+            ck_assert(rounded[i] == kt_bf16_to_f32(half[i]));
+        }
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("decode");
+    TCase *tc = tcase_create("decode");
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, parts_of_every_format, 0, LEVELS * DTYPES);
+    tcase_add_loop_test(tc, scales_of_cut_blocks, 0, LEVELS);
+    tcase_add_loop_test(tc, all_codes_under_all_scales, 0, LEVELS);
+    tcase_add_test(tc, plain_c_rounds_to_nearest_even);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
