@@ -3,8 +3,7 @@
  * against reference. */
 #include "backends/amx/experts.h"
 #include "backends/llamafile/experts.h"
-#include "compare.h"
-#include "core/dtype.h"
+#include "weights.h"
 
 enum { EXPERTS = 5, HIDDEN = 6, INTER = 7, TOKENS = 9, TOPK = 2, RANK = 3 };
 
@@ -178,6 +177,14 @@ static const struct shape shapes[] = {
     {3, 131, 45, 300, 2, 8, 3, 0.25f, KT_DTYPE_BF16, 2},
     {2, 256, 160, 290, 1, 4, 4, 0.25f, KT_DTYPE_F16, 1},
     {16, 100, 257, 40, 4, 0, 0, 0, KT_DTYPE_F16, 16},
+    {5, 200, 77, 15, 2, 3, 7, 0, KT_DTYPE_F8_E4M3, 5},
+    {4, 130, 290, 16, 3, 0, 0, 0, KT_DTYPE_F8_E4M3, 3},
+    {2, 70, 161, 31, 1, 2, 4, 0.25f, KT_DTYPE_I8, 1},
+    {6, 66, 150, 33, 2, 4, 7, 0, KT_DTYPE_I4, 4},
+    {3, 160, 96, 17, 2, 0, 0, 0, KT_DTYPE_Q8_0, 3},
+    {3, 96, 224, 1, 2, 2, 3, 0, KT_DTYPE_Q4_0, 3},
+    {2, 256, 512, 40, 1, 3, 7, 0, KT_DTYPE_Q4_K, 2},
+    {2, 512, 256, 300, 1, 0, 0, 0, KT_DTYPE_Q6_K, 2},
 };
 
 struct outcome {
@@ -193,22 +200,18 @@ static struct outcome run_backend_keeping(int keeps, const char *name, uint32_t 
     kt_context *ctx = test_context(threads, isa_mask);
     struct kt_experts *experts;
     ck_assert_int_eq(kt_experts_open(ctx, name, &experts), KT_OK);
-    int64_t matrix = (int64_t)s->hidden * s->inter, low = (int64_t)s->rank * (s->hidden + s->inter);
+    int64_t low = (int64_t)s->rank * (s->hidden + s->inter);
     struct outcome o = {.ny = (int64_t)s->tokens * s->hidden,
                         .nw = (int64_t)s->tokens * s->topk,
                         .nl = 3 * s->experts * low};
     float *x = test_random(1, o.ny), *dy = test_random(2, o.ny), *tw = test_random(3, o.nw);
-    float *full = test_random(4, 3 * s->experts * matrix), *ab = test_random(5, o.nl);
-    uint16_t *half = malloc((size_t)(3 * s->experts * matrix) * 2);
+    float *ab = test_random(5, o.nl);
     o.y = test_random(6, o.ny), o.dx = test_random(7, o.ny), o.dtw = test_random(8, o.nw);
     o.lora = test_random(9, o.nl);
-    for (int64_t i = 0; i < 3 * s->experts * matrix; i++)
-        half[i] = s->dtype == KT_DTYPE_BF16
-                      ? kt_f32_to_bf16(full[i] * 0.2f)
-                      : (uint16_t)(((uint32_t)i * 40503u & 0x83ffu) | (9u + (uint32_t)i % 3) << 10);
     int32_t *ids = malloc((size_t)o.nw * sizeof *ids);
     for (int64_t i = 0; i < o.nw; i++)
         ids[i] = (int32_t)(i * 7 / 3 % s->spread);
+    struct test_weight made[3][16];
     struct kt_weight w[3][16];
     struct kt_lora_pair lora[3][16];
     struct kt_expert_layer layer = {
@@ -217,14 +220,11 @@ static struct outcome run_backend_keeping(int keeps, const char *name, uint32_t 
         layer.weights[which] = w[which];
         layer.lora[which] = s->lora >> which & 1 ? lora[which] : NULL;
         for (int e = 0; e < s->experts; e++) {
-            int64_t at = (which * s->experts + e) * matrix, lat = (which * s->experts + e) * low;
+            int64_t lat = (which * s->experts + e) * low;
             int64_t rows = which == KT_EXPERT_DOWN ? s->hidden : s->inter;
             int64_t cols = which == KT_EXPERT_DOWN ? s->inter : s->hidden;
-            w[which][e] = (struct kt_weight){.data = s->dtype == KT_DTYPE_F32 ? (void *)(full + at)
-                                                                              : (void *)(half + at),
-                                             .dtype = s->dtype,
-                                             .rows = rows,
-                                             .cols = cols};
+            made[which][e] = test_weight(s->dtype, (uint64_t)(50 + which * 16 + e), rows, cols);
+            w[which][e] = made[which][e].w;
             lora[which][e] = (struct kt_lora_pair){s->rank,
                                                    0.5f,
                                                    s->dropout,
@@ -245,7 +245,9 @@ static struct outcome run_backend_keeping(int keeps, const char *name, uint32_t 
     ck_assert_int_eq(experts->ops->backward(experts, &layer, &batch, dy, o.dx, o.dtw), KT_OK);
     ck_assert_uint_le(kt_context_memory_peak(ctx),
                       experts->ops->scratch_bytes(experts, &layer, s->tokens, s->topk) + 256);
-    free(x), free(dy), free(tw), free(full), free(ab), free(half), free(ids), free(batch.kept);
+    for (int i = 0; i < 3 * s->experts; i++)
+        test_weight_free(&made[i / s->experts][i % s->experts]);
+    free(x), free(dy), free(tw), free(ab), free(ids), free(batch.kept);
     kt_experts_close(experts);
     ck_assert_uint_eq(kt_context_memory_used(ctx), 0);
     kt_context_free(ctx);
@@ -295,7 +297,8 @@ START_TEST(bits_do_not_depend_on_threads)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         struct outcome one = run_backend("llamafile", 0, 1, &shapes[i], KT_COMPUTE_BF16, 1);
         for (int32_t threads = 1; threads < 6; threads += 2) {
-            struct outcome many = run_backend("llamafile", 0, threads, &shapes[i], KT_COMPUTE_BF16, 1);
+            struct outcome many =
+                run_backend("llamafile", 0, threads, &shapes[i], KT_COMPUTE_BF16, 1);
             ck_assert(memcmp(one.y, many.y, (size_t)one.ny * 4) == 0);
             ck_assert(memcmp(one.dx, many.dx, (size_t)one.ny * 4) == 0);
             ck_assert(memcmp(one.dtw, many.dtw, (size_t)one.nw * 4) == 0);
