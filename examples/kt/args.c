@@ -23,12 +23,14 @@ int arguments_parse(arguments *out, const char *name, int argc, char **argv,
             if (!option)
                 return app_usage("%s is not an option of kt %s; see kt help %s", argv[i], name,
                                  name);
-            if (option->value && i + 1 == argc)
+            if ((option->value || option->key) && i + 1 == argc)
                 return app_usage("%s needs a value; see kt help %s", argv[i], name);
             if (option->flag)
                 *option->flag = true;
             if (option->value)
                 *option->value = argv[++i];
+            if (option->key) /* kept as long as argv */
+                out->overrides[out->num_overrides++] = app_text("%s=%s", option->key, argv[++i]);
         } else if (!out->path) {
             out->path = argv[i];
         } else {

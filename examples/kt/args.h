@@ -10,11 +10,18 @@ typedef struct arg_option {
     const char *name;   /**< with its dashes; NULL ends a table */
     bool *flag;         /**< set when the option is given, or NULL */
     const char **value; /**< takes the argument after the option, or NULL */
+    const char *key;    /**< the argument after the option is this key's value, or NULL */
 } arg_option;
+
+/** Of commands that compute with a model. */
+#define ARG_EXPERTS                                                                                \
+    {                                                                                              \
+        .name = "--experts", .key = "kt_experts"                                                   \
+    }
 
 typedef struct arguments {
     char *path;
-    char **overrides; /**< key=value arguments */
+    char **overrides; /**< key=value arguments, and options that stand for one */
     int num_overrides;
 } arguments;
 

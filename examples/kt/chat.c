@@ -151,7 +151,7 @@ static int converse(talk *t, const config *cfg)
 
 int chat_command(int argc, char **argv)
 {
-    const arg_option options[] = {{0}};
+    const arg_option options[] = {ARG_EXPERTS, {0}};
     arguments args;
     int rc = arguments_parse(&args, "chat", argc, argv, options);
     if (rc != APP_OK)

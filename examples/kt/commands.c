@@ -3,6 +3,11 @@
 
 #include "app.h"
 
+#define EXPERTS                                                                                    \
+    "  --experts NAME  how routed experts are computed: amx, llamafile (CPUs without AMX), "       \
+    "reference\n"                                                                                  \
+    "                  (plain C, slow), or auto; the same as kt_experts=NAME\n"
+
 #define CONFIGURATION                                                                              \
     "X.yaml is a LLaMA-Factory configuration, and key=value arguments go over\n"                   \
     "it; kt help keys lists every key.\n"
@@ -24,16 +29,16 @@ static const char data_help[] =
     "  --num N  how many examples to show (3)\n";
 
 static const char train_help[] =
-    "usage: kt train X.yaml [--check] [key=value ...]\n\n"
+    "usage: kt train X.yaml [--check] [--experts NAME] [key=value ...]\n\n"
     "Fine-tunes with LoRA. " CONFIGURATION "\n"
-    "  --check  read and check the configuration, then stop\n\n"
+    "  --check         read and check the configuration, then stop\n" EXPERTS "\n"
     "Ctrl-C finishes the running step, saves a checkpoint and prints the command that goes on "
     "from\n"
     "it with the same result as an uninterrupted run. A second Ctrl-C stops at once.\n";
 
 static const char chat_help[] =
-    "usage: kt chat X.yaml|MODEL [key=value ...]\n\n"
-    "Talks with a model, with adapter_name_or_path or without. " CONFIGURATION "\n"
+    "usage: kt chat X.yaml|MODEL [--experts NAME] [key=value ...]\n\n"
+    "Talks with a model, with adapter_name_or_path or without. " CONFIGURATION "\n" EXPERTS "\n"
     "Lines from a pipe are one prompt each; every answer is printed on lines of its own. "
     "Commands:\n"
     "  /clear      forget the conversation\n"
@@ -43,9 +48,9 @@ static const char chat_help[] =
     "Ctrl-C stops the answer that is being written.\n";
 
 static const char generate_help[] =
-    "usage: kt generate X.yaml|MODEL --prompt TEXT [key=value ...]\n\n"
+    "usage: kt generate X.yaml|MODEL --prompt TEXT [--experts NAME] [key=value ...]\n\n"
     "Prints the answer to one prompt, for scripts. " CONFIGURATION "\n"
-    "  --prompt TEXT  the prompt; - reads it from standard input\n\n"
+    "  --prompt TEXT   the prompt; - reads it from standard input\n" EXPERTS "\n"
     "Without the key template the text is continued as it stands.\n";
 
 const command commands[] = {

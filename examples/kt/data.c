@@ -100,7 +100,8 @@ int data_command(int argc, char **argv)
 {
     bool jsonl = false;
     const char *num = "3";
-    const arg_option options[] = {{"--jsonl", &jsonl, NULL}, {"--num", NULL, &num}, {0}};
+    const arg_option options[] = {
+        {.name = "--jsonl", .flag = &jsonl}, {.name = "--num", .value = &num}, {0}};
     arguments args;
     int rc = arguments_parse(&args, "data", argc, argv, options);
     if (rc != APP_OK)

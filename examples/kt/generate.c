@@ -42,7 +42,7 @@ static int read_prompt(const char *argument, char **prompt)
 int generate_command(int argc, char **argv)
 {
     const char *prompt = NULL;
-    const arg_option options[] = {{"--prompt", NULL, &prompt}, {0}};
+    const arg_option options[] = {{.name = "--prompt", .value = &prompt}, ARG_EXPERTS, {0}};
     arguments args;
     char *text = NULL;
     int rc = arguments_parse(&args, "generate", argc, argv, options);

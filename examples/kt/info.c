@@ -80,7 +80,7 @@ static void print_tensors(const kt_model *model)
 int info_command(int argc, char **argv)
 {
     bool tensors = false;
-    const arg_option options[] = {{"--tensors", &tensors, NULL}, {0}};
+    const arg_option options[] = {{.name = "--tensors", .flag = &tensors}, {0}};
     arguments args;
     int rc = arguments_parse(&args, "info", argc, argv, options);
     if (rc != APP_OK)

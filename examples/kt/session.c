@@ -192,8 +192,10 @@ int session_create_executor(session *s, kt_compute compute)
     if (rc != APP_OK)
         return rc;
     options.rule = rule;
-    rc = session_told(s, "model_name_or_path",
-                      kt_executor_create(s->model, s->lora, &options, &s->executor));
+    options.experts_backend = config_string(s->cfg, "kt_experts");
+    kt_status status = kt_executor_create(s->model, s->lora, &options, &s->executor);
+    bool experts = options.experts_backend && status == KT_ERROR_NOT_FOUND;
+    rc = session_told(s, experts ? "kt_experts" : "model_name_or_path", status);
     kt_rule_free(rule);
     return rc;
 }

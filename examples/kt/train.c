@@ -336,7 +336,7 @@ static void free_run(train_run *run)
 int train_command(int argc, char **argv)
 {
     bool check = false;
-    const arg_option options[] = {{"--check", &check, NULL}, {0}};
+    const arg_option options[] = {{.name = "--check", .flag = &check}, ARG_EXPERTS, {0}};
     arguments args;
     int rc = arguments_parse(&args, "train", argc, argv, options);
     if (rc != APP_OK)

@@ -30,6 +30,18 @@ diff <(cat a a) b || fail "a conversation that was cleared differs"
 ask chat.yaml chunk_size=3 >b || fail "chunks"
 diff a b || fail "the prompt in chunks differs"
 
+# Experts backends give the same greedy answer; what is not there or unknown is told.
+ask chat.yaml --experts llamafile >b || fail "--experts llamafile"
+diff a b || fail "--experts llamafile answers differently"
+ask chat.yaml --experts reference >b || fail "--experts reference"
+diff a b || fail "--experts reference answers differently"
+printf 'who is ann?' | "$KT" chat chat.yaml --experts llamafile do_sample=false >b || fail "chat --experts"
+diff a b || fail "kt chat --experts answers differently"
+refuses 1 'kt_experts: .*abacus' "$KT" generate chat.yaml --prompt x --experts abacus
+refuses 2 '--experts needs a value' "$KT" chat chat.yaml --experts
+grep -q amx_bf16 /proc/cpuinfo ||
+    refuses 1 'kt_experts: .*AMX-BF16' "$KT" generate chat.yaml --prompt x --experts amx
+
 # Sampling depends on the seed alone.
 n=0
 for seed in 1 1 2 3 4; do

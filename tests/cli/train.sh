@@ -94,6 +94,14 @@ train output_dir=killed save_strategy=no
 newest=$(ls -dv full/checkpoint-* | tail -n 1)
 grep -q "^  kt train .*resume_from_checkpoint=$newest\$" full.out || fail "$(tail -n 3 full.out)"
 
+# The experts backend that is asked for computes: plain C rounds otherwise than vectors.
+train output_dir=plain max_steps=3 --experts reference
+train output_dir=vectors max_steps=3 --experts llamafile
+train output_dir=again max_steps=3 kt_experts=llamafile
+same vectors/adapter_model.safetensors again/adapter_model.safetensors
+cmp -s vectors/adapter_model.safetensors plain/adapter_model.safetensors &&
+    fail "--experts reference computes what llamafile does"
+
 # Interrupted by Ctrl-C somewhere: a checkpoint, the command that goes on, and the same bits.
 long=(max_steps=300 save_strategy=no logging_steps=1)
 train output_dir=straight "${long[@]}"
