@@ -4,7 +4,17 @@
  * from one and must be freed before it.
  *
  * Thread safety: a context and all handles made from it may be used by one thread at a time. Two
- * contexts share no mutable state, so two threads with a context each need no lock. */
+ * contexts share no mutable state (but an atomic mark of who has bound threads to cores), so two
+ * threads with a context each need no lock.
+ *
+ * The thread that calls libkt works too. libkt never changes its affinity, nor that of any thread
+ * of the host. The other threads take no signals. With pin_threads they are bound: a context that
+ * has a thread for every core binds each to its own; one with fewer threads, or made while another
+ * context of the process holds the cores, binds them to the cores of their NUMA node, which with
+ * one node leaves them free.
+ *
+ * fork(): the child has none of the threads. It must neither use nor free what its parent made; it
+ * may make contexts of its own. */
 #ifndef KT_CONTEXT_H
 #define KT_CONTEXT_H
 
@@ -40,15 +50,20 @@ typedef void (*kt_progress_callback)(void *user, const char *what, uint64_t done
 typedef int (*kt_cancel_callback)(void *user);
 
 typedef struct kt_context_options {
-    size_t size;          /**< sizeof(kt_context_options), set by the init function */
-    int32_t num_threads;  /**< worker threads; 0 = one for each physical core this process may use */
-    uint32_t isa_mask;    /**< KT_ISA_* bits that must not be used; 0 = use what the CPU has */
-    kt_log_callback log;  /**< NULL = no log */
+    size_t size;         /**< sizeof(kt_context_options), set by the init function */
+    int32_t num_threads; /**< worker threads, the calling one among them; 0 = one for each physical
+                              core this process may use; at most one for each hardware thread (more
+                              is logged as a warning, and not obeyed) */
+    uint32_t isa_mask;   /**< KT_ISA_* bits that must not be used; 0 = use what the CPU has */
+    kt_log_callback log; /**< NULL = no log */
     kt_progress_callback progress; /**< NULL = none */
     kt_cancel_callback cancel;     /**< NULL = never cancel */
-    void *user;           /**< passed to the callbacks */
-    uint64_t memory_limit; /**< bytes of host memory that libkt may allocate; 0 = no limit of its own */
-    uint64_t reserved[8];
+    void *user;                    /**< passed to the callbacks */
+    uint64_t
+        memory_limit; /**< bytes of host memory that libkt may allocate; 0 = no limit of its own */
+    int32_t pin_threads; /**< 1 (default) = bind threads to cores or NUMA nodes; 0 = leave them
+                            where the system puts them */
+    uint64_t reserved[7];
 } kt_context_options;
 
 /** Fills `options` with the defaults above. `size` is sizeof(kt_context_options) of the caller. */

@@ -119,33 +119,68 @@ kt_status kt_options_copy(kt_context *ctx, void *known, size_t known_size, const
 
 void kt_context_options_init(kt_context_options *options, size_t size)
 {
-    kt_context_options defaults = {.size = size};
+    kt_context_options defaults = {.size = size, .pin_threads = 1};
     memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
 }
 
-kt_status kt_context_create(const kt_context_options *options, kt_context **out)
+static int32_t choose_threads(kt_context *ctx)
 {
-    *out = NULL;
+    int32_t wanted = ctx->options.num_threads, most = ctx->topology.num_pus;
+    if (wanted <= most)
+        return wanted ? wanted : ctx->topology.num_cores;
+    kt_log(ctx, KT_LOG_WARNING,
+           "num_threads: %d threads are more than the %d hardware threads (%d cores) that this "
+           "process may use; %d are started",
+           wanted, most, ctx->topology.num_cores, most);
+    return most;
+}
+
+static kt_status start_threads(kt_context *ctx)
+{
+    int32_t threads = choose_threads(ctx), refused;
+    KT_TRY(kt_pool_create(&ctx->topology, threads, ctx->options.pin_threads, &ctx->pool));
+    kt_pool_affinity(ctx->pool, &refused);
+    if (refused)
+        kt_log(ctx, KT_LOG_DEBUG, "%d of %d threads could not be bound to their cores", refused,
+               threads);
+    return KT_OK;
+}
+
+kt_status kt_context_create_on(const kt_context_options *options, struct kt_topology *topology,
+                               kt_context **out)
+{
     kt_context *ctx = calloc(1, sizeof *ctx);
-    if (!ctx)
+    *out = NULL;
+    if (!ctx) {
+        kt_topology_free(topology);
         return KT_ERROR_OUT_OF_MEMORY;
+    }
+    ctx->topology = *topology;
+    kt_context_options_init(&ctx->options, sizeof ctx->options);
     kt_status status =
         kt_options_copy(ctx, &ctx->options, sizeof ctx->options, options, "kt_context_options");
     if (status == KT_OK && ctx->options.num_threads < 0)
         status = KT_ERROR_INVALID_ARGUMENT;
     if (status == KT_OK) {
         kt_cpu_detect(&ctx->cpu, ctx->options.isa_mask);
-        int32_t n = ctx->options.num_threads ? ctx->options.num_threads : ctx->cpu.num_cores;
-        status = kt_pool_create(n, &ctx->pool);
+        status = start_threads(ctx);
     }
     if (status != KT_OK) {
-        free(ctx);
+        kt_context_free(ctx);
         return status;
     }
-    kt_cpu_describe(&ctx->cpu, kt_pool_num_threads(ctx->pool), ctx->cpu_description,
+    kt_cpu_describe(&ctx->cpu, &ctx->topology, ctx->pool, ctx->cpu_description,
                     sizeof ctx->cpu_description);
     *out = ctx;
     return KT_OK;
+}
+
+kt_status kt_context_create(const kt_context_options *options, kt_context **out)
+{
+    struct kt_topology topology;
+    *out = NULL;
+    KT_TRY(kt_topology_detect(&topology));
+    return kt_context_create_on(options, &topology, out);
 }
 
 void kt_context_free(kt_context *ctx)
@@ -153,6 +188,7 @@ void kt_context_free(kt_context *ctx)
     if (!ctx)
         return;
     kt_pool_free(ctx->pool);
+    kt_topology_free(&ctx->topology);
     free(ctx);
 }
 

@@ -13,11 +13,18 @@
 struct kt_context {
     kt_context_options options;
     struct kt_cpu cpu;
+    struct kt_topology topology;
     struct kt_pool *pool;
     _Atomic uint64_t memory_used, memory_peak;
     char error[1024];
     char cpu_description[256];
 };
+
+/** kt_context_create on a machine that has this topology, which the context takes and frees, also
+ * on an error. For tests: with one that is not this system's nothing is bound, so threads of
+ * several nodes, and more of them than there are cores, run anywhere. */
+kt_status kt_context_create_on(const kt_context_options *options, struct kt_topology *topology,
+                               kt_context **out);
 
 #define KT_PRINTF(text, first) __attribute__((format(printf, text, first)))
 
@@ -30,8 +37,8 @@ enum { KT_SIZE_TEXT = 24 };
 /** Writes a number of bytes as people read it, such as "1.5 GiB"; returns `text`. */
 const char *kt_size_text(uint64_t bytes, char text[KT_SIZE_TEXT]);
 
-/** kt_fail for memory: "cannot allocate 1.5 GiB for `what`" and what to do about it; 0 bytes = nobody
- * knows how many. */
+/** kt_fail for memory: "cannot allocate 1.5 GiB for `what`" and what to do about it; 0 bytes =
+ * nobody knows how many. */
 kt_status kt_fail_memory(kt_context *ctx, uint64_t bytes, const char *what);
 
 void kt_log(kt_context *ctx, kt_log_level level, const char *format, ...) KT_PRINTF(3, 4);
@@ -51,7 +58,8 @@ kt_status kt_check_cancel(kt_context *ctx);
 /** INVALID_ARGUMENT when what the host must give, a text or an array, is NULL. */
 kt_status kt_check_given(kt_context *ctx, const void *pointer, const char *what);
 
-/** Copies min(size, known) bytes of a caller's sized struct over defaults; see the _init functions. */
+/** Copies min(size, known) bytes of a caller's sized struct over defaults; see the _init functions.
+ */
 kt_status kt_options_copy(kt_context *ctx, void *known, size_t known_size, const void *given,
                           const char *what);
 

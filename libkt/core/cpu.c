@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/cpu.h"
 
-#include <hwloc.h>
-#include <kt/context.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "core/context.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -81,32 +82,24 @@ static uint32_t apply_mask(uint32_t isa, uint32_t mask)
     return isa & ~mask;
 }
 
-static int32_t at_least_one(int n)
-{
-    return n < 1 ? 1 : n;
-}
-
 void kt_cpu_detect(struct kt_cpu *cpu, uint32_t isa_mask)
 {
-    hwloc_topology_t topology;
-    memset(cpu, 0, sizeof *cpu);
     cpu->isa = apply_mask(detect_isa(), isa_mask);
     if ((cpu->isa & ISA_AMX) && !may_use_tiles())
         cpu->isa &= ~(uint32_t)ISA_AMX;
-    cpu->num_cores = cpu->num_pus = cpu->num_numa_nodes = 1;
-    if (hwloc_topology_init(&topology) != 0)
-        return;
-    hwloc_topology_set_flags(topology, HWLOC_TOPOLOGY_FLAG_RESTRICT_TO_CPUBINDING |
-                                           HWLOC_TOPOLOGY_FLAG_IS_THISSYSTEM);
-    if (hwloc_topology_load(topology) == 0) {
-        cpu->num_cores = at_least_one(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE));
-        cpu->num_pus = at_least_one(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PU));
-        cpu->num_numa_nodes = at_least_one(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE));
-    }
-    hwloc_topology_destroy(topology);
 }
 
-void kt_cpu_describe(const struct kt_cpu *cpu, int32_t num_threads, char *text, size_t size)
+static KT_PRINTF(3, 4) void append(char *text, size_t size, const char *format, ...)
+{
+    size_t used = strlen(text);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text + used, size - used, format, args);
+    va_end(args);
+}
+
+void kt_cpu_describe(const struct kt_cpu *cpu, const struct kt_topology *t,
+                     const struct kt_pool *pool, char *text, size_t size)
 {
     static const struct {
         uint32_t bit;
@@ -117,11 +110,22 @@ void kt_cpu_describe(const struct kt_cpu *cpu, int32_t num_threads, char *text, 
                 {KT_ISA_AVX512_VNNI, " AVX-512-VNNI"},
                 {KT_ISA_AMX_BF16, " AMX-BF16"},
                 {KT_ISA_AMX_INT8, " AMX-INT8"}};
-    int n = snprintf(text, size, "cpu: %d cores, %d NUMA node%s, %d threads,", cpu->num_cores,
-                     cpu->num_numa_nodes, cpu->num_numa_nodes == 1 ? "" : "s", num_threads);
+    static const char *const affinities[] = {[KT_AFFINITY_NONE] = "",
+                                             [KT_AFFINITY_NODES] = " in their nodes",
+                                             [KT_AFFINITY_CORES] = " pinned to cores"};
+    int32_t threads = kt_pool_num_threads(pool);
+    enum kt_affinity affinity = kt_pool_affinity(pool, NULL);
+    if (affinity == KT_AFFINITY_NODES && t->num_nodes == 1)
+        affinity = KT_AFFINITY_NONE;
+    *text = 0;
+    append(text, size, "cpu: %d core%s", t->num_cores, t->num_cores == 1 ? "" : "s");
+    if (t->num_pus > t->num_cores)
+        append(text, size, " of %d hardware threads", t->num_pus);
+    append(text, size, ", %d NUMA node%s", t->num_nodes, t->num_nodes == 1 ? "" : "s");
+    append(text, size, ", %d thread%s%s,", threads, threads == 1 ? "" : "s", affinities[affinity]);
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
-        if ((cpu->isa & sets[i].bit) && n > 0 && (size_t)n < size)
-            n += snprintf(text + n, size - (size_t)n, "%s", sets[i].name);
-    if (!cpu->isa && n > 0 && (size_t)n < size)
-        snprintf(text + n, size - (size_t)n, " plain C");
+        if (cpu->isa & sets[i].bit)
+            append(text, size, "%s", sets[i].name);
+    if (!cpu->isa)
+        append(text, size, " plain C");
 }

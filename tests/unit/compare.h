@@ -13,16 +13,15 @@
 
 #include "core/context.h"
 #include "core/random.h"
+#include "machine.h"
 
 static inline kt_context *test_context(int32_t threads, uint32_t isa_mask)
 {
     kt_context_options options;
-    kt_context *ctx;
     kt_context_options_init(&options, sizeof options);
     options.num_threads = threads;
     options.isa_mask = isa_mask;
-    ck_assert_int_eq(kt_context_create(&options, &ctx), KT_OK);
-    return ctx;
+    return machine_context(&options, 1);
 }
 
 /** Uniform in [-1, 1), the same for the same seed. */

@@ -3,67 +3,21 @@
 #include <kt/kt.h>
 #include <math.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "core/context.h"
 #include "core/dtype.h"
 #include "core/memory.h"
 #include "core/random.h"
+#include "machine.h"
 
-static kt_context *new_context(int32_t threads, uint64_t limit)
+static kt_context *new_context(uint64_t limit)
 {
     kt_context_options options;
-    kt_context *ctx;
     kt_context_options_init(&options, sizeof options);
-    options.num_threads = threads;
+    options.num_threads = 1;
     options.memory_limit = limit;
-    ck_assert_int_eq(kt_context_create(&options, &ctx), KT_OK);
-    return ctx;
+    return machine_context(&options, 1);
 }
-
-static void mark(void *arg, int64_t begin, int64_t end, int32_t thread)
-{
-    (void)thread;
-    for (int64_t i = begin; i < end; i++)
-        ((int *)arg)[i]++;
-}
-
-START_TEST(parallel_for_visits_each_item_once)
-{
-    for (int32_t threads = 1; threads <= 5; threads++) {
-        kt_context *ctx = new_context(threads, 0);
-        for (int64_t n = 0; n < 200; n += 13) {
-            int *seen = calloc((size_t)n + 1, sizeof *seen);
-            kt_parallel_for(ctx->pool, n, 7, mark, seen);
-            for (int64_t i = 0; i < n; i++)
-                ck_assert_int_eq(seen[i], 1);
-            ck_assert_int_eq(seen[n], 0);
-            free(seen);
-        }
-        kt_context_free(ctx);
-    }
-}
-END_TEST
-
-static void count(void *arg, int64_t begin, int64_t end, int32_t thread)
-{
-    (void)thread;
-    atomic_fetch_add((_Atomic int64_t *)arg, end - begin);
-}
-
-START_TEST(a_job_sees_no_other_jobs_work)
-{
-    kt_context *ctx = new_context(5, 0);
-    for (int64_t job = 0; job < 20000; job++) {
-        _Atomic int64_t counted = 0;
-        kt_parallel_for(ctx->pool, job % 9, 1, count, &counted);
-        ck_assert_int_eq(counted, job % 9);
-        if (job % 5000 == 0)
-            usleep(1000); /* long enough for workers to fall asleep */
-    }
-    kt_context_free(ctx);
-}
-END_TEST
 
 START_TEST(bf16_rounds_to_nearest_even)
 {
@@ -105,7 +59,7 @@ END_TEST
 
 START_TEST(memory_limit_and_overflow_are_errors)
 {
-    kt_context *ctx = new_context(1, 1 << 20);
+    kt_context *ctx = new_context(1 << 20);
     void *p, *q;
     ck_assert_int_eq(kt_buffer_alloc(ctx, 1000, 4, "a", &p), KT_OK);
     ck_assert_uint_ge(kt_context_memory_used(ctx), 4000);
@@ -123,8 +77,6 @@ int main(void)
 {
     Suite *suite = suite_create("core");
     TCase *tc = tcase_create("core");
-    tcase_add_test(tc, parallel_for_visits_each_item_once);
-    tcase_add_test(tc, a_job_sees_no_other_jobs_work);
     tcase_add_test(tc, bf16_rounds_to_nearest_even);
     tcase_add_test(tc, f16_widens_every_value);
     tcase_add_test(tc, philox_known_answers);

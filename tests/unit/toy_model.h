@@ -11,6 +11,7 @@
 
 #include "core/context.h"
 #include "model/model.h"
+#include "machine.h"
 
 struct toy_linear {
     const char *name;
@@ -62,11 +63,9 @@ static inline void toy_model_delete(kt_model *model)
 static inline kt_context *toy_context(int32_t threads)
 {
     kt_context_options options;
-    kt_context *ctx;
     kt_context_options_init(&options, sizeof options);
     options.num_threads = threads;
-    ck_assert_int_eq(kt_context_create(&options, &ctx), KT_OK);
-    return ctx;
+    return machine_context(&options, 1);
 }
 
 #endif
