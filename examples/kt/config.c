@@ -286,21 +286,41 @@ const entry *config_find(const config *cfg, const char *name)
     return e && e->value.kind != VALUE_NULL ? e : NULL;
 }
 
-int config_fail(const config *cfg, const char *name, const char *format, ...)
+/* "FILE:LINE: KEY: sentence", to be freed. */
+static char *place_sentence(const config *cfg, const char *name, const char *format, va_list args)
 {
     const entry *e = find_entry(cfg, name);
-    char *sentence = NULL;
+    char *sentence = NULL, *whole = NULL;
+    const char *text = vasprintf(&sentence, format, args) < 0 ? "out of memory" : sentence;
+    int length;
+    if (e && e->line)
+        length = asprintf(&whole, "%s:%zu: %s: %s", cfg->file, e->line, name, text);
+    else
+        length = asprintf(&whole, "%s: %s: %s", e || !cfg->file ? "command line" : cfg->file, name,
+                          text);
+    free(sentence);
+    if (length < 0)
+        exit(app_fail("out of memory"));
+    return whole;
+}
+
+int config_fail(const config *cfg, const char *name, const char *format, ...)
+{
     va_list args;
     va_start(args, format);
-    int length = vasprintf(&sentence, format, args);
+    char *sentence = place_sentence(cfg, name, format, args);
     va_end(args);
-    const char *text = length < 0 ? "out of memory" : sentence;
-    if (e && e->line)
-        app_fail("%s:%zu: %s: %s", cfg->file, e->line, name, text);
-    else if (e)
-        app_fail("command line: %s: %s", name, text);
-    else
-        app_fail("%s: %s: %s", cfg->file ? cfg->file : "command line", name, text);
+    app_fail("%s", sentence);
     free(sentence);
     return APP_ERROR;
+}
+
+void config_warn(const config *cfg, const char *name, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *sentence = place_sentence(cfg, name, format, args);
+    va_end(args);
+    app_warn("%s", sentence);
+    free(sentence);
 }

@@ -45,6 +45,10 @@ const entry *config_find(const config *cfg, const char *key);
 int config_fail(const config *cfg, const char *key, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/** Tells a warning in the same form. */
+void config_warn(const config *cfg, const char *key, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
 /** Values with the table's defaults. A string is owned by the configuration; NULL = null. A list is
  * one string with commas. The key must be in the table with that type. */
 const char *config_string(const config *cfg, const char *key);

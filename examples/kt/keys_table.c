@@ -142,6 +142,7 @@ const key key_table[] = {
     SUPPORTED("identity_name", STRING, NULL, NULL),
     SUPPORTED("identity_author", STRING, NULL, NULL),
     SUPPORTED("memory_limit", STRING, NULL, NULL),
+    SUPPORTED("kt_pin_threads", BOOL, "true", NULL),
 
     /* The data. */
     SUPPORTED("template", STRING, NULL, NULL),

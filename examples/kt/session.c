@@ -62,6 +62,7 @@ static int create_context(session *s, int32_t num_threads)
     kt_context_options options;
     kt_context_options_init(&options, sizeof options);
     options.num_threads = num_threads;
+    options.pin_threads = config_bool(s->cfg, "kt_pin_threads");
     options.log = on_log;
     options.cancel = on_cancel;
     options.progress = on_progress;
@@ -79,12 +80,22 @@ int session_open(session *s, const config *cfg)
     if (rc != APP_OK)
         return rc;
     int64_t wanted = config_int(cfg, "cpu_infer");
-    if (wanted < kt_context_num_threads(s->ctx)) {
+    s->num_cores = kt_context_num_threads(s->ctx);
+    if (wanted < s->num_cores) {
         kt_context_free(s->ctx);
         s->ctx = NULL;
         rc = create_context(s, (int32_t)wanted);
     }
     return rc;
+}
+
+static void warn_of_threads(const session *s)
+{
+    if (config_find(s->cfg, "cpu_infer") && config_int(s->cfg, "cpu_infer") > s->num_cores)
+        config_warn(s->cfg, "cpu_infer",
+                    "%s threads are more than the %d core%s that this process may use; it runs %d",
+                    config_string(s->cfg, "cpu_infer"), s->num_cores, s->num_cores == 1 ? "" : "s",
+                    kt_context_num_threads(s->ctx));
 }
 
 void session_close(session *s)
@@ -187,6 +198,7 @@ int session_create_executor(session *s, kt_compute compute)
     options.compute = compute;
     const char *path = config_string(s->cfg, "kt_optimize_rule");
     int rc = APP_OK;
+    warn_of_threads(s);
     if (path)
         rc = session_told(s, "kt_optimize_rule", kt_rule_load(s->ctx, path, &rule));
     if (rc != APP_OK)

@@ -12,6 +12,7 @@
 typedef struct session {
     const config *cfg;
     uint64_t memory_limit; /**< bytes, of the key memory_limit; 0 = none */
+    int32_t num_cores;     /**< that this process may use */
     kt_context *ctx;
     kt_model *model;
     kt_tokenizer *tokenizer;
@@ -19,8 +20,8 @@ typedef struct session {
     kt_executor *executor;
 } session;
 
-/** The context: threads from cpu_infer, as many as the machine has cores at most; warnings of the
- * library go to stderr. */
+/** The context: threads from cpu_infer, at most one for each core, bound unless kt_pin_threads is
+ * false; warnings of the library go to stderr. */
 int session_open(session *s, const config *cfg);
 /** Frees whatever is open. */
 void session_close(session *s);
@@ -37,7 +38,8 @@ int session_load_model(session *s);
 int session_load_adapter(session *s);
 /** What infer_dtype asks for; auto = float32 for a checkpoint of float32 weights, else bfloat16. */
 kt_compute session_infer_compute(const session *s);
-/** The executor, with the rule of kt_optimize_rule. */
+/** The executor, with the rule of kt_optimize_rule. Warns of more cpu_infer than there are cores.
+ */
 int session_create_executor(session *s, kt_compute compute);
 
 /** The folder or file that `key` names, which must be set and exist. */

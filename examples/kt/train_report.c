@@ -109,11 +109,7 @@ int train_report(train_run *run)
     uint64_t all = info.num_parameters + trained;
     run->flops_per_token =
         6.0 * (double)(all - (uint64_t)info.vocab_size * (uint64_t)info.hidden_size);
-    printf("device   %s", kt_context_cpu_description(run->session.ctx));
-    if (config_find(run->cfg, "cpu_infer") &&
-        config_int(run->cfg, "cpu_infer") > kt_context_num_threads(run->session.ctx))
-        printf("; no more than that, though cpu_infer is %s", config_string(run->cfg, "cpu_infer"));
-    putchar('\n');
+    printf("device   %s\n", kt_context_cpu_description(run->session.ctx));
     printf("model    %s, %s parameters, %s active, %s; arithmetic in %s\n", info.architecture,
            format_count(a, info.num_parameters), format_count(b, info.num_active_parameters),
            format_bytes(c, info.num_bytes),

@@ -9,7 +9,7 @@ template: deepseek3
 infer_backend: ktransformers
 trust_remote_code: true
 use_kt: true
-cpu_infer: 32
+cpu_infer: 1
 chunk_size: 8192
 max_new_tokens: 8
 YAML
@@ -41,6 +41,13 @@ refuses 1 'kt_experts: .*abacus' "$KT" generate chat.yaml --prompt x --experts a
 refuses 2 '--experts needs a value' "$KT" chat chat.yaml --experts
 grep -q amx_bf16 /proc/cpuinfo ||
     refuses 1 'kt_experts: .*AMX-BF16' "$KT" generate chat.yaml --prompt x --experts amx
+# More threads than cores are told, once, and not obeyed; an unbound thread answers the same.
+ask chat.yaml cpu_infer=100000 >b 2>err || fail "$(cat err)"
+diff a b || fail "as many threads as cores"
+[ "$(wc -l <err)" = 1 ] && grep -Eq '^kt: warning: command line: cpu_infer: 100000 threads are more than the [0-9]+ cores? that this process may use; it runs [0-9]+$' err ||
+    fail "too many threads: $(cat err)"
+ask chat.yaml cpu_infer=2 kt_pin_threads=false >b || fail "unbound threads"
+diff a b || fail "unbound threads answer something else"
 
 # Sampling depends on the seed alone.
 n=0

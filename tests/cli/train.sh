@@ -32,6 +32,8 @@ grep -q '"current_steps": 6, .*"epoch": 1.0,' out/trainer_log.jsonl || fail "epo
 grep -Eq '^trainable params: [0-9,]+ \|\| all params: [0-9,]+ \|\| trainable%: [0-9.]+$' train.out ||
     fail "parameter counts"
 grep -q '^memory .*for a step of up to' train.out || fail "memory plan"
+grep -Eq '^device   cpu: [0-9]+ cores?( of [0-9]+ hardware threads)?, [0-9]+ NUMA nodes?, [0-9]+ threads?( pinned to cores| in their nodes)?, [A-Za-z]' train.out ||
+    fail "device: $(grep ^device train.out)"
 
 # The same command again goes on from the last checkpoint, which has nothing left to do.
 cp out/adapter_model.safetensors before
