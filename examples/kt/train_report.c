@@ -2,7 +2,6 @@
 /* What kt train prints before the first step, and whether the steps will fit into memory. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "app.h"
 #include "train.h"
@@ -39,14 +38,14 @@ static int check_memory(const train_run *run, const char *key, const char *what,
     char a[FORMAT_SIZE], b[FORMAT_SIZE];
     uint64_t limit = run->session.memory_limit;
     uint64_t needed = more + kt_context_memory_used(run->session.ctx);
-    uint64_t installed = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t host = kt_context_host_memory(run->session.ctx);
     if (limit && needed > limit)
         return config_fail(run->cfg, "memory_limit",
                            "%s needs %s, the limit is %s; raise it or lower %s", what,
                            format_bytes(a, needed), format_bytes(b, limit), remedy);
-    if (needed > installed)
-        return config_fail(run->cfg, key, "%s needs %s, this machine has %s; lower %s", what,
-                           format_bytes(a, needed), format_bytes(b, installed), remedy);
+    if (needed > host)
+        return config_fail(run->cfg, key, "%s needs %s, this process may use %s; lower %s", what,
+                           format_bytes(a, needed), format_bytes(b, host), remedy);
     return APP_OK;
 }
 

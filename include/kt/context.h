@@ -52,17 +52,18 @@ typedef int (*kt_cancel_callback)(void *user);
 typedef struct kt_context_options {
     size_t size;         /**< sizeof(kt_context_options), set by the init function */
     int32_t num_threads; /**< worker threads, the calling one among them; 0 = one for each physical
-                              core this process may use; at most one for each hardware thread (more
-                              is logged as a warning, and not obeyed) */
+                              core this process may use, as far as control groups grant time for
+                              them; at most one for each hardware thread (more is logged as a
+                              warning, and not obeyed) */
     uint32_t isa_mask;   /**< KT_ISA_* bits that must not be used; 0 = use what the CPU has */
     kt_log_callback log; /**< NULL = no log */
     kt_progress_callback progress; /**< NULL = none */
     kt_cancel_callback cancel;     /**< NULL = never cancel */
     void *user;                    /**< passed to the callbacks */
-    uint64_t
-        memory_limit; /**< bytes of host memory that libkt may allocate; 0 = no limit of its own */
-    int32_t pin_threads; /**< 1 (default) = bind threads to cores or NUMA nodes; 0 = leave them
-                            where the system puts them */
+    uint64_t memory_limit; /**< bytes of host memory that libkt may allocate; 0 = no limit of its
+                              own */
+    int32_t pin_threads;   /**< 1 (default) = bind threads to cores or NUMA nodes; 0 = leave them
+                              where the system puts them */
     uint64_t reserved[7];
 } kt_context_options;
 
@@ -90,6 +91,10 @@ KT_API const char *kt_context_cpu_description(const kt_context *ctx);
  * checkpoint files do not count. */
 KT_API uint64_t kt_context_memory_used(const kt_context *ctx);
 KT_API uint64_t kt_context_memory_peak(const kt_context *ctx);
+
+/** Bytes of host memory that this process may use, whoever allocates them: what is installed, or
+ * the limit of its control groups (a container's, a job's) where that is smaller. */
+KT_API uint64_t kt_context_host_memory(const kt_context *ctx);
 
 /** Frees an array that a libkt call returned to the caller ("free with kt_free"). NULL allowed. */
 KT_API void kt_free(void *pointer);

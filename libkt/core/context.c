@@ -5,6 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "core/memory.h"
 
 uint32_t kt_version(void)
 {
@@ -126,8 +129,10 @@ void kt_context_options_init(kt_context_options *options, size_t size)
 static int32_t choose_threads(kt_context *ctx)
 {
     int32_t wanted = ctx->options.num_threads, most = ctx->topology.num_pus;
+    if (!wanted)
+        wanted = (int32_t)kt_min_i64(ctx->topology.num_cores, ctx->limits.cpus);
     if (wanted <= most)
-        return wanted ? wanted : ctx->topology.num_cores;
+        return wanted;
     kt_log(ctx, KT_LOG_WARNING,
            "num_threads: %d threads are more than the %d hardware threads (%d cores) that this "
            "process may use; %d are started",
@@ -156,6 +161,7 @@ kt_status kt_context_create_on(const kt_context_options *options, struct kt_topo
         return KT_ERROR_OUT_OF_MEMORY;
     }
     ctx->topology = *topology;
+    kt_cgroup_read("", &ctx->limits);
     kt_context_options_init(&ctx->options, sizeof ctx->options);
     kt_status status =
         kt_options_copy(ctx, &ctx->options, sizeof ctx->options, options, "kt_context_options");
@@ -215,6 +221,12 @@ uint64_t kt_context_memory_used(const kt_context *ctx)
 uint64_t kt_context_memory_peak(const kt_context *ctx)
 {
     return ctx->memory_peak;
+}
+
+uint64_t kt_context_host_memory(const kt_context *ctx)
+{
+    uint64_t installed = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    return installed < ctx->limits.memory ? installed : ctx->limits.memory;
 }
 
 void kt_free(void *pointer)

@@ -7,6 +7,7 @@
 #include <kt/context.h>
 #include <stdatomic.h>
 
+#include "core/cgroup.h"
 #include "core/cpu.h"
 #include "core/threads.h"
 
@@ -14,6 +15,7 @@ struct kt_context {
     kt_context_options options;
     struct kt_cpu cpu;
     struct kt_topology topology;
+    struct kt_cgroup_limits limits;
     struct kt_pool *pool;
     _Atomic uint64_t memory_used, memory_peak;
     char error[1024];
