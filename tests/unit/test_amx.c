@@ -2,6 +2,8 @@
 /* The experts backend "amx" against "reference": with emulated tiles anywhere, with real ones where
  * the processor has them. Weights, activations and results each end where a page begins that may
  * not be touched. */
+#include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -157,6 +159,7 @@ struct setting {
     uint32_t isa_mask;
     int32_t threads;
     int small; /* groups of one block, small blocks and chunks */
+    int32_t nodes;
     int keeps; /* gate and up products of forward */
 };
 
@@ -164,7 +167,11 @@ struct setting {
 static struct outcome run(const struct problem *p, const struct setting *with)
 {
     struct kt_experts *experts;
-    kt_context *ctx = test_context(with->threads, with->isa_mask);
+    kt_context_options options;
+    kt_context_options_init(&options, sizeof options);
+    options.num_threads = with->threads;
+    options.isa_mask = with->isa_mask;
+    kt_context *ctx = machine_context(&options, with->nodes);
     ck_assert_int_eq(kt_experts_open(ctx, with->name, &experts), KT_OK);
     if (with->small) {
         struct kt_amx_experts *amx = (struct kt_amx_experts *)experts;
@@ -192,7 +199,7 @@ static struct outcome run_reference(const struct problem *p)
 {
     struct problem full = *p;
     full.batch.compute = KT_COMPUTE_F32;
-    return run(&full, &(struct setting){.name = "reference", .threads = 2});
+    return run(&full, &(struct setting){.name = "reference", .threads = 2, .nodes = 1});
 }
 
 static void check_close(int64_t n, const float *got, const float *want, double tolerance)
@@ -224,7 +231,7 @@ START_TEST(agrees_with_reference)
     make_problem(&p, s);
     struct outcome want = run_reference(&p);
     for (int small = 0; small < 2; small++) {
-        struct setting with = {builds[build].name, builds[build].isa_mask, 2, small, 0};
+        struct setting with = {builds[build].name, builds[build].isa_mask, 2, small, 1, 0};
         struct outcome got = run(&p, &with);
         int64_t n = (int64_t)s->tokens * s->hidden;
         with.keeps = 1;
@@ -257,14 +264,18 @@ START_TEST(topk_gradients_are_those_of_float32)
     make_problem(&p, s);
     round_to_bf16((int64_t)s->tokens * s->hidden, p.batch.x);
     round_to_bf16((int64_t)s->tokens * s->hidden, p.dy);
-    struct setting with = {builds[build].name, builds[build].isa_mask, 2, 0, 0};
+    struct setting with = {builds[build].name, builds[build].isa_mask, 2, 0, 1, 0};
     struct outcome want = run_reference(&p), got = run(&p, &with);
     check_close((int64_t)s->tokens * s->topk, got.dtw, want.dtw, 1e-5);
     free_buffers();
 }
 END_TEST
 
-START_TEST(bits_do_not_depend_on_threads)
+static const struct {
+    int32_t threads, nodes;
+} pools[] = {{2, 1}, {7, 1}, {2, 2}, {7, 3}};
+
+START_TEST(bits_do_not_depend_on_threads_or_nodes)
 {
     const struct shape *s = &shapes[_i / BUILDS];
     int build = _i % BUILDS;
@@ -272,9 +283,11 @@ START_TEST(bits_do_not_depend_on_threads)
     if (!can_run(build))
         return;
     make_problem(&p, s);
-    struct setting with = {builds[build].name, builds[build].isa_mask, 1, 0, 0};
+    struct setting with = {builds[build].name, builds[build].isa_mask, 1, 0, 1, 0};
     struct outcome one = run(&p, &with);
-    for (with.threads = 2; with.threads < 8; with.threads += 5) {
+    for (size_t i = 0; i < sizeof pools / sizeof *pools; i++) {
+        with.threads = pools[i].threads;
+        with.nodes = pools[i].nodes;
         struct outcome many = run(&p, &with);
         size_t n = (size_t)s->tokens * (size_t)s->hidden * sizeof(float);
         ck_assert(memcmp(one.y, many.y, n) == 0);
@@ -376,13 +389,81 @@ START_TEST(formats_agree_with_their_decoded_values)
     reformat(&p, &full, format);
     struct outcome want = run_reference(&full);
     for (int small = 0; small < 2; small++) {
-        struct setting with = {builds[build].name, builds[build].isa_mask, 2, small, small};
+        struct setting with = {builds[build].name, builds[build].isa_mask, 2, small, 1, small};
         struct outcome got = run(&p, &with);
         int64_t n = (int64_t)s->tokens * s->hidden;
         check_close(n, got.y, want.y, 5e-3);
         check_close(n, got.dx, want.dx, 5e-3);
         check_close((int64_t)s->tokens * s->topk, got.dtw, want.dtw, 1e-5);
     }
+    free_buffers();
+}
+END_TEST
+
+/* -- nodes --------------------------------------------------------------------------------------
+ */
+
+enum { SPIED = 4 };
+
+/* What the first product of each worker reads; workers wait there for each other. */
+static struct {
+    pthread_t workers[SPIED];
+    bool came[SPIED];
+    int64_t row[SPIED];
+    _Atomic int32_t arrived;
+    void (*forward)(const struct kt_amx_blocks *, const struct kt_amx_blocks *, int64_t,
+                    const void *, int64_t, int64_t, float *, void *);
+} spy;
+
+static void wait_for_all(int32_t wanted)
+{
+    for (spy.arrived++; spy.arrived < wanted; sched_yield())
+        ;
+}
+
+static void note_worker(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    (void)arg, (void)begin, (void)end;
+    spy.workers[thread] = pthread_self();
+    wait_for_all(SPIED);
+}
+
+static void spied_forward(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next,
+                          int64_t depth, const void *columns, int64_t tiles, int64_t chunk,
+                          float *products, void *stage)
+{
+    for (int i = 0; i < SPIED; i++) {
+        if (!pthread_equal(spy.workers[i], pthread_self()) || spy.came[i])
+            continue;
+        spy.came[i] = true;
+        spy.row[i] = w->first[0];
+        wait_for_all(2 * SPIED);
+    }
+    spy.forward(w, next, depth, columns, tiles, chunk, products, stage);
+}
+
+START_TEST(a_node_begins_with_the_rows_that_it_owns)
+{
+    static const struct shape s = {1, 64, 512, 16, 1, SPREAD};
+    struct kt_experts *experts;
+    struct problem p;
+    kt_context_options options;
+    kt_context_options_init(&options, sizeof options);
+    options.num_threads = SPIED;
+    kt_context *ctx = machine_context(&options, 2);
+    ck_assert_int_eq(kt_experts_open(ctx, "amx-emulated", &experts), KT_OK);
+    make_problem(&p, &s);
+    kt_parallel_for(ctx->pool, SPIED, 1, note_worker, NULL);
+    spy.forward = ((struct kt_amx_experts *)experts)->kernels.forward;
+    ((struct kt_amx_experts *)experts)->kernels.forward = spied_forward;
+    float *y = guarded_random(4, (int64_t)s.tokens * s.hidden);
+    ck_assert_int_eq(experts->ops->forward(experts, &p.layer, &p.batch, y), KT_OK);
+    for (int32_t i = 0; i < SPIED; i++) {
+        ck_assert(spy.came[i]);
+        ck_assert_int_eq(spy.row[i] / (s.inter / 2), kt_pool_node(ctx->pool, i));
+    }
+    kt_experts_close(experts);
+    kt_context_free(ctx);
     free_buffers();
 }
 END_TEST
@@ -417,7 +498,8 @@ int main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, agrees_with_reference, 0, SHAPES * BUILDS);
     tcase_add_loop_test(tc, topk_gradients_are_those_of_float32, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, bits_do_not_depend_on_threads, 0, SHAPES * BUILDS);
+    tcase_add_loop_test(tc, bits_do_not_depend_on_threads_or_nodes, 0, SHAPES * BUILDS);
+    tcase_add_test(tc, a_node_begins_with_the_rows_that_it_owns);
     tcase_add_loop_test(tc, formats_agree_with_their_decoded_values, 0, SHAPES * FORMATS * BUILDS);
     tcase_add_test(tc, amx_is_absent_or_chosen);
     suite_add_tcase(suite, tc);

@@ -27,28 +27,37 @@ struct task {
     int64_t from, features;
 };
 
-/* Task i over `parts` of `features`: for each expert of the group, all parts, all blocks. */
+/* Task i over parts of `features`: node by node, for each expert of the group, all parts that the
+ * node owns, all blocks. */
 static struct task task_at(const struct kt_amx_call *c, int64_t i, int64_t features)
 {
-    int64_t parts = kt_amx_blocks(features, c->width);
-    const struct kt_amx_block *block = &c->group[i / parts];
+    int64_t parts = kt_amx_blocks(features, c->width), first = 0, last;
+    for (int32_t node = 0;; node++, first = last) {
+        last = kt_pool_first(c->pool, node + 1, parts);
+        if (i < c->num_blocks * last)
+            break;
+    }
+    i -= c->num_blocks * first;
+    const struct kt_amx_block *block = &c->group[i / (last - first)];
     const struct kt_amx_block *begin = block, *end = block + 1;
     while (begin > c->group && begin[-1].expert == block->expert)
         begin--;
     while (end < c->group + c->num_blocks && end->expert == block->expert)
         end++;
-    int64_t local = i - (begin - c->group) * parts, blocks = end - begin;
-    struct task t = {.block = begin + local % blocks, .from = local / blocks * c->width};
+    int64_t local = i - (begin - c->group) * (last - first), blocks = end - begin;
+    struct task t = {.block = begin + local % blocks, .from = (first + local / blocks) * c->width};
     t.features = kt_min_i64(c->width, features - t.from);
     return t;
 }
 
-/* Threads take a few tasks at a time, so that each knows what it reads next. */
+/* Threads take a few tasks at a time, so that each knows what it reads next; first those of parts
+ * that their node owns, so that a node reads about the same rows of a weight in every step. */
 static void run_tasks(struct kt_amx_call *c, int64_t features, kt_range_fn fn)
 {
-    int64_t tasks = c->num_blocks * kt_amx_blocks(features, c->width);
+    int64_t parts = kt_amx_blocks(features, c->width), tasks = c->num_blocks * parts;
     int64_t pieces = PIECES_A_THREAD * (int64_t)kt_pool_num_threads(c->pool);
-    kt_parallel_for(c->pool, tasks, kt_max_i64(1, kt_min_i64(tasks / pieces, MAX_GRAIN)), fn, c);
+    kt_parallel_for_nodes(c->pool, parts, c->num_blocks,
+                          kt_max_i64(1, kt_min_i64(tasks / pieces, MAX_GRAIN)), fn, c);
 }
 
 static const struct kt_weight *weight(const struct kt_amx_call *c, int which, const struct task *t)
