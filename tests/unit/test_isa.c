@@ -15,7 +15,7 @@ static const char *const set_names[SETS] = {"baseline", "AVX2", "AVX-512", "AVX-
 /* By the objects' names: a file is named after its set, or its static library is. */
 static enum set set_of_object(const char *object)
 {
-    if (strstr(object, "kt-amx-amx."))
+    if (strstr(object, "kt-amx-amx.") || strstr(object, "kt-kernels-amx."))
         return AMX;
     if (strstr(object, "_avx512bf16.c") || strstr(object, "kt-amx-avx512bf16."))
         return AVX512_BF16;

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "config.h"
-#include "core/dtype.h"
 #include "core/memory.h"
 
 enum { GROUP_BYTES = 256 << 20, FORWARD_TILES = 16, BACKWARD_TILES = 16, CHUNK = 256 };
@@ -170,6 +169,9 @@ static int is_general(const struct kt_expert_layer *layer)
 {
     for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
         for (int32_t e = 0; e < layer->num_experts; e++) {
+            kt_dtype dtype = layer->weights[which][e].dtype;
+            if (dtype == KT_DTYPE_F32 || dtype == KT_DTYPE_F16)
+                return 1;
             if (layer->lora[which] && layer->lora[which][e].a)
                 return 1;
         }
@@ -273,18 +275,6 @@ static const struct kt_experts_ops emulated_ops = {
     .close = amx_close,
 };
 
-static void decode_plain(const struct kt_weight *w, int64_t row, int64_t col, int64_t n,
-                         uint16_t *to)
-{
-    float part[256];
-    for (int64_t done = 0; done < n; done += 256) {
-        int64_t count = kt_min_i64(256, n - done);
-        kt_weight_decode(w, row, col + done, count, part);
-        for (int64_t i = 0; i < count; i++)
-            to[done + i] = kt_f32_to_bf16(part[i]);
-    }
-}
-
 static kt_status open_with(kt_context *ctx, const struct kt_experts_ops *ops,
                            const struct kt_amx_kernels *kernels, struct kt_experts **out)
 {
@@ -299,13 +289,13 @@ static kt_status open_with(kt_context *ctx, const struct kt_experts_ops *ops,
     amx->base.ctx = ctx;
     amx->general = general;
     amx->kernels = *kernels;
-    amx->decode = decode_plain;
     amx->scratch.ctx = ctx;
     amx->group_bytes = GROUP_BYTES;
     amx->forward_tiles = FORWARD_TILES;
     amx->backward_tiles = BACKWARD_TILES;
     amx->forward_chunk = amx->backward_chunk = CHUNK;
     kt_kernels_init(&amx->rows, ctx->cpu.isa);
+    amx->decode = amx->rows.bf16.decode[KT_DECODE_BF16];
     *out = &amx->base;
     return KT_OK;
 }

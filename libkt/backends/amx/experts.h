@@ -3,8 +3,9 @@
  * The experts backend "amx" from inside, and "amx-emulated", which computes the same with emulated
  * tiles on any machine (slowly: it exists for tests).
  *
- * It multiplies in bfloat16; weights in other formats are decoded to it, a block at a time. Layers
- * with LoRA on experts, and calls in float32, go to the backend "llamafile".
+ * It multiplies in bfloat16; weights in smaller formats are decoded to it, a block at a time.
+ * Layers with LoRA on experts or with F32 or F16 weights, and calls in float32, go to the backend
+ * "llamafile".
  *
  * Slots (token, j) are sorted by expert into tiles of 16; an expert's last tile may be partly
  * empty. Tiles are cut into blocks of one expert, and blocks are worked on in groups, so that
@@ -26,7 +27,7 @@ struct kt_amx_experts {
     struct kt_experts *general; /**< for what this backend does not do */
     struct kt_kernels rows;     /**< element-wise kernels */
     struct kt_amx_kernels kernels;
-    kt_amx_decode decode; /**< of weights that are not BF16 */
+    kt_decode_fn decode; /**< of weights that are not BF16 */
     struct kt_scratch scratch;
     uint64_t group_bytes;
     int64_t forward_tiles, backward_tiles; /**< of a block, at most */

@@ -260,7 +260,7 @@ static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, 
         if (n && is_bf16(weight))
             row = (const uint16_t *)(const void *)element_at(weight, w->first[i] + r, from);
         else if (n)
-            w->decode(weight, w->first[i] + r, from, cols, stage);
+            w->decode(weight, w->first[i] + r, from, 1, cols, stage, 0);
         for (int64_t k = row == stage ? n / KT_AMX_STEP * KT_AMX_STEP : 0; k < stage_ld;
              k += KT_AMX_STEP)
             line_store(stage + k, line_load_part(row + k, n - k));
@@ -371,10 +371,8 @@ static struct columns decode_columns(const struct kt_amx_strip *w, int64_t from,
             (const uint16_t *)(const void *)element_at(w->weight, from, w->col + col),
             w->weight->cols};
     if (col == first)
-        for (int64_t r = 0; r < count; r++)
-            w->decode(w->weight, from + r, w->col + col,
-                      kt_min_i64(KT_AMX_DECODED_COLS, w->cols - col),
-                      decoded + r * KT_AMX_DECODED_COLS);
+        w->decode(w->weight, from, w->col + col, count,
+                  kt_min_i64(KT_AMX_DECODED_COLS, w->cols - col), decoded, KT_AMX_DECODED_COLS);
     return (struct columns){decoded + (col - first), KT_AMX_DECODED_COLS};
 }
 

@@ -13,7 +13,7 @@
 #ifndef KT_BACKENDS_AMX_KERNELS_H
 #define KT_BACKENDS_AMX_KERNELS_H
 
-#include "core/weight.h"
+#include "backends/cpu/kernels.h"
 
 enum {
     KT_AMX_TOKENS = 16,    /**< of a tile */
@@ -25,14 +25,10 @@ enum {
     KT_AMX_STAGE_BYTES = (KT_AMX_ROWS + KT_AMX_DECODED_COLS) * KT_AMX_MAX_CHUNK * 2
 };
 
-/** to[i] = element (row, col + i) of a weight in bfloat16, i < n. */
-typedef void (*kt_amx_decode)(const struct kt_weight *w, int64_t row, int64_t col, int64_t n,
-                              uint16_t *to);
-
 /** Rows of weights: blocks of up to KT_AMX_ROWS rows [first, first + rows) each. BF16 is multiplied
  * where it lies, other formats are decoded, 32 rows x a chunk of features at a time. */
 struct kt_amx_blocks {
-    kt_amx_decode decode;
+    kt_decode_fn decode;
     const struct kt_weight *weight[KT_AMX_MAX_BLOCKS];
     int64_t first[KT_AMX_MAX_BLOCKS];
     int32_t rows[KT_AMX_MAX_BLOCKS];
@@ -41,7 +37,7 @@ struct kt_amx_blocks {
 
 /** Columns [col, col + cols) of a weight. */
 struct kt_amx_strip {
-    kt_amx_decode decode;
+    kt_decode_fn decode;
     const struct kt_weight *weight;
     int64_t col, cols;
 };
