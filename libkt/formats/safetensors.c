@@ -42,7 +42,7 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct kt_tensor *)a)->name, ((const struct kt_tensor *)b)->name);
 }
 
-static kt_status sort_by_name(struct kt_checkpoint *c)
+kt_status kt_checkpoint_sort(struct kt_checkpoint *c)
 {
     struct kt_tensor *t = c->tensors;
     qsort(t, c->num_tensors, sizeof *t, by_name);
@@ -78,7 +78,7 @@ static kt_status add_shards(struct kt_checkpoint *c, const char *folder, const c
         if (!has_file(c, shard))
             KT_TRY(add_file(c, kt_path_join(folder, shard)));
     }
-    KT_TRY(sort_by_name(c));
+    KT_TRY(kt_checkpoint_sort(c));
     json_object_foreach(weight_map, name, value)
     {
         if (!kt_checkpoint_find(c, name))
@@ -112,7 +112,7 @@ static kt_status open_single(struct kt_checkpoint *c, char *path)
         return kt_fail_memory(c->ctx, sizeof *c->files, "the list of shards");
     }
     KT_TRY(add_file(c, path));
-    return sort_by_name(c);
+    return kt_checkpoint_sort(c);
 }
 
 static kt_status open_folder(struct kt_checkpoint *c, const char *folder)
@@ -128,8 +128,7 @@ static kt_status open_folder(struct kt_checkpoint *c, const char *folder)
         status = open_index(c, folder, index);
     } else {
         status = kt_fail(c->ctx, KT_ERROR_NOT_FOUND,
-                         "%s: has neither %s nor %s; libkt reads safetensors checkpoints only",
-                         folder, single_name, index_name);
+                         "%s: has neither %s nor %s nor a GGUF file", folder, single_name, index_name);
     }
     free(single);
     free(index);

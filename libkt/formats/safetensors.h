@@ -18,7 +18,7 @@ struct kt_tensor {
     const char *name;
     const char *file;       /**< path of its file; ignored by the writer */
     kt_dtype dtype;         /**< KT_DTYPE_UNKNOWN: data can be copied, not understood */
-    const char *dtype_name; /**< as in the file; ignored by the writer */
+    const char *dtype_name; /**< as in the file, owned; ignored by the writer */
     int32_t ndim;
     int64_t shape[KT_MAX_DIMENSIONS];
     const void *data; /**< row-major; aligned as the file has it, usually to the element */
@@ -40,6 +40,9 @@ struct kt_checkpoint {
  * truncated), OUT_OF_MEMORY; each names the file, and the tensor where there is one. */
 kt_status kt_checkpoint_open(kt_context *ctx, const char *path, struct kt_checkpoint **out);
 void kt_checkpoint_close(struct kt_checkpoint *checkpoint);
+
+/** Sorts the tensors by name, which kt_checkpoint_find relies on. FORMAT when two have the same. */
+kt_status kt_checkpoint_sort(struct kt_checkpoint *checkpoint);
 
 /** NULL when there is none of that name. */
 const struct kt_tensor *kt_checkpoint_find(const struct kt_checkpoint *checkpoint,

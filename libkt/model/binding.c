@@ -50,19 +50,28 @@ static kt_status check_shape(kt_context *ctx, const struct kt_model_config *c,
                    ndim == 2 ? " x " : "", ndim == 2 ? kt_dim_keys(c, cols) : "");
 }
 
+/* Matrices may be made of GGUF's blocks; vectors are widened and must be plain floats. */
 static kt_status check_dtype(kt_context *ctx, const struct kt_tensor *t)
 {
-    if (t->dtype != KT_DTYPE_BF16 && t->dtype != KT_DTYPE_F16 && t->dtype != KT_DTYPE_F32)
+    const struct kt_format *format = kt_format_of(t->dtype);
+    bool plain = t->dtype == KT_DTYPE_BF16 || t->dtype == KT_DTYPE_F16 || t->dtype == KT_DTYPE_F32;
+    bool blocks = format && format->block >= 32 && t->ndim == 2;
+    if (!plain && !blocks)
         return kt_fail(ctx, KT_ERROR_UNSUPPORTED,
                        "%s: tensor %s has dtype %s; libkt computes with BF16, F16 and F32 weights, "
                        "so convert the checkpoint to BF16 first",
                        t->file, t->name, t->dtype_name);
-    if ((uintptr_t)t->data % kt_dtype_size(t->dtype))
+    if (plain && (uintptr_t)t->data % kt_dtype_size(t->dtype))
         return kt_fail(ctx, KT_ERROR_FORMAT,
                        "%s: tensor %s does not start at a multiple of its element size; write the "
                        "file again with a current safetensors package",
                        t->file, t->name);
     return KT_OK;
+}
+
+static uint64_t num_elements(const struct kt_tensor *t)
+{
+    return (uint64_t)t->shape[0] * (uint64_t)(t->ndim == 2 ? t->shape[1] : 1);
 }
 
 static kt_status find(struct binder *b, const char *name, enum kt_dim rows, enum kt_dim cols,
@@ -79,7 +88,7 @@ static kt_status find(struct binder *b, const char *name, enum kt_dim rows, enum
     KT_TRY(check_shape(m->ctx, &m->config, t, rows, cols));
     uint8_t *used = &m->used[t - m->checkpoint->tensors];
     if (!*used) {
-        m->num_parameters += t->bytes / kt_dtype_size(t->dtype);
+        m->num_parameters += num_elements(t);
         m->num_bytes += t->bytes;
     }
     *used = 1;

@@ -122,28 +122,29 @@ static kt_status read_shared(const struct kt_json *json, struct kt_model_config 
     return warn_dropout(json);
 }
 
-static kt_status read_object(const struct kt_json *json, struct kt_model_config *c)
+kt_status kt_config_read_object(kt_context *ctx, const char *path, const json_t *object,
+                                struct kt_model_config *config)
 {
-    if (!json_is_object(json->object))
-        return kt_fail(json->ctx, KT_ERROR_FORMAT, "%s: not a JSON object", json->path);
-    c->architecture = find_architecture(json->object);
-    if (!c->architecture)
-        return unknown_architecture(json);
-    KT_TRY(read_shared(json, c));
-    return c->architecture->configure(json, c);
+    struct kt_json json = {ctx, path, "", object};
+    memset(config, 0, sizeof *config);
+    if (!json_is_object(object))
+        return kt_fail(ctx, KT_ERROR_FORMAT, "%s: not a JSON object", path);
+    config->architecture = find_architecture(object);
+    if (!config->architecture)
+        return unknown_architecture(&json);
+    KT_TRY(read_shared(&json, config));
+    return config->architecture->configure(&json, config);
 }
 
 kt_status kt_config_read(kt_context *ctx, const char *path, struct kt_model_config *config)
 {
     json_t *root;
-    memset(config, 0, sizeof *config);
     char *file = kt_path_join(path, "config.json");
     if (!file)
         return kt_fail_memory(ctx, strlen(path), "a file name");
     kt_status status = kt_json_load(ctx, file, KT_JSON_CONFIG_MAX, &root);
     if (status == KT_OK) {
-        struct kt_json json = {ctx, file, "", root};
-        status = read_object(&json, config);
+        status = kt_config_read_object(ctx, file, root, config);
         json_decref(root);
     }
     free(file);

@@ -7,10 +7,11 @@
 #include "core/context.h"
 #include "core/dtype.h"
 #include "core/memory.h"
+#include "core/weight.h"
 #include "formats/safetensors.h"
 #include "model/model.h"
 
-enum { GRAIN = 1 << 18 };
+enum { GRAIN = 1 << 18, MAX_BLOCK = 256 };
 
 struct scan {
     const struct kt_tensor *tensor;
@@ -32,6 +33,21 @@ static int has_set_32(const uint32_t *x, int64_t n)
     for (int64_t i = 0; i < n; i++)
         found |= (x[i] & 0x7f800000u) == 0x7f800000u;
     return found;
+}
+
+/* Blocks are decoded: a scale that is not finite makes all its elements so, or NaN of zeros. */
+static void scan_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    struct scan *s = arg;
+    const struct kt_format *format = kt_format_of(s->tensor->dtype);
+    const char *blocks = s->tensor->data;
+    float values[MAX_BLOCK];
+    (void)thread;
+    for (int64_t i = begin; i < end && !atomic_load(&s->found); i++) {
+        format->decode(1, blocks + i * format->block_bytes, values);
+        if (has_set_32((const void *)values, format->block))
+            atomic_store(&s->found, 1);
+    }
 }
 
 static void scan_range(void *arg, int64_t begin, int64_t end, int32_t thread)
@@ -62,8 +78,9 @@ kt_status kt_model_find_not_finite(kt_model *m, int all)
         if (!m->used[i] || !(all || is_small(&m->config, s.tensor)))
             continue;
         KT_TRY(kt_check_cancel(m->ctx));
-        kt_parallel_for(m->ctx->pool, (int64_t)(s.tensor->bytes / kt_dtype_size(s.tensor->dtype)),
-                        GRAIN, scan_range, &s);
+        const struct kt_format *format = kt_format_of(s.tensor->dtype);
+        kt_parallel_for(m->ctx->pool, (int64_t)s.tensor->bytes / format->block_bytes,
+                        GRAIN / format->block, format->block > 1 ? scan_blocks : scan_range, &s);
         if (atomic_load(&s.found))
             return kt_fail(m->ctx, KT_ERROR_NUMERIC,
                            "%s: tensor %s holds NaN or infinity; the checkpoint is damaged",

@@ -8,6 +8,7 @@
 #include "core/memory.h"
 #include "model/binding.h"
 #include "model/finite.h"
+#include "model/gguf.h"
 
 #define CHECK_ALL_UP_TO ((uint64_t)1 << 30)
 
@@ -24,10 +25,22 @@ static kt_status check_finite(struct kt_model *m, int32_t level)
                  : KT_OK;
 }
 
+static kt_status open_files(struct kt_model *m)
+{
+    char *gguf;
+    KT_TRY(kt_gguf_locate(m->ctx, m->path, &gguf));
+    if (gguf) {
+        kt_status status = kt_gguf_model_open(m->ctx, gguf, &m->config, &m->checkpoint);
+        free(gguf);
+        return status;
+    }
+    KT_TRY(kt_config_read(m->ctx, m->path, &m->config));
+    return kt_checkpoint_open(m->ctx, m->path, &m->checkpoint);
+}
+
 static kt_status load(struct kt_model *m, const kt_model_options *options)
 {
-    KT_TRY(kt_config_read(m->ctx, m->path, &m->config));
-    KT_TRY(kt_checkpoint_open(m->ctx, m->path, &m->checkpoint));
+    KT_TRY(open_files(m));
     m->used = calloc(m->checkpoint->num_tensors + 1, 1);
     if (!m->used)
         return kt_fail_memory(m->ctx, m->checkpoint->num_tensors, "the list of tensors");

@@ -5,6 +5,7 @@
 #ifndef KT_MODEL_MODEL_H
 #define KT_MODEL_MODEL_H
 
+#include <jansson.h>
 #include <kt/model.h>
 
 #include "backend/device.h"
@@ -159,6 +160,9 @@ extern const struct kt_architecture *const kt_architectures[];
 /** Reads config.json: the keys that all architectures share, then the architecture's own.
  * Errors: NOT_FOUND, IO, FORMAT, UNSUPPORTED (the architecture: lists those there are). */
 kt_status kt_config_read(kt_context *ctx, const char *path, struct kt_model_config *config);
+/** The same for an object that is in memory; `path` names it in errors. */
+kt_status kt_config_read_object(kt_context *ctx, const char *path, const json_t *object,
+                                struct kt_model_config *config);
 /** Reads rope_theta with rope_scaling (or rope_parameters, its newer form) for `dim` rotated
  * features. Errors: as configure's; UNSUPPORTED for a kind of scaling that is not known. */
 kt_status kt_config_read_rope(const struct kt_json *json, int32_t dim,
