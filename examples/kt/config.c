@@ -255,7 +255,9 @@ int config_load(config *cfg, const char *path, char **overrides, int num)
     struct stat st;
     *cfg = (config){0};
     int rc = APP_OK;
-    if (!stat(path, &st) && S_ISDIR(st.st_mode))
+    size_t length = strlen(path);
+    bool gguf = length > 5 && !strcmp(path + length - 5, ".gguf");
+    if (gguf || (!stat(path, &st) && S_ISDIR(st.st_mode)))
         add_entry(cfg, "model_name_or_path", scalar_value(path, true), 0);
     else
         rc = read_file(cfg, path);

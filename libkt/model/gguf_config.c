@@ -295,27 +295,6 @@ static kt_status build_grouped_attention(const struct builder *b)
     return put(b, "qkv_bias", json_boolean(bias));
 }
 
-/* Layers that lack a router are dense. */
-static kt_status build_dense_layers(const struct builder *b)
-{
-    static const char router[] = "ffn_gate_inp.weight";
-    uint8_t is_moe[KT_MAX_LAYERS] = {0};
-    int64_t layers = json_integer_value(json_object_get(b->config, "num_hidden_layers"));
-    json_t *dense = json_array();
-    KT_TRY(put(b, "mlp_only_layers", dense));
-    for (size_t i = 0; i < b->gguf->num_tensors; i++) {
-        int layer, begin = 0;
-        const char *name = b->gguf->tensors[i].name;
-        if (sscanf(name, "blk.%9d.%n", &layer, &begin) == 1 && begin && layer >= 0 &&
-            layer < KT_MAX_LAYERS && strcmp(name + begin, router) == 0)
-            is_moe[layer] = 1;
-    }
-    for (int64_t i = 0; i < layers && i < KT_MAX_LAYERS; i++)
-        if (!is_moe[i] && json_array_append_new(dense, json_integer(i)) != 0)
-            return kt_fail_memory(b->metadata.ctx, 0, "a configuration");
-    return KT_OK;
-}
-
 static kt_status build_qwen_moe(const struct builder *b, const char *type, int normalize)
 {
     static const char *const keys[][2] = {{"expert_count", "num_experts"},
@@ -325,8 +304,7 @@ static kt_status build_qwen_moe(const struct builder *b, const char *type, int n
     KT_TRY(put(b, "model_type", json_string(type)));
     KT_TRY(build_grouped_attention(b));
     KT_TRY(copy_required(b, keys));
-    KT_TRY(put(b, "norm_topk_prob", json_boolean(normalize)));
-    return build_dense_layers(b);
+    return put(b, "norm_topk_prob", json_boolean(normalize));
 }
 
 /* The files do not say whether the weights of the chosen experts are normalised; the released
