@@ -7,27 +7,6 @@
 #include "core/context.h"
 #include "formats/file.h"
 
-kt_status kt_gguf_architecture(const struct kt_gguf *gguf, const char **name)
-{
-    static const char *const known[] = {"deepseek2", "qwen2moe", "qwen3moe", "qwen2", "qwen3"};
-    struct kt_json metadata = kt_gguf_json(gguf);
-    KT_TRY(kt_json_string(&metadata, "general.architecture", KT_JSON_REQUIRED, name));
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(*name, known[i]) == 0)
-            return KT_OK;
-    if (strcmp(*name, "llama") == 0)
-        return kt_fail(
-            gguf->ctx, KT_ERROR_UNSUPPORTED,
-            "%s: GGUF files of architecture \"llama\" (Llama, Mistral, Mixtral) hold the "
-            "rows of queries and keys in another order than adapters know; use the "
-            "safetensors checkpoint",
-            metadata.path);
-    return kt_fail(gguf->ctx, KT_ERROR_UNSUPPORTED,
-                   "%s: architecture \"%s\" is not supported in GGUF files; deepseek2, qwen2moe, "
-                   "qwen3moe, qwen2 and qwen3 are",
-                   metadata.path, *name);
-}
-
 /* The folder of the file, which may be "". */
 static char *folder_of(const char *file)
 {

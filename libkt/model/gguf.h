@@ -17,7 +17,7 @@ kt_status kt_gguf_model_open(kt_context *ctx, const char *file, struct kt_model_
 
 /** The file's architecture, borrowed from its metadata. UNSUPPORTED when libkt cannot read it from
  * a GGUF file. */
-kt_status kt_gguf_architecture(const struct kt_gguf *gguf, const char **name);
+kt_status kt_gguf_check_architecture(const struct kt_gguf *gguf, const char **name);
 
 /** What config.json would say of the model, as far as the metadata and the presence of tensors
  * tell; json_decref it.

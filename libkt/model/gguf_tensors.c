@@ -173,7 +173,7 @@ kt_status kt_gguf_checkpoint(struct kt_gguf *g, struct kt_checkpoint **out)
 {
     struct naming n = {.ctx = g->ctx};
     *out = NULL;
-    KT_TRY(kt_gguf_architecture(g, &n.architecture));
+    KT_TRY(kt_gguf_check_architecture(g, &n.architecture));
     n.to = calloc(1, sizeof *n.to);
     if (!n.to)
         return kt_fail_memory(g->ctx, sizeof *n.to, "a checkpoint");
