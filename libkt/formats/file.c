@@ -90,3 +90,15 @@ char *kt_path_join(const char *folder, const char *name)
     memcpy(path + f, name, n + 1);
     return path;
 }
+
+char *kt_path_beside(const char *file, const char *name)
+{
+    const char *slash = strrchr(file, '/');
+    size_t folder = slash ? (size_t)(slash - file) + 1 : 0, n = strlen(name);
+    char *path = malloc(folder + n + 1);
+    if (!path)
+        return NULL;
+    memcpy(path, file, folder);
+    memcpy(path + folder, name, n + 1);
+    return path;
+}

@@ -22,4 +22,8 @@ bool kt_file_exists(const char *path);
  * NULL when memory ran out. */
 char *kt_path_join(const char *folder, const char *name);
 
+/** The file `name` in the folder of `file`; with name "" the folder, ending in '/', or "" where
+ * `file` names none. malloc'ed; NULL when memory ran out. */
+char *kt_path_beside(const char *file, const char *name);
+
 #endif

@@ -20,7 +20,7 @@ enum {
     MAX_SPLIT = 99999
 };
 
-static bool has_extension(const char *path)
+bool kt_gguf_is_name(const char *path)
 {
     size_t length = strlen(path);
     return length > EXTENSION && strcmp(path + length - EXTENSION, extension) == 0;
@@ -176,7 +176,7 @@ static kt_status search_folder(kt_context *ctx, const char *folder, DIR *dir, ch
 {
     int number, count;
     for (struct dirent *entry; (entry = readdir(dir));) {
-        if (!has_extension(entry->d_name) ||
+        if (!kt_gguf_is_name(entry->d_name) ||
             (is_split(entry->d_name, &number, &count) && number != 1))
             continue;
         if (*file)
@@ -208,7 +208,7 @@ kt_status kt_gguf_locate(kt_context *ctx, const char *path, char **file)
     bool other = false;
     *file = NULL;
     if (!kt_is_directory(path)) {
-        if (has_extension(path) && !(*file = strdup(path)))
+        if (kt_gguf_is_name(path) && !(*file = strdup(path)))
             return kt_fail_memory(ctx, strlen(path), "a file name");
         return KT_OK;
     }

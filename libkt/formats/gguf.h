@@ -27,6 +27,9 @@ struct kt_gguf {
     json_t *metadata;
 };
 
+/** Whether a path names a GGUF file: it ends in ".gguf". */
+bool kt_gguf_is_name(const char *path);
+
 /** Finds the GGUF model that a path means: a file whose name ends in .gguf, or a folder without
  * safetensors that holds one model in such files. *file (free with free) is its only or first file;
  * NULL when the path means none. Errors: FORMAT (several models in the folder), OUT_OF_MEMORY. */

@@ -7,27 +7,21 @@
 #include "core/context.h"
 #include "formats/file.h"
 
-/* The folder of the file, which may be "". */
-static char *folder_of(const char *file)
-{
-    const char *slash = strrchr(file, '/');
-    return strndup(file, slash ? (size_t)(slash - file) + 1 : 0);
-}
-
-static kt_status read_config(const struct kt_gguf *g, const char *folder,
-                             struct kt_model_config *config)
+static kt_status read_config(const struct kt_gguf *g, struct kt_model_config *config)
 {
     json_t *root;
-    char *beside = kt_path_join(folder, "config.json");
+    const char *file = g->files[0].path;
+    char *beside = kt_path_beside(file, "config.json");
     if (!beside)
-        return kt_fail_memory(g->ctx, strlen(folder), "a file name");
+        return kt_fail_memory(g->ctx, strlen(file), "a file name");
     bool exists = kt_file_exists(beside);
+    kt_status status =
+        exists ? kt_json_load(g->ctx, beside, KT_JSON_CONFIG_MAX, &root) : kt_gguf_config(g, &root);
+    if (status == KT_OK) {
+        status = kt_config_read_object(g->ctx, exists ? beside : file, root, config);
+        json_decref(root);
+    }
     free(beside);
-    if (exists)
-        return kt_config_read(g->ctx, folder, config);
-    KT_TRY(kt_gguf_config(g, &root));
-    kt_status status = kt_config_read_object(g->ctx, g->files[0].path, root, config);
-    json_decref(root);
     return status;
 }
 
@@ -37,12 +31,9 @@ kt_status kt_gguf_model_open(kt_context *ctx, const char *file, struct kt_model_
     struct kt_gguf *gguf;
     *checkpoint = NULL;
     KT_TRY(kt_gguf_open(ctx, file, &gguf));
-    char *folder = folder_of(file);
-    kt_status status =
-        folder ? read_config(gguf, folder, config) : kt_fail_memory(ctx, 0, "a file name");
+    kt_status status = read_config(gguf, config);
     if (status == KT_OK)
         status = kt_gguf_checkpoint(gguf, checkpoint);
-    free(folder);
     kt_gguf_close(gguf);
     return status;
 }

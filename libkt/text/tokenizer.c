@@ -3,6 +3,7 @@
 
 #include "core/context.h"
 #include "formats/file.h"
+#include "formats/gguf.h"
 
 void kt_tokenizer_free(kt_tokenizer *t)
 {
@@ -18,7 +19,27 @@ void kt_tokenizer_free(kt_tokenizer *t)
     free(t);
 }
 
-static kt_status load(kt_tokenizer *t)
+/* tokenizer.json for a folder, or beside a GGUF file; the GGUF file itself where there is none. */
+static kt_status find_file(kt_context *ctx, const char *path, char **file)
+{
+    char *model = NULL;
+    kt_status status = KT_OK;
+    bool folder = kt_is_directory(path), gguf = kt_gguf_is_name(path);
+    *file = folder ? kt_path_join(path, "tokenizer.json")
+            : gguf ? kt_path_beside(path, "tokenizer.json")
+                   : strdup(path);
+    if (!*file)
+        return kt_fail_memory(ctx, strlen(path), "a file name");
+    if ((folder || gguf) && !kt_file_exists(*file))
+        status = kt_gguf_locate(ctx, path, &model);
+    if (status != KT_OK || model) {
+        free(*file);
+        *file = model;
+    }
+    return status;
+}
+
+static kt_status load_json(kt_tokenizer *t)
 {
     json_t *root;
     KT_TRY(kt_json_load(t->ctx, t->path, KT_JSON_LARGE_MAX, &root));
@@ -26,14 +47,17 @@ static kt_status load(kt_tokenizer *t)
     json_decref(root);
     KT_TRY(status);
 
-    char *folder = strdup(t->path);
+    char *folder = kt_path_beside(t->path, "");
     if (!folder)
         return kt_fail_memory(t->ctx, strlen(t->path), t->path);
-    char *slash = strrchr(folder, '/');
-    *(slash ? slash + 1 : folder) = 0;
     status = kt_tokenizer_read_config(t, folder);
     free(folder);
-    KT_TRY(status);
+    return status;
+}
+
+static kt_status load(kt_tokenizer *t)
+{
+    KT_TRY(kt_gguf_is_name(t->path) ? kt_tokenizer_read_gguf(t) : load_json(t));
     return kt_added_index(&t->added, t->nfc) ? KT_OK : kt_fail_memory(t->ctx, 0, t->path);
 }
 
@@ -42,16 +66,13 @@ kt_status kt_tokenizer_load(kt_context *ctx, const char *path, kt_tokenizer **ou
     *out = NULL;
     KT_TRY(kt_check_given(ctx, path, "the path of a tokenizer"));
     kt_tokenizer *t = calloc(1, sizeof *t);
-    char *file = kt_is_directory(path) ? kt_path_join(path, "tokenizer.json") : strdup(path);
-    if (!t || !file) {
-        free(t);
-        free(file);
+    if (!t)
         return kt_fail_memory(ctx, sizeof *t, "a tokenizer");
-    }
     t->ctx = ctx;
-    t->path = file;
     t->bos = t->eos = t->pad = -1;
-    kt_status status = load(t);
+    kt_status status = find_file(ctx, path, &t->path);
+    if (status == KT_OK)
+        status = load(t);
     if (status != KT_OK)
         kt_tokenizer_free(t);
     else

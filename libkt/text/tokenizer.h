@@ -14,7 +14,7 @@
 
 struct kt_tokenizer {
     kt_context *ctx;
-    char *path; /**< of tokenizer.json */
+    char *path; /**< of tokenizer.json, or of a GGUF file */
     struct kt_vocab vocab;
     struct kt_bpe bpe;
     struct kt_added added;
@@ -35,6 +35,11 @@ int32_t kt_tokenizer_find(const kt_tokenizer *tokenizer, const struct kt_added *
 
 /** Fills a zeroed tokenizer that has ctx and path from tokenizer.json. */
 kt_status kt_tokenizer_read(kt_tokenizer *tokenizer, const json_t *root);
+
+/** The same from the metadata of the GGUF file that path names, and bos, eos and pad with it.
+ * Errors: those of kt_gguf_open; UNSUPPORTED for kinds of tokenizers that only tokenizer.json
+ * describes. */
+kt_status kt_tokenizer_read_gguf(kt_tokenizer *tokenizer);
 
 /** Adds a token described as in tokenizer.json's added_tokens; `special` where it does not say. */
 kt_status kt_added_read(const struct kt_json *json, bool special, const struct kt_vocab *vocab,

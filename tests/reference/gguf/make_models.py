@@ -7,7 +7,7 @@
 NAME/ gets config.json and model.safetensors; NAME.gguf (or the set NAME-0000i-of-0000n.gguf) the
 same numbers, under the names that the package gguf maps them to. quantised.gguf holds blocks, and
 quantised.json what they decode to: for each tensor shape, type, sum, and the sum of element i times
-i % 7 + 1."""
+i % 7 + 1. tokenizer.gguf has no tensors, but the tokenizer of ../text/tiny."""
 import json
 import shutil
 from pathlib import Path
@@ -235,10 +235,35 @@ def write_quantised() -> None:
     (HERE / "quantised.json").write_text(json.dumps(goldens, indent=1) + "\n")
 
 
+def write_tokenizer() -> None:
+    tokenizer = json.loads((HERE / "../text/tiny/tokenizer.json").read_text())
+    names = {i: name for name, i in tokenizer["model"]["vocab"].items()}
+    kinds = dict.fromkeys(names, gguf.TokenType.NORMAL)
+    for token in tokenizer["added_tokens"]:
+        names[token["id"]] = token["content"]
+        kinds[token["id"]] = gguf.TokenType.CONTROL
+    kinds[902] = gguf.TokenType.USER_DEFINED
+    for i in range(903, 912):  # as many rows as an embedding table may have beyond the tokens
+        names[i], kinds[i] = f"[PAD{i}]", gguf.TokenType.UNUSED
+    w = gguf.GGUFWriter(HERE / "tokenizer.gguf", "deepseek2")
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("deepseek-v3")
+    w.add_token_list([names[i] for i in range(912)])
+    w.add_token_types([kinds[i] for i in range(912)])
+    w.add_token_merges(tokenizer["model"]["merges"] if isinstance(tokenizer["model"]["merges"][0], str)
+                       else [" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    w.add_bos_token_id(0)
+    w.add_eos_token_id(1)
+    w.add_pad_token_id(2)
+    w.add_add_bos_token(True)
+    finish(w)
+
+
 def main() -> None:
     for name in MODELS:
         write_model(name)
     write_quantised()
+    write_tokenizer()
 
 
 if __name__ == "__main__":
