@@ -112,7 +112,7 @@ int session_check_path(const config *cfg, const char *key)
 {
     const char *path = config_string(cfg, key);
     if (!path || !*path)
-        return config_fail(cfg, key, "the key is missing; it must name a local folder");
+        return config_fail(cfg, key, "the key is missing; it must name a local folder or file");
     if (access(path, R_OK))
         return config_fail(cfg, key, "%s: %m", path);
     return APP_OK;

@@ -46,8 +46,8 @@ static int check_ids(const train_run *run, const kt_dataset *dataset)
         for (size_t k = 0; k < e.length; k++)
             if (e.input_ids[k] >= info.vocab_size)
                 return config_fail(run->cfg, "model_name_or_path",
-                                   "%s/tokenizer.json gives id %d, but the model of config.json "
-                                   "has %d; they belong to different models",
+                                   "%s: the tokenizer gives id %d, but the model has %d; they "
+                                   "belong to different models",
                                    info.path, e.input_ids[k], info.vocab_size);
     }
     return APP_OK;

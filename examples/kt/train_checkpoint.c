@@ -160,6 +160,15 @@ int output_make_folder(train_run *run)
     return remove_unfinished(folder) ? failed(run, folder) : APP_OK;
 }
 
+/* In new memory; that of a GGUF file is the one it lies in. */
+static char *model_folder(const char *model)
+{
+    const char *slash = strrchr(model, '/');
+    if (folder_exists(model))
+        return app_copy(model);
+    return slash ? app_text("%.*s", (int)(slash - model), model) : app_copy(".");
+}
+
 int output_save_adapter(train_run *run, const char *folder)
 {
     static const char *const names[] = {
@@ -168,15 +177,17 @@ int output_save_adapter(train_run *run, const char *folder)
         "merges.txt"};
     if (kt_lora_save(run->session.lora, folder) != KT_OK)
         return config_fail(run->cfg, "output_dir", "%s", kt_last_error(run->session.ctx));
-    const char *model = config_string(run->cfg, "model_name_or_path");
+    char *model = model_folder(config_string(run->cfg, "model_name_or_path"));
     int rc = APP_OK;
     for (size_t i = 0; i < sizeof names / sizeof *names && rc == APP_OK; i++) {
-        char *from = app_text("%s/%s", model, names[i]), *to = app_text("%s/%s", folder, names[i]);
+        char *from = app_text("%s/%s", model, names[i]);
+        char *to = app_text("%s/%s", folder, names[i]);
         if (!access(from, R_OK) && file_copy(from, to))
             rc = failed(run, to);
         free(from);
         free(to);
     }
+    free(model);
     return rc;
 }
 

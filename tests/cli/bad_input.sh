@@ -24,7 +24,7 @@ refuses 1 'model_name_or_path: .*config.json' "${train[@]}" model_name_or_path=n
 
 make_model other_tokenizer
 sed -i 's/"w": [0-9]*/"w": 4000/' other_tokenizer/tokenizer.json
-refuses 1 'model_name_or_path: other_tokenizer/tokenizer.json gives id 4000, .* has 197' \
+refuses 1 'model_name_or_path: other_tokenizer: the tokenizer gives id 4000, .* has 197' \
     "${train[@]}" model_name_or_path=other_tokenizer
 
 # The data

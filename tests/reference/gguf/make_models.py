@@ -33,7 +33,7 @@ DEEPSEEK = dict(TINY, num_key_value_heads=4, kv_lora_rank=6, qk_nope_head_dim=6,
                                   mscale_all_dim=0.707, original_max_position_embeddings=64))
 MODELS = {
     "deepseek3": ("DeepseekV3ForCausalLM", "deepseek2",
-                  dict(DEEPSEEK, model_type="deepseek_v3", q_lora_rank=7, n_group=4, topk_group=2,
+                  dict(DEEPSEEK, vocab_size=200, model_type="deepseek_v3", q_lora_rank=7, n_group=4, topk_group=2,
                        norm_topk_prob=True, scoring_func="sigmoid", topk_method="noaux_tc",
                        num_nextn_predict_layers=0)),
     "deepseek2": ("DeepseekV2ForCausalLM", "deepseek2",
