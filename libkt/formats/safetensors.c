@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "core/context.h"
+#include "core/memory.h"
 #include "formats/file.h"
 #include "formats/json.h"
 #include "formats/mapped_file.h"
@@ -161,6 +162,9 @@ void kt_checkpoint_close(struct kt_checkpoint *c)
     kt_tensors_free(c->tensors, c->num_tensors);
     for (size_t i = 0; i < c->num_files; i++)
         kt_unmap_file(&c->files[i]);
+    for (size_t i = 0; i < c->num_owned; i++)
+        kt_buffer_free(c->ctx, c->owned[i]);
+    free(c->owned);
     free(c->files);
     free(c);
 }

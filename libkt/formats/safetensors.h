@@ -30,6 +30,8 @@ struct kt_checkpoint {
     size_t num_tensors;
     struct kt_mapped_file *files;
     size_t num_files;
+    void **owned; /**< [num_owned] buffers of tensors that do not lie in a file as they are */
+    size_t num_owned;
     kt_context *ctx;
 };
 

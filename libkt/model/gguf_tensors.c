@@ -6,6 +6,7 @@
 #include "core/context.h"
 #include "formats/safetensors_header.h"
 #include "model/gguf.h"
+#include "model/gguf_kv_b.h"
 
 enum { NAME_BYTES = 256, MAX_EXPERTS = 65536, MAX_TENSORS = 1 << 24 };
 
@@ -50,6 +51,8 @@ static const struct rename whole_names[] = {
     {"output.weight", "lm_head.weight", NULL},
 };
 
+static const char key_part[] = ".attn_k_b.", value_part[] = ".attn_v_b.";
+
 struct naming {
     kt_context *ctx;
     const char *architecture;
@@ -91,12 +94,13 @@ static bool new_name(const struct naming *n, const char *name, char to[NAME_BYTE
     return found && strstr(found, "%d");
 }
 
-static kt_status add(const struct naming *n, const struct kt_tensor *t, const char *name)
+static kt_status add(const struct naming *n, const struct kt_tensor *t, const char *dtype_name,
+                     const char *name)
 {
     struct kt_tensor *to = &n->to->tensors[n->to->num_tensors++];
     *to = *t;
     to->name = strdup(name);
-    to->dtype_name = strdup(t->dtype_name);
+    to->dtype_name = strdup(dtype_name);
     return to->name && to->dtype_name ? KT_OK : kt_fail_memory(n->ctx, 0, "the list of tensors");
 }
 
@@ -113,7 +117,7 @@ static kt_status add_experts(const struct naming *n, const struct kt_tensor *t, 
         one.data = (const char *)t->data + (uint64_t)e * one.bytes;
         snprintf(name, sizeof name, "%.*s%lld%s", (int)(number - pattern), pattern, (long long)e,
                  number + 2);
-        KT_TRY(add(n, &one, name));
+        KT_TRY(add(n, &one, t->dtype_name, name));
     }
     return KT_OK;
 }
@@ -130,20 +134,47 @@ static kt_status add_renamed(const struct naming *n, const struct kt_tensor *t)
         plain.shape[1] = t->shape[0];
         plain.shape[0] = 1;
     }
-    return add(n, &plain, name);
+    return add(n, &plain, t->dtype_name, name);
+}
+
+/* The tensor of the same layer with another module: `from` is in the name of `t`. */
+static const struct kt_tensor *sibling(const struct kt_gguf *g, const struct kt_tensor *t,
+                                       const char *from, const char *to)
+{
+    char name[NAME_BYTES];
+    const char *at = strstr(t->name, from);
+    snprintf(name, sizeof name, "%.*s%s%s", (int)(at - t->name), t->name, to, at + strlen(from));
+    return kt_gguf_find(g, name);
+}
+
+/* Parts of kv_b_proj: nothing comes of attn_v_b, and nothing of attn_k_b where the whole is there
+ * too. */
+static kt_status add_kv_b(const struct naming *n, const struct kt_gguf *g,
+                          const struct kt_tensor *t)
+{
+    struct kt_tensor *to;
+    char name[NAME_BYTES];
+    int layer = 0;
+    if (strstr(t->name, value_part) || sibling(g, t, key_part, ".attn_kv_b."))
+        return KT_OK;
+    const struct kt_tensor *values = sibling(g, t, key_part, value_part);
+    if (!values)
+        return kt_fail(n->ctx, KT_ERROR_NOT_FOUND, "%s: tensor %s has no attn_v_b beside it",
+                       t->file, t->name);
+    sscanf(t->name, "blk.%9d.", &layer);
+    snprintf(name, sizeof name, "model.layers.%d.self_attn.kv_b_proj.weight", layer);
+    KT_TRY(add(n, t, "F32", name));
+    to = &n->to->tensors[n->to->num_tensors - 1];
+    KT_TRY(kt_gguf_join_kv_b(n->ctx, t, values, to));
+    n->to->owned[n->to->num_owned++] = (void *)to->data;
+    return KT_OK;
 }
 
 /* How many tensors `t` becomes. */
 static kt_status count(const struct naming *n, const struct kt_tensor *t, uint64_t *num)
 {
     char name[NAME_BYTES];
-    bool experts = new_name(n, t->name, name);
-    if (strstr(t->name, ".attn_k_b.") || strstr(t->name, ".attn_v_b."))
-        return kt_fail(n->ctx, KT_ERROR_UNSUPPORTED,
-                       "%s: tensor %s: a kv_b_proj that is split into attn_k_b and attn_v_b is not "
-                       "supported; use a file that has attn_kv_b",
-                       t->file, t->name);
-    if (!experts) {
+    if (!new_name(n, t->name, name)) {
         ++*num;
         return KT_OK;
     }
@@ -164,8 +195,14 @@ static kt_status fill(const struct naming *n, const struct kt_gguf *g)
     n->to->tensors = calloc((size_t)num + 1, sizeof *n->to->tensors);
     if (!n->to->tensors)
         return kt_fail_memory(n->ctx, num * sizeof *n->to->tensors, "the list of tensors");
-    for (size_t i = 0; i < g->num_tensors; i++)
-        KT_TRY(add_renamed(n, &g->tensors[i]));
+    n->to->owned = calloc(g->num_tensors + 1, sizeof *n->to->owned);
+    if (!n->to->owned)
+        return kt_fail_memory(n->ctx, g->num_tensors, "the list of tensors");
+    for (size_t i = 0; i < g->num_tensors; i++) {
+        const struct kt_tensor *t = &g->tensors[i];
+        bool part = strstr(t->name, key_part) || strstr(t->name, value_part);
+        KT_TRY(part ? add_kv_b(n, g, t) : add_renamed(n, t));
+    }
     return kt_checkpoint_sort(n->to);
 }
 

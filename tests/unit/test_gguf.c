@@ -3,10 +3,10 @@
  * tests/reference/gguf/make_models.py. */
 #include <jansson.h>
 #include <math.h>
-#include <sys/stat.h>
 
 #include "core/weight.h"
 #include "fixture.h"
+#include "gguf_reference.h"
 #include "model/gguf.h"
 
 static const char *const twins[][2] = {
@@ -20,15 +20,6 @@ static const char *const twins[][2] = {
 };
 
 enum { NUM_TWINS = sizeof twins / sizeof *twins };
-
-static const char *reference_path(const char *name)
-{
-    static char paths[4][512];
-    static int next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/gguf/%s", KT_REFERENCE_DIR, name);
-    return path;
-}
 
 static kt_model *load(const char *path)
 {
@@ -147,10 +138,8 @@ END_TEST
 START_TEST(scales_that_are_not_finite_are_found)
 {
     kt_model *model;
-    FILE *f = fopen(reference_path("quantised.gguf"), "rb");
     static char bytes[1 << 18];
-    size_t size = fread(bytes, 1, sizeof bytes, f);
-    fclose(f);
+    size_t size = reference_read("quantised.gguf", bytes, sizeof bytes);
     model = load(reference_path("quantised.gguf"));
     const struct kt_tensor *t =
         kt_checkpoint_find(model->checkpoint, "model.layers.0.mlp.experts.1.down_proj.weight");
@@ -230,123 +219,6 @@ START_TEST(config_json_beside_comes_first)
 }
 END_TEST
 
-/* Metadata with one key set to a JSON value; NULL removes it. */
-static const struct {
-    const char *file, *key, *value;
-    kt_status status;
-    const char *sentence;
-} bad_metadata[] = {
-    {"deepseek2.gguf", "general.architecture", NULL, KT_ERROR_NOT_FOUND, "general.architecture"},
-    {"deepseek2.gguf", "general.architecture", "\"llama\"", KT_ERROR_UNSUPPORTED, "another order"},
-    {"deepseek2.gguf", "general.architecture", "\"rwkv6\"", KT_ERROR_UNSUPPORTED,
-     "architecture \"rwkv6\" is not supported in GGUF files; the supported ones are deepseek2, "
-     "qwen"},
-    {"deepseek2.gguf", "deepseek2.block_count", NULL, KT_ERROR_NOT_FOUND, "deepseek2.block_count"},
-    {"deepseek2.gguf", "deepseek2.block_count", "\"3\"", KT_ERROR_FORMAT, "must be an integer"},
-    {"deepseek2.gguf", "deepseek2.embedding_length", "-1", KT_ERROR_FORMAT, "outside of 0"},
-    {"deepseek2.gguf", "deepseek2.embedding_length", "[]", KT_ERROR_FORMAT, "must be an integer"},
-    {"deepseek2.gguf", "deepseek2.feed_forward_length", "[20, 20, 24]", KT_ERROR_UNSUPPORTED,
-     "feed_forward_length\" differs between layers"},
-    {"deepseek2.gguf", "deepseek2.attention.head_count", "[\"4\"]", KT_ERROR_UNSUPPORTED,
-     "head_count\" differs between layers"},
-    {"deepseek2.gguf", "deepseek2.expert_gating_func", "3", KT_ERROR_UNSUPPORTED,
-     "softmax (1) and sigmoid (2)"},
-    {"deepseek2.gguf", "deepseek2.expert_weights_norm", "1", KT_ERROR_FORMAT, "true or false"},
-    {"deepseek2.gguf", "deepseek2.attention.temperature_scale", "0.1", KT_ERROR_UNSUPPORTED,
-     "temperature_scale\" is 0.1"},
-    {"deepseek2.gguf", "deepseek2.rope.scaling.type", "\"longrope\"", KT_ERROR_UNSUPPORTED,
-     "none, linear and yarn"},
-    {"deepseek2.gguf", "deepseek2.rope.scaling.original_context_length", NULL, KT_ERROR_NOT_FOUND,
-     "original_context_length"},
-    {"qwen3moe.gguf", "qwen3moe.attention.value_length", "8", KT_ERROR_UNSUPPORTED,
-     "all three must be equal"},
-    {"qwen3moe.gguf", "qwen3moe.rope.dimension_count", "4", KT_ERROR_UNSUPPORTED,
-     "all three must be equal"},
-    {"qwen2moe.gguf", "qwen2moe.expert_shared_feed_forward_length", NULL, KT_ERROR_NOT_FOUND,
-     "expert_shared_feed_forward_length"},
-};
-
-START_TEST(metadata_that_makes_no_configuration)
-{
-    struct kt_gguf *gguf;
-    json_t *config;
-    const char *file = reference_path(bad_metadata[_i].file), *key = bad_metadata[_i].key;
-    ck_assert_int_eq(kt_gguf_open(fixture_context, file, &gguf), KT_OK);
-    if (bad_metadata[_i].value)
-        json_object_set_new(gguf->metadata, key,
-                            json_loads(bad_metadata[_i].value, JSON_DECODE_ANY, NULL));
-    else
-        json_object_del(gguf->metadata, key);
-    ck_assert_fails(kt_gguf_config(gguf, &config), bad_metadata[_i].status,
-                    bad_metadata[_i].sentence);
-    ck_assert_ptr_nonnull(strstr(kt_last_error(fixture_context), file));
-    ck_assert_ptr_null(config);
-    kt_gguf_close(gguf);
-}
-END_TEST
-
-static json_t *config_without(const char *file, const char *key)
-{
-    struct kt_gguf *gguf;
-    json_t *config;
-    ck_assert_int_eq(kt_gguf_open(fixture_context, reference_path(file), &gguf), KT_OK);
-    json_object_del(gguf->metadata, key);
-    ck_assert_int_eq(kt_gguf_config(gguf, &config), KT_OK);
-    kt_gguf_close(gguf);
-    return config;
-}
-
-/* Older files lack keys; what the keys stood for then is assumed, and said where it matters. */
-START_TEST(older_files)
-{
-    json_t *config =
-        config_without("deepseek3-00001-of-00003.gguf", "deepseek2.expert_group_count");
-    ck_assert_int_eq(json_integer_value(json_object_get(config, "n_group")), 1);
-    ck_assert_ptr_nonnull(strstr(fixture_log, "expert_group_count\" is missing"));
-    json_decref(config);
-    config = config_without("deepseek2.gguf", "deepseek2.expert_gating_func");
-    ck_assert_str_eq(json_string_value(json_object_get(config, "model_type")), "deepseek_v2");
-    json_decref(config);
-    config = config_without("deepseek2.gguf", "deepseek2.vocab_size");
-    ck_assert_int_eq(json_integer_value(json_object_get(config, "vocab_size")), 24);
-    json_decref(config);
-}
-END_TEST
-
-/* What becomes of a file with other names of tensors of the same length. */
-static const struct {
-    const char *file, *from, *to;
-    kt_status status;
-    const char *sentence;
-} renamed[] = {
-    {"deepseek2.gguf", "blk.1.attn_kv_b.weight", "blk.1.attn_k_bb.weight", KT_ERROR_NOT_FOUND,
-     "model.layers.1.self_attn.kv_b_proj.weight is missing"},
-    {"deepseek2.gguf", "blk.1.ffn_gate_exps", "blk.1.ffn_down_exps", KT_ERROR_FORMAT,
-     "tensor model.layers.1.mlp.experts.0.down_proj.weight is in both"},
-    {"qwen3.gguf", "blk.1.attn_q_norm.weight", "blk.1.ffn_up_exps.weight", KT_ERROR_FORMAT,
-     "tensor blk.1.ffn_up_exps.weight has 1 dimensions and 8 experts"},
-    {"qwen3.gguf", "blk.1.attn_q_norm.weight", "blk.1.attn_k_b.weight.xx", KT_ERROR_UNSUPPORTED,
-     "use a file that has attn_kv_b"},
-    {"qwen3.gguf", "blk.1.attn_q_norm.weight", "blk.9.attn_q_norm.weight", KT_ERROR_NOT_FOUND,
-     "model.layers.1.self_attn.q_norm.weight is missing"},
-};
-
-START_TEST(tensors_of_other_names)
-{
-    static char bytes[1 << 17];
-    kt_model *model;
-    FILE *f = fopen(reference_path(renamed[_i].file), "rb");
-    size_t size = fread(bytes, 1, sizeof bytes, f);
-    fclose(f);
-    char *at = memmem(bytes, size, renamed[_i].from, strlen(renamed[_i].from));
-    ck_assert_ptr_nonnull(at);
-    memcpy(at, renamed[_i].to, strlen(renamed[_i].from));
-    fixture_write("x.gguf", bytes, size);
-    ck_assert_fails(kt_model_load(fixture_context, fixture_path("x.gguf"), NULL, &model),
-                    renamed[_i].status, renamed[_i].sentence);
-}
-END_TEST
-
 int main(void)
 {
     Suite *suite = suite_create("gguf");
@@ -359,10 +231,6 @@ int main(void)
     tcase_add_test(tc, a_folder_stands_for_the_model_in_it);
     tcase_add_test(tc, names_of_a_set_must_be_right);
     tcase_add_test(tc, config_json_beside_comes_first);
-    tcase_add_loop_test(tc, metadata_that_makes_no_configuration, 0,
-                        sizeof bad_metadata / sizeof *bad_metadata);
-    tcase_add_test(tc, older_files);
-    tcase_add_loop_test(tc, tensors_of_other_names, 0, sizeof renamed / sizeof *renamed);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -3,6 +3,7 @@
 #include "core/random.h"
 #include "fixture.h"
 #include "formats/gguf.h"
+#include "gguf_reference.h"
 #include "model/model.h"
 
 enum { MAX_BYTES = 1 << 17, ROUNDS = 6000 };
@@ -277,14 +278,10 @@ static void damage(uint64_t round, size_t header)
 START_TEST(damaged_files_do_no_harm)
 {
     static const char *const names[] = {"deepseek2.gguf", "qwen2moe.gguf"};
-    char path[512];
     size_t loaded = 0;
     kt_model *model;
-    snprintf(path, sizeof path, "%s/gguf/%s", KT_REFERENCE_DIR, names[_i]);
-    FILE *f = fopen(path, "rb");
-    file.size = fread(file.bytes, 1, sizeof file.bytes, f);
-    fclose(f);
-    ck_assert_int_eq(kt_gguf_open(fixture_context, path, &gguf), KT_OK);
+    file.size = reference_read(names[_i], file.bytes, sizeof file.bytes);
+    ck_assert_int_eq(kt_gguf_open(fixture_context, reference_path(names[_i]), &gguf), KT_OK);
     size_t header =
         (size_t)((const char *)gguf->tensors[0].data - (const char *)gguf->files[0].map);
     kt_gguf_close(gguf);

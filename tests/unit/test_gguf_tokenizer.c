@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Tokenizers from the metadata of GGUF files, against those of tokenizer.json. */
 #include "fixture.h"
+#include "gguf_reference.h"
 #include "text_goldens.h"
-
-static const char file[] = KT_REFERENCE_DIR "/gguf/tokenizer.gguf";
 
 static kt_tokenizer *load(const char *path)
 {
@@ -17,9 +16,8 @@ static kt_tokenizer *load(const char *path)
 static void write_changed(const char *from, const char *to)
 {
     static unsigned char bytes[1 << 16];
-    FILE *f = fopen(file, "rb");
-    size_t size = fread(bytes, 1, sizeof bytes / 2, f), n = strlen(from), m = strlen(to);
-    fclose(f);
+    size_t size = reference_read("tokenizer.gguf", bytes, sizeof bytes);
+    size_t n = strlen(from), m = strlen(to);
     unsigned char *at = memmem(bytes, size, from, n);
     ck_assert_ptr_nonnull(at);
     ck_assert_int_eq(at[-8], (int)n); /* its length */
@@ -32,7 +30,7 @@ static void write_changed(const char *from, const char *to)
 START_TEST(ids_are_those_of_tokenizer_json)
 {
     json_t *goldens = load_json(DIR "tokenizer_goldens.json");
-    kt_tokenizer *t = load(file);
+    kt_tokenizer *t = load(reference_path("tokenizer.gguf"));
     compare_ids("deepseek-v3", t, json_object_get(goldens, "texts"),
                 json_object_get(goldens, "auto"), 1);
     ck_assert_int_eq(kt_tokenizer_bos_id(t), 0);
@@ -47,7 +45,7 @@ START_TEST(ids_are_those_of_tokenizer_json)
     const int32_t ids[] = {900, 902, 910};
     char *text;
     size_t length;
-    t = load(file);
+    t = load(reference_path("tokenizer.gguf"));
     ck_assert_int_eq(kt_tokenizer_decode(t, ids, 3, 1, &text, &length), KT_OK);
     ck_assert_str_eq(text, "<｜tool▁sep｜>");
     kt_free(text);

@@ -33,9 +33,9 @@ DEEPSEEK = dict(TINY, num_key_value_heads=4, kv_lora_rank=6, qk_nope_head_dim=6,
                                   mscale_all_dim=0.707, original_max_position_embeddings=64))
 MODELS = {
     "deepseek3": ("DeepseekV3ForCausalLM", "deepseek2",
-                  dict(DEEPSEEK, vocab_size=200, model_type="deepseek_v3", q_lora_rank=7, n_group=4, topk_group=2,
-                       norm_topk_prob=True, scoring_func="sigmoid", topk_method="noaux_tc",
-                       num_nextn_predict_layers=0)),
+                  dict(DEEPSEEK, vocab_size=200, model_type="deepseek_v3", q_lora_rank=7, n_group=4,
+                       topk_group=2, norm_topk_prob=True, scoring_func="sigmoid",
+                       topk_method="noaux_tc", num_nextn_predict_layers=0)),
     "deepseek2": ("DeepseekV2ForCausalLM", "deepseek2",
                   dict(DEEPSEEK, model_type="deepseek_v2", q_lora_rank=None, n_group=1,
                        topk_group=1, norm_topk_prob=False, scoring_func="softmax",
@@ -141,6 +141,20 @@ def stack_experts(weights: dict) -> dict:
     return out
 
 
+def split_kv_b(weights: dict, config: dict) -> dict:
+    """The newer form of DeepSeek's kv_b_proj: keys of each head, transposed, and values."""
+    out = {}
+    for name, t in weights.items():
+        if "kv_b_proj" not in name:
+            out[name] = t
+            continue
+        key, value = config["qk_nope_head_dim"], config["v_head_dim"]
+        k, v = t.view(-1, key + value, t.shape[1]).split([key, value], dim=1)
+        out[name.replace("kv_b", "k_b")] = k.transpose(1, 2).contiguous()
+        out[name.replace("kv_b", "v_b")] = v.contiguous()
+    return out
+
+
 def add_tensor(w: gguf.GGUFWriter, name: str, t: torch.Tensor) -> None:
     if t.dim() == 2 and t.shape[0] == 1:
         t = t[0]
@@ -153,7 +167,7 @@ def add_tensor(w: gguf.GGUFWriter, name: str, t: torch.Tensor) -> None:
 def narrow(weights: dict) -> dict:
     """Every third matrix in bfloat16, every third in float16, where a row of blocks allows."""
     kinds = [torch.float32, torch.bfloat16, torch.float16]
-    return {name: t.to(kinds[hash_name(name) % 3]) if t.dim() > 1 else t
+    return {name: t.to(kinds[hash_name(name) % 3]) if t.dim() > 1 and "kv_b" not in name else t
             for name, t in weights.items()}
 
 
@@ -176,7 +190,10 @@ def write_model(name: str) -> None:
     w.add_array("general.tags", ["tiny", "random"])
     write_keys(w, config, arch)
     names = gguf.get_tensor_name_map(ARCH[arch], config["num_hidden_layers"])
-    for tensor, t in stack_experts(weights).items():
+    tensors = stack_experts(weights)
+    if name == "deepseek3":
+        tensors = split_kv_b(tensors, config)
+    for tensor, t in tensors.items():
         add_tensor(w, names.get_name(tensor, try_suffixes=(".weight", ".bias")), t)
     finish(w)
 
