@@ -26,8 +26,9 @@ kt_status kt_gguf_config(const struct kt_gguf *gguf, json_t **config);
 
 /** Moves files and tensors into a checkpoint, where tensors have the names and shapes of Hugging
  * Face's: "blk.3.attn_q.weight" is "model.layers.3.self_attn.q_proj.weight", and the tensor of all
- * experts of a layer is one tensor an expert. A kv_b_proj in two parts is joined (gguf_kv_b.h). Tensors of other names keep them. `gguf` keeps its
- * metadata. Errors: FORMAT (shapes, two tensors of one name), UNSUPPORTED, OUT_OF_MEMORY. */
+ * experts of a layer is one tensor an expert. Some are rebuilt in memory (gguf_rebuild.h). Tensors
+ * of other names keep them. `gguf` keeps its metadata. Errors: FORMAT (shapes, two tensors of one
+ * name), UNSUPPORTED, OUT_OF_MEMORY. */
 kt_status kt_gguf_checkpoint(struct kt_gguf *gguf, struct kt_checkpoint **out);
 
 #endif

@@ -132,7 +132,32 @@ static kt_status build_qwen3(const struct kt_gguf_builder *b)
     return build_grouped_attention(b);
 }
 
+/* Llama, Mistral without a window, and Mixtral. The factors of Llama 3's rotary frequencies are in
+ * the file, but not the numbers that they were made from. */
+static kt_status build_llama(const struct kt_gguf_builder *b)
+{
+    int64_t experts = 0;
+    if (kt_gguf_find(b->gguf, "rope_freqs.weight"))
+        return kt_fail(b->json.ctx, KT_ERROR_UNSUPPORTED,
+                       "%s: tensor rope_freqs.weight comes from rope_scaling of a kind that the "
+                       "file does not tell; put the model's config.json beside it",
+                       b->json.path);
+    KT_TRY(build_grouped_attention(b));
+    KT_TRY(kt_gguf_put(b, "mlp_bias", json_boolean(kt_gguf_find(b->gguf, "blk.0.ffn_gate.bias"))));
+    KT_TRY(kt_gguf_get(b, "expert_count", KT_JSON_OPTIONAL, &experts));
+    if (!experts)
+        return kt_gguf_put(b, "model_type", json_string("llama"));
+    KT_TRY(kt_gguf_put(b, "model_type", json_string("mixtral")));
+    KT_TRY(kt_gguf_put(b, "num_local_experts", json_integer(experts)));
+    return kt_gguf_copy(b, "expert_used_count", KT_JSON_REQUIRED, "num_experts_per_tok");
+}
+
 const struct kt_gguf_architecture kt_gguf_architectures[] = {
-    {"deepseek2", build_deepseek2}, {"qwen2moe", build_qwen2moe}, {"qwen3moe", build_qwen3moe},
-    {"qwen2", build_qwen2},         {"qwen3", build_qwen3},       {NULL, NULL},
+    {"deepseek2", build_deepseek2},
+    {"qwen2moe", build_qwen2moe},
+    {"qwen3moe", build_qwen3moe},
+    {"qwen2", build_qwen2},
+    {"qwen3", build_qwen3},
+    {"llama", build_llama},
+    {NULL, NULL},
 };

@@ -136,13 +136,6 @@ kt_status kt_gguf_check_architecture(const struct kt_gguf *gguf, const char **na
     KT_TRY(kt_json_string(&json, "general.architecture", KT_JSON_REQUIRED, name));
     if (find_architecture(*name))
         return KT_OK;
-    if (strcmp(*name, "llama") == 0)
-        return kt_fail(
-            gguf->ctx, KT_ERROR_UNSUPPORTED,
-            "%s: GGUF files of architecture \"llama\" (Llama, Mistral, Mixtral) hold the "
-            "rows of queries and keys in another order than adapters know; use the "
-            "safetensors checkpoint",
-            json.path);
     for (const struct kt_gguf_architecture *a = kt_gguf_architectures; a->name; a++)
         snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", *known ? ", " : "",
                  a->name);

@@ -6,9 +6,9 @@
 #include "core/context.h"
 #include "formats/safetensors_header.h"
 #include "model/gguf.h"
-#include "model/gguf_kv_b.h"
+#include "model/gguf_rebuild.h"
 
-enum { NAME_BYTES = 256, MAX_EXPERTS = 65536, MAX_TENSORS = 1 << 24 };
+enum { NAME_BYTES = 256, MAX_EXPERTS = 65536, MAX_HEADS = 65536, MAX_TENSORS = 1 << 24 };
 
 /* Modules of a layer: "blk.N.FROM.weight" is "model.layers.N.TO.weight", and likewise biases. With
  * %d for the expert it is the tensor of all experts. */
@@ -32,6 +32,10 @@ static const struct rename {
     {"ffn_gate", "mlp.gate_proj", NULL},
     {"ffn_up", "mlp.up_proj", NULL},
     {"ffn_down", "mlp.down_proj", NULL},
+    {"ffn_gate_inp", "block_sparse_moe.gate", "llama"}, /* with experts it is Mixtral */
+    {"ffn_gate_exps", "block_sparse_moe.experts.%d.w1", "llama"},
+    {"ffn_up_exps", "block_sparse_moe.experts.%d.w3", "llama"},
+    {"ffn_down_exps", "block_sparse_moe.experts.%d.w2", "llama"},
     {"ffn_gate_inp", "mlp.gate", NULL},
     {"ffn_gate_exps", "mlp.experts.%d.gate_proj", NULL},
     {"ffn_up_exps", "mlp.experts.%d.up_proj", NULL},
@@ -56,6 +60,7 @@ static const char key_part[] = ".attn_k_b.", value_part[] = ".attn_v_b.";
 struct naming {
     kt_context *ctx;
     const char *architecture;
+    int64_t query_heads, key_heads; /* whose rows are interleaved; 0 = they are not */
     struct kt_checkpoint *to;
 };
 
@@ -104,6 +109,14 @@ static kt_status add(const struct naming *n, const struct kt_tensor *t, const ch
     return to->name && to->dtype_name ? KT_OK : kt_fail_memory(n->ctx, 0, "the list of tensors");
 }
 
+/* Takes the buffer of a tensor that was rebuilt. */
+static kt_status own(const struct naming *n, kt_status status, const struct kt_tensor *t)
+{
+    if (status == KT_OK)
+        n->to->owned[n->to->num_owned++] = (void *)t->data;
+    return status;
+}
+
 /* The first dimension counts the experts. */
 static kt_status add_experts(const struct naming *n, const struct kt_tensor *t, const char *pattern)
 {
@@ -134,7 +147,12 @@ static kt_status add_renamed(const struct naming *n, const struct kt_tensor *t)
         plain.shape[1] = t->shape[0];
         plain.shape[0] = 1;
     }
-    return add(n, &plain, t->dtype_name, name);
+    KT_TRY(add(n, &plain, t->dtype_name, name));
+    int64_t heads = strstr(name, ".self_attn.q_proj.")   ? n->query_heads
+                    : strstr(name, ".self_attn.k_proj.") ? n->key_heads
+                                                         : 0;
+    struct kt_tensor *added = &n->to->tensors[n->to->num_tensors - 1];
+    return heads ? own(n, kt_gguf_order_rows(n->ctx, t, heads, added), added) : KT_OK;
 }
 
 /* The tensor of the same layer with another module: `from` is in the name of `t`. */
@@ -165,9 +183,7 @@ static kt_status add_kv_b(const struct naming *n, const struct kt_gguf *g,
     snprintf(name, sizeof name, "model.layers.%d.self_attn.kv_b_proj.weight", layer);
     KT_TRY(add(n, t, "F32", name));
     to = &n->to->tensors[n->to->num_tensors - 1];
-    KT_TRY(kt_gguf_join_kv_b(n->ctx, t, values, to));
-    n->to->owned[n->to->num_owned++] = (void *)to->data;
-    return KT_OK;
+    return own(n, kt_gguf_join_kv_b(n->ctx, t, values, to), to);
 }
 
 /* How many tensors `t` becomes. */
@@ -200,10 +216,22 @@ static kt_status fill(const struct naming *n, const struct kt_gguf *g)
         return kt_fail_memory(n->ctx, g->num_tensors, "the list of tensors");
     for (size_t i = 0; i < g->num_tensors; i++) {
         const struct kt_tensor *t = &g->tensors[i];
+        if (strcmp(t->name, "rope_freqs.weight") == 0) /* config.json has what it comes from */
+            continue;
         bool part = strstr(t->name, key_part) || strstr(t->name, value_part);
         KT_TRY(part ? add_kv_b(n, g, t) : add_renamed(n, t));
     }
     return kt_checkpoint_sort(n->to);
+}
+
+static kt_status read_heads(struct naming *n, const struct kt_gguf *g)
+{
+    struct kt_json json = kt_gguf_json(g);
+    KT_TRY(kt_json_int(&json, "llama.attention.head_count", KT_JSON_REQUIRED, 1, MAX_HEADS,
+                       &n->query_heads));
+    n->key_heads = n->query_heads;
+    return kt_json_int(&json, "llama.attention.head_count_kv", KT_JSON_OPTIONAL, 1, MAX_HEADS,
+                       &n->key_heads);
 }
 
 kt_status kt_gguf_checkpoint(struct kt_gguf *g, struct kt_checkpoint **out)
@@ -211,6 +239,8 @@ kt_status kt_gguf_checkpoint(struct kt_gguf *g, struct kt_checkpoint **out)
     struct naming n = {.ctx = g->ctx};
     *out = NULL;
     KT_TRY(kt_gguf_check_architecture(g, &n.architecture));
+    if (strcmp(n.architecture, "llama") == 0)
+        KT_TRY(read_heads(&n, g));
     n.to = calloc(1, sizeof *n.to);
     if (!n.to)
         return kt_fail_memory(g->ctx, sizeof *n.to, "a checkpoint");

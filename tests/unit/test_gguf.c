@@ -17,6 +17,8 @@ static const char *const twins[][2] = {
     {"qwen3moe", "qwen3moe.gguf"},
     {"qwen2", "qwen2.gguf"},
     {"qwen3", "qwen3.gguf"},
+    {"llama", "llama.gguf"},
+    {"mixtral", "mixtral.gguf"},
 };
 
 enum { NUM_TWINS = sizeof twins / sizeof *twins };

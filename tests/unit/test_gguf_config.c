@@ -5,7 +5,7 @@
 #include "fixture.h"
 #include "gguf_reference.h"
 #include "model/gguf.h"
-#include "model/gguf_kv_b.h"
+#include "model/gguf_rebuild.h"
 
 /* Metadata with one key set to a JSON value; NULL removes it. */
 static const struct {
@@ -14,7 +14,8 @@ static const struct {
     const char *sentence;
 } bad_metadata[] = {
     {"deepseek2.gguf", "general.architecture", NULL, KT_ERROR_NOT_FOUND, "general.architecture"},
-    {"deepseek2.gguf", "general.architecture", "\"llama\"", KT_ERROR_UNSUPPORTED, "another order"},
+    {"llama.gguf", "llama.attention.head_count", NULL, KT_ERROR_NOT_FOUND, "head_count"},
+    {"mixtral.gguf", "llama.expert_used_count", NULL, KT_ERROR_NOT_FOUND, "expert_used_count"},
     {"deepseek2.gguf", "general.architecture", "\"rwkv6\"", KT_ERROR_UNSUPPORTED,
      "architecture \"rwkv6\" is not supported in GGUF files; the supported ones are deepseek2, "
      "qwen"},
@@ -106,6 +107,10 @@ static const struct {
      "attn_k_b.weight.xx has no attn_v_b beside it"},
     {"qwen3.gguf", "blk.1.attn_q_norm.weight", "blk.9.attn_q_norm.weight", KT_ERROR_NOT_FOUND,
      "model.layers.1.self_attn.q_norm.weight is missing"},
+    {"llama.gguf", "token_embd.weight", "rope_freqs.weight", KT_ERROR_UNSUPPORTED,
+     "put the model's config.json beside it"},
+    {"llama.gguf", "blk.1.attn_norm.weight", "blk.1.attn_q.weightxxx", KT_ERROR_NOT_FOUND,
+     "model.layers.1.input_layernorm.weight is missing"},
 };
 
 START_TEST(tensors_of_other_names)

@@ -9,6 +9,7 @@ same numbers, under the names that the package gguf maps them to. quantised.gguf
 quantised.json what they decode to: for each tensor shape, type, sum, and the sum of element i times
 i % 7 + 1. tokenizer.gguf has no tensors, but the tokenizer of ../text/tiny."""
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -51,6 +52,11 @@ MODELS = {
                                         original_max_position_embeddings=32))),
     "qwen2": ("Qwen2ForCausalLM", "qwen2", dict(TINY, model_type="qwen2",
                                                 tie_word_embeddings=True)),
+    "llama": ("LlamaForCausalLM", "llama",
+              dict(TINY, model_type="llama", attention_bias=True, mlp_bias=True)),
+    "mixtral": ("MixtralForCausalLM", "llama",
+                dict(TINY, model_type="mixtral", num_local_experts=4, num_experts_per_tok=2,
+                     sliding_window=None)),
     "qwen3": ("Qwen3ForCausalLM", "qwen3", dict(TINY, model_type="qwen3", head_dim=8)),
 }
 ARCH = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -89,8 +95,10 @@ def write_keys(w: gguf.GGUFWriter, config: dict, arch: str) -> None:
         w.add_key_length(config["head_dim"])
         w.add_value_length(config["head_dim"])
     if "num_experts_per_tok" in config:
-        w.add_expert_count(config.get("num_experts", config.get("n_routed_experts")))
+        w.add_expert_count(next(config[key] for key in ("num_experts", "n_routed_experts",
+                                                        "num_local_experts") if key in config))
         w.add_expert_used_count(config["num_experts_per_tok"])
+    if "moe_intermediate_size" in config:
         w.add_expert_feed_forward_length(config["moe_intermediate_size"])
     if "shared_expert_intermediate_size" in config:
         w.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
@@ -130,10 +138,13 @@ def write_deepseek_keys(w: gguf.GGUFWriter, config: dict) -> None:
 def stack_experts(weights: dict) -> dict:
     out, experts = {}, {}
     for name, t in weights.items():
-        head, found, rest = name.partition(".mlp.experts.")
+        head, found, rest = name.partition(".experts.")
         if found:
             number, rest = rest.split(".", 1)
-            experts.setdefault(f"{head}.mlp.experts.{rest}", {})[int(number)] = t
+            stacked = f"{head}.experts.{rest}"
+            if "block_sparse_moe" in head:  # the package knows the stack by another name
+                stacked = f"{head[6:]}.experts.{rest}".replace("block_sparse_moe", "feed_forward")
+            experts.setdefault(stacked, {})[int(number)] = t
         else:
             out[name.replace(".e_score_correction_bias", ".e_score_correction.bias")] = t
     for name, parts in experts.items():
@@ -155,6 +166,17 @@ def split_kv_b(weights: dict, config: dict) -> dict:
     return out
 
 
+def interleave(weights: dict, config: dict) -> dict:
+    """The halves of each head's queries and keys, as the architecture llama has them."""
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    out = {}
+    for name, t in weights.items():
+        if n := heads.get(name.split(".")[-2]):
+            t = t.reshape(n, 2, -1, *t.shape[1:]).swapaxes(1, 2).reshape(t.shape).contiguous()
+        out[name] = t
+    return out
+
+
 def add_tensor(w: gguf.GGUFWriter, name: str, t: torch.Tensor) -> None:
     if t.dim() == 2 and t.shape[0] == 1:
         t = t[0]
@@ -172,7 +194,7 @@ def narrow(weights: dict) -> dict:
 
 
 def hash_name(name: str) -> int:
-    return sum(map(ord, name.split(".experts.")[0] + name[-12:]))
+    return sum(map(ord, re.sub(r"experts\.\d+", "", name)))
 
 
 def write_model(name: str) -> None:
@@ -193,6 +215,8 @@ def write_model(name: str) -> None:
     tensors = stack_experts(weights)
     if name == "deepseek3":
         tensors = split_kv_b(tensors, config)
+    if arch == "llama":
+        tensors = interleave(tensors, config)
     for tensor, t in tensors.items():
         add_tensor(w, names.get_name(tensor, try_suffixes=(".weight", ".bias")), t)
     finish(w)

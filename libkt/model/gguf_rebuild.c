@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "model/gguf_kv_b.h"
+#include "model/gguf_rebuild.h"
+
+#include <string.h>
 
 #include "core/context.h"
 #include "core/memory.h"
@@ -80,6 +82,25 @@ kt_status kt_gguf_join_kv_b(kt_context *ctx, const struct kt_tensor *k, const st
     KT_TRY(kt_buffer_alloc(ctx, out->bytes, 1, "attn_k_b and attn_v_b joined", &buffer));
     j.out = buffer;
     kt_parallel_for(ctx->pool, heads, 1, join_heads, &j);
+    out->data = buffer;
+    return KT_OK;
+}
+
+kt_status kt_gguf_order_rows(kt_context *ctx, const struct kt_tensor *t, int64_t heads,
+                             struct kt_tensor *out)
+{
+    void *buffer;
+    if (heads < 1 || t->shape[0] % (2 * heads))
+        return kt_fail(ctx, KT_ERROR_MISMATCH,
+                       "%s: tensor %s has %lld rows, which are not those of %lld heads", t->file,
+                       t->name, (long long)t->shape[0], (long long)heads);
+    KT_TRY(kt_buffer_alloc(ctx, t->bytes, 1, "queries and keys in order", &buffer));
+    int64_t row = (int64_t)t->bytes / t->shape[0], pairs = t->shape[0] / heads / 2;
+    const char *from = t->data;
+    for (int64_t head = 0; head < heads; head++)
+        for (int64_t i = 0; i < pairs; i++)
+            for (int64_t half = 0; half < 2; half++, from += row)
+                memcpy((char *)buffer + ((2 * head + half) * pairs + i) * row, from, (size_t)row);
     out->data = buffer;
     return KT_OK;
 }
