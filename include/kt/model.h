@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file model.h
- * A checkpoint folder in the Hugging Face layout (config.json, *.safetensors), mapped read-only.
- * Loading reads headers alone: weights are paged in as they are used and never copied.
+ * A checkpoint folder in the Hugging Face layout (config.json, *.safetensors), or a whole model in
+ * GGUF files, mapped read-only. Loading reads headers alone: weights are paged in as they are used
+ * and never copied, but for those few that GGUF holds in another form (see kt_model_load).
  *
  * Supported architectures: DeepseekV2ForCausalLM (arXiv 2405.04434), DeepseekV3ForCausalLM
  * (2412.19437), Qwen2MoeForCausalLM and Qwen2ForCausalLM (2407.10671), Qwen3MoeForCausalLM and
  * Qwen3ForCausalLM (2505.09388), MixtralForCausalLM (2401.04088), LlamaForCausalLM (2407.21783),
  * MistralForCausalLM (2310.06825); rope_scaling of the kinds default, linear, yarn and llama3.
- * Weight dtypes: BF16, F16, F32. A multi-token-prediction layer is skipped.
+ * Weight dtypes: BF16, F16, F32; in GGUF files also Q8_0, Q4_0, Q4_K and Q6_K for matrices. A
+ * multi-token-prediction layer is skipped.
  *
  * Thread safety: immutable after loading; see context.h. */
 #ifndef KT_MODEL_H
@@ -27,8 +29,15 @@ typedef struct kt_model_options {
 
 KT_API void kt_model_options_init(kt_model_options *options, size_t size);
 
-/** Opens the checkpoint in the folder `path`. Missing or truncated shards, wrong shapes and
- * unsupported dtypes are found here, before anything is computed.
+/** Opens the checkpoint in the folder `path`, or the GGUF model that `path` means: a file whose name
+ * ends in .gguf (of a split model any of them), or a folder without safetensors that holds one.
+ * Missing or truncated shards, wrong shapes and unsupported dtypes are found here, before anything
+ * is computed.
+ *
+ * A GGUF model's tensors have the names and row-major shapes of Hugging Face's checkpoint, each
+ * expert its own. A config.json beside the file comes before its metadata. Two kinds of tensors are
+ * rebuilt in memory: attn_k_b with attn_v_b of DeepSeek models become one float32 matrix, and
+ * queries and keys of the architecture "llama" get their rows in order.
  * Errors: NOT_FOUND, IO, FORMAT, MISMATCH (shape against config.json), UNSUPPORTED, NUMERIC. */
 KT_API kt_status kt_model_load(kt_context *ctx, const char *path, const kt_model_options *options,
                                kt_model **out);
