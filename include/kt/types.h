@@ -66,7 +66,8 @@ typedef enum kt_dtype {
     KT_DTYPE_UNKNOWN = 255 /**< a tensor of a type that libkt cannot use */
 } kt_dtype;
 
-/** Name of a dtype as safetensors or GGUF spells it ("BF16", "Q4_K" ...); "?" for an unknown number. */
+/** Name of a dtype as safetensors or GGUF spells it ("BF16", "Q4_K" ...); "?" for an unknown
+ * number. */
 KT_API const char *kt_dtype_name(kt_dtype dtype);
 
 /** Arithmetic of the linear layers. Sums are float32 in both; the router, norms, softmax, loss, LoRA

@@ -13,8 +13,8 @@
  *   Q8_0             GGUF: 32 elements: f16 d, 32 int8 q; d q
  *   Q4_0             GGUF: 32 elements: f16 d, 16 bytes with the first half's q in their low bits,
  *                    the second's in their high bits; d (q - 8)
- *   Q4_K             GGUF: 256 elements: f16 d and dmin, 8 pairs of 6-bit s and m in 12 bytes, 4-bit
- *                    q; 32 elements share a pair: d s q - dmin m
+ *   Q4_K             GGUF: 256 elements: f16 d and dmin, 8 pairs of 6-bit s and m in 12 bytes,
+ *                    4-bit q; 32 elements share a pair: d s q - dmin m
  *   Q6_K             GGUF: 256 elements: 4 low and 2 high bits of q apart, 16 int8 s, f16 d; 16
  *                    elements share an s: d s (q - 32)
  * Blocks of a row follow each other, and rows follow each other without a gap. */

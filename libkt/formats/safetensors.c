@@ -128,8 +128,8 @@ static kt_status open_folder(struct kt_checkpoint *c, const char *folder)
     } else if (access(index, F_OK) == 0) {
         status = open_index(c, folder, index);
     } else {
-        status = kt_fail(c->ctx, KT_ERROR_NOT_FOUND,
-                         "%s: has neither %s nor %s nor a GGUF file", folder, single_name, index_name);
+        status = kt_fail(c->ctx, KT_ERROR_NOT_FOUND, "%s: has neither %s nor %s nor a GGUF file",
+                         folder, single_name, index_name);
     }
     free(single);
     free(index);
