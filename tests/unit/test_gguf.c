@@ -154,6 +154,64 @@ START_TEST(scales_that_are_not_finite_are_found)
 }
 END_TEST
 
+/* The model's tensors decoded, and its configuration, as a Hugging Face checkpoint in the fixture's
+ * folder. */
+static void write_decoded(const kt_model *model, const char *file)
+{
+    const struct kt_checkpoint *c = model->checkpoint;
+    struct kt_tensor *decoded = calloc(c->num_tensors, sizeof *decoded);
+    struct kt_gguf *gguf;
+    json_t *config;
+    for (size_t i = 0; i < c->num_tensors; i++) {
+        struct kt_tensor *t = &decoded[i];
+        *t = c->tensors[i];
+        struct kt_weight w = {.data = t->data,
+                              .dtype = t->dtype,
+                              .rows = t->ndim == 2 ? t->shape[0] : 1,
+                              .cols = t->shape[t->ndim - 1]};
+        float *numbers = malloc((size_t)(w.rows * w.cols) * sizeof *numbers);
+        for (int64_t r = 0; r < w.rows; r++)
+            kt_weight_decode(&w, r, 0, w.cols, numbers + r * w.cols);
+        t->data = numbers;
+        t->dtype = KT_DTYPE_F32;
+        t->bytes = (uint64_t)(w.rows * w.cols) * sizeof *numbers;
+    }
+    ck_assert_int_eq(kt_safetensors_write(fixture_context, fixture_path("model.safetensors"),
+                                          decoded, c->num_tensors, NULL),
+                     KT_OK);
+    ck_assert_int_eq(kt_gguf_open(fixture_context, file, &gguf), KT_OK);
+    ck_assert_int_eq(kt_gguf_config(gguf, &config), KT_OK);
+    ck_assert_int_eq(json_dump_file(config, fixture_path("config.json"), 0), 0);
+    json_decref(config);
+    kt_gguf_close(gguf);
+    for (size_t i = 0; i < c->num_tensors; i++)
+        free((void *)decoded[i].data);
+    free(decoded);
+}
+
+START_TEST(logits_of_blocks_are_those_of_their_numbers)
+{
+    size_t num, num_want;
+    double error = 0, norm = 0;
+    kt_model *blocks = load(reference_path("quantised.gguf"));
+    write_decoded(blocks, reference_path("quantised.gguf"));
+    kt_model *numbers = load(fixture_folder);
+    ck_assert_int_eq(numbers->lm_head->weight.dtype, KT_DTYPE_F32);
+    float *x = logits_of(blocks, &num), *y = logits_of(numbers, &num_want);
+    ck_assert_uint_eq(num, num_want);
+    for (size_t i = 0; i < num; i++) {
+        error += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+        norm += (double)y[i] * y[i];
+    }
+    ck_assert_double_gt(norm, 0);
+    ck_assert_double_le(sqrt(error / norm), 1e-5);
+    free(x);
+    free(y);
+    kt_model_free(blocks);
+    kt_model_free(numbers);
+}
+END_TEST
+
 static void link_file(const char *name, const char *as)
 {
     ck_assert_int_eq(symlink(reference_path(name), fixture_path(as)), 0);
@@ -229,6 +287,7 @@ int main(void)
     tcase_add_loop_test(tc, tensors_and_configuration_are_those_of_the_checkpoint, 0, NUM_TWINS);
     tcase_add_loop_test(tc, logits_are_those_of_the_checkpoint, 0, NUM_TWINS);
     tcase_add_test(tc, blocks_are_bound_where_they_belong);
+    tcase_add_test(tc, logits_of_blocks_are_those_of_their_numbers);
     tcase_add_test(tc, scales_that_are_not_finite_are_found);
     tcase_add_test(tc, a_folder_stands_for_the_model_in_it);
     tcase_add_test(tc, names_of_a_set_must_be_right);
