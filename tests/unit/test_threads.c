@@ -502,6 +502,10 @@ START_TEST(a_forked_child_makes_its_own_context)
 {
     int status;
     kt_context *parent = context_with(0, 1);
+    _Atomic int64_t before = 0;
+    kt_parallel_for(parent->pool, 100, 1, count, &before);
+    usleep(20000); /* workers sleep: AddressSanitizer's allocator may hang after a fork() amid a
+                      call */
     pid_t child = fork();
     if (child == 0) {
         kt_context *own;
