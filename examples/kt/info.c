@@ -28,6 +28,8 @@ static void print_model(const kt_model_info *m)
     putchar('\n');
 }
 
+enum { USED_AS_SCALES = 2 }; /* kt_tensor_info.used */
+
 typedef struct dtype_sum {
     uint64_t tensors, parameters, bytes;
 } dtype_sum;
@@ -40,26 +42,30 @@ static uint64_t num_elements(const kt_tensor_info *t)
     return n;
 }
 
+static void print_sum(const char *name, const dtype_sum *sum)
+{
+    char a[FORMAT_SIZE], b[FORMAT_SIZE];
+    if (sum->tensors)
+        printf("%-8s %9llu %20s %12s\n", name, (unsigned long long)sum->tensors,
+               format_grouped(a, sum->parameters), format_bytes(b, sum->bytes));
+}
+
 static void print_dtypes(const kt_model *model)
 {
-    dtype_sum sums[KT_DTYPE_UNKNOWN + 1] = {{0}};
+    dtype_sum sums[KT_DTYPE_UNKNOWN + 1] = {{0}}, scales = {0};
     for (size_t i = 0; i < kt_model_num_tensors(model); i++) {
         kt_tensor_info t = {.size = sizeof t};
         if (kt_model_get_tensor(model, i, &t) != KT_OK || !t.used)
             continue;
-        dtype_sum *sum = &sums[t.dtype & 0xff];
+        dtype_sum *sum = t.used == USED_AS_SCALES ? &scales : &sums[t.dtype & 0xff];
         sum->tensors++;
-        sum->parameters += num_elements(&t);
+        sum->parameters += t.used == USED_AS_SCALES ? 0 : num_elements(&t);
         sum->bytes += t.num_bytes;
     }
     printf("\n%-8s %9s %20s %12s\n", "dtype", "tensors", "parameters", "size");
-    for (int i = 0; i <= KT_DTYPE_UNKNOWN; i++) {
-        char a[FORMAT_SIZE], b[FORMAT_SIZE];
-        if (sums[i].tensors)
-            printf("%-8s %9llu %20s %12s\n", kt_dtype_name((kt_dtype)i),
-                   (unsigned long long)sums[i].tensors, format_grouped(a, sums[i].parameters),
-                   format_bytes(b, sums[i].bytes));
-    }
+    for (int i = 0; i <= KT_DTYPE_UNKNOWN; i++)
+        print_sum(kt_dtype_name((kt_dtype)i), &sums[i]);
+    print_sum("scales", &scales);
 }
 
 static void print_tensors(const kt_model *model)

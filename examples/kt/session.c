@@ -183,7 +183,7 @@ kt_compute session_infer_compute(const session *s)
     uint64_t narrow = 0, wide = 0;
     for (size_t i = 0; i < kt_model_num_tensors(s->model); i++) {
         kt_tensor_info t = {.size = sizeof t};
-        if (kt_model_get_tensor(s->model, i, &t) == KT_OK && t.used)
+        if (kt_model_get_tensor(s->model, i, &t) == KT_OK && t.used == 1)
             *(t.dtype == KT_DTYPE_F32 ? &wide : &narrow) += t.num_bytes;
     }
     bool full = strcmp(dtype, "auto") ? !strcmp(dtype, "float32") : wide > narrow;

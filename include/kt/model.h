@@ -8,8 +8,10 @@
  * (2412.19437), Qwen2MoeForCausalLM and Qwen2ForCausalLM (2407.10671), Qwen3MoeForCausalLM and
  * Qwen3ForCausalLM (2505.09388), MixtralForCausalLM (2401.04088), LlamaForCausalLM (2407.21783),
  * MistralForCausalLM (2310.06825); rope_scaling of the kinds default, linear, yarn and llama3.
- * Weight dtypes: BF16, F16, F32; in GGUF files also Q8_0, Q4_0, Q4_K and Q6_K for matrices. A
- * multi-token-prediction layer is skipped.
+ * Weight dtypes: BF16, F16, F32; for matrices also F8_E4M3 with a scale for each block as in
+ * DeepSeek-V3's released checkpoint, I8 with a scale for each row and I4 with a scale for each group
+ * (docs/checkpoints.md), and in GGUF files Q8_0, Q4_0, Q4_K and Q6_K. A multi-token-prediction layer
+ * is skipped.
  *
  * Thread safety: immutable after loading; see context.h. */
 #ifndef KT_MODEL_H
@@ -65,7 +67,8 @@ typedef struct kt_model_info {
 
 KT_API kt_status kt_model_get_info(const kt_model *model, kt_model_info *info);
 
-/** Tensors of the checkpoint, in the order of their names. Strings are owned by the model. */
+/** Tensors of the checkpoint, in the order of their names. Strings are owned by the model. U8 that
+ * holds two elements of 4 bits is told as I4, with the shape in elements. */
 typedef struct kt_tensor_info {
     size_t size;
     const char *name, *file;
@@ -73,7 +76,7 @@ typedef struct kt_tensor_info {
     int32_t ndim;
     int64_t shape[8];
     uint64_t num_bytes;
-    int32_t used; /**< 0 = skipped knowingly */
+    int32_t used; /**< 0 = skipped knowingly, 2 = scales of another tensor, no parameters */
     uint64_t reserved[4];
 } kt_tensor_info;
 

@@ -8,6 +8,7 @@
 #include "core/context.h"
 #include "core/dtype.h"
 #include "core/memory.h"
+#include "model/quantization.h"
 
 enum { NAME_BYTES = 256, VECTOR_ALIGN = 16 };
 
@@ -35,87 +36,103 @@ static void expand(const char *pattern, int32_t layer, int32_t expert, const cha
 }
 
 static kt_status check_shape(kt_context *ctx, const struct kt_model_config *c,
-                             const struct kt_tensor *t, enum kt_dim rows, enum kt_dim cols)
+                             const struct kt_tensor *t, int32_t ndim, const int64_t *shape,
+                             enum kt_dim rows, enum kt_dim cols)
 {
     const int64_t want[2] = {kt_dim_value(c, rows), kt_dim_value(c, cols)};
-    int32_t ndim = cols == KT_DIM_NONE ? 1 : 2;
+    int32_t wanted_ndim = cols == KT_DIM_NONE ? 1 : 2;
     char found[128], wanted[128];
-    if (t->ndim == ndim && memcmp(t->shape, want, (size_t)ndim * sizeof *want) == 0)
+    if (ndim == wanted_ndim && memcmp(shape, want, (size_t)ndim * sizeof *want) == 0)
         return KT_OK;
     return kt_fail(ctx, KT_ERROR_MISMATCH,
                    "%s: tensor %s has shape %s, but config.json asks for %s (%s%s%s); are the two "
                    "from one checkpoint?",
-                   t->file, t->name, kt_shape_text(t->ndim, t->shape, found, sizeof found),
-                   kt_shape_text(ndim, want, wanted, sizeof wanted), kt_dim_keys(c, rows),
-                   ndim == 2 ? " x " : "", ndim == 2 ? kt_dim_keys(c, cols) : "");
+                   t->file, t->name, kt_shape_text(ndim, shape, found, sizeof found),
+                   kt_shape_text(wanted_ndim, want, wanted, sizeof wanted), kt_dim_keys(c, rows),
+                   wanted_ndim == 2 ? " x " : "", wanted_ndim == 2 ? kt_dim_keys(c, cols) : "");
 }
 
-/* Matrices may be made of GGUF's blocks; vectors are widened and must be plain floats. */
-static kt_status check_dtype(kt_context *ctx, const struct kt_tensor *t)
-{
-    const struct kt_format *format = kt_format_of(t->dtype);
-    bool plain = t->dtype == KT_DTYPE_BF16 || t->dtype == KT_DTYPE_F16 || t->dtype == KT_DTYPE_F32;
-    bool blocks = format && format->block >= 32 && t->ndim == 2;
-    if (!plain && !blocks)
-        return kt_fail(ctx, KT_ERROR_UNSUPPORTED,
-                       "%s: tensor %s has dtype %s; libkt computes with BF16, F16 and F32 weights, "
-                       "so convert the checkpoint to BF16 first",
-                       t->file, t->name, t->dtype_name);
-    if (plain && (uintptr_t)t->data % kt_dtype_size(t->dtype))
-        return kt_fail(ctx, KT_ERROR_FORMAT,
-                       "%s: tensor %s does not start at a multiple of its element size; write the "
-                       "file again with a current safetensors package",
-                       t->file, t->name);
-    return KT_OK;
-}
-
-static uint64_t num_elements(const struct kt_tensor *t)
-{
-    return (uint64_t)t->shape[0] * (uint64_t)(t->ndim == 2 ? t->shape[1] : 1);
-}
-
-static kt_status find(struct binder *b, const char *name, enum kt_dim rows, enum kt_dim cols,
-                      const struct kt_tensor **out)
+static kt_status find(struct binder *b, const char *name, const struct kt_tensor **out)
 {
     struct kt_model *m = b->model;
-    const struct kt_tensor *t = kt_checkpoint_find(m->checkpoint, name);
-    if (!t)
-        return kt_fail(
-            m->ctx, KT_ERROR_NOT_FOUND,
-            "%s: tensor %s is missing; config.json of a %s model with %d layers asks for it",
-            m->path, name, m->config.architecture->name, m->config.num_hidden_layers);
-    KT_TRY(check_dtype(m->ctx, t));
-    KT_TRY(check_shape(m->ctx, &m->config, t, rows, cols));
+    *out = kt_checkpoint_find(m->checkpoint, name);
+    if (*out)
+        return KT_OK;
+    return kt_fail(m->ctx, KT_ERROR_NOT_FOUND,
+                   "%s: tensor %s is missing; config.json of a %s model with %d layers asks for it",
+                   m->path, name, m->config.architecture->name, m->config.num_hidden_layers);
+}
+
+/* Marks a tensor and counts it, once. */
+static void use(struct kt_model *m, const struct kt_tensor *t, enum kt_tensor_use use,
+                uint64_t parameters)
+{
     uint8_t *used = &m->used[t - m->checkpoint->tensors];
-    if (!*used) {
-        m->num_parameters += num_elements(t);
-        m->num_bytes += t->bytes;
-    }
-    *used = 1;
-    *out = t;
-    return KT_OK;
+    if (*used)
+        return;
+    *used = (uint8_t)use;
+    m->num_parameters += parameters;
+    m->num_bytes += t->bytes;
+}
+
+/* Room among the vectors for n numbers; NULL in the first round. */
+static float *take_floats(struct binder *b, int64_t n)
+{
+    float *place = b->store ? b->model->vectors + b->num_floats : NULL;
+    b->num_floats += (n + VECTOR_ALIGN - 1) / VECTOR_ALIGN * VECTOR_ALIGN;
+    return place;
 }
 
 static kt_status take_vector(struct binder *b, const char *name, enum kt_dim rows, float **place)
 {
+    struct kt_model *m = b->model;
     const struct kt_tensor *t;
-    KT_TRY(find(b, name, rows, KT_DIM_NONE, &t));
-    if (b->store) {
-        *place = b->model->vectors + b->num_floats;
-        kt_dtype_to_f32(t->dtype, t->data, *place, (size_t)t->shape[0]);
+    KT_TRY(find(b, name, &t));
+    if (t->dtype != KT_DTYPE_BF16 && t->dtype != KT_DTYPE_F16 && t->dtype != KT_DTYPE_F32)
+        return kt_fail(
+            m->ctx, KT_ERROR_UNSUPPORTED,
+            "%s: tensor %s has dtype %s; norms, biases and the like must be BF16, F16 or "
+            "F32",
+            t->file, t->name, t->dtype_name);
+    KT_TRY(kt_tensor_check_aligned(m->ctx, t));
+    KT_TRY(check_shape(m->ctx, &m->config, t, t->ndim, t->shape, rows, KT_DIM_NONE));
+    use(m, t, KT_TENSOR_WEIGHT, (uint64_t)t->shape[0]);
+    float *floats = take_floats(b, t->shape[0]);
+    if (floats) {
+        kt_dtype_to_f32(t->dtype, t->data, floats, (size_t)t->shape[0]);
+        *place = floats;
     }
-    b->num_floats += (t->shape[0] + VECTOR_ALIGN - 1) / VECTOR_ALIGN * VECTOR_ALIGN;
     return KT_OK;
+}
+
+/* Scales in float32 stay in the file; others are widened. */
+static void take_scales(struct binder *b, const struct kt_tensor *scales, struct kt_weight *w)
+{
+    use(b->model, scales, KT_TENSOR_SCALES, 0);
+    if (w->scale)
+        return;
+    int64_t n = scales->shape[0] * scales->shape[1];
+    float *floats = take_floats(b, n);
+    if (floats)
+        kt_dtype_to_f32(scales->dtype, scales->data, floats, (size_t)n);
+    w->scale = floats;
 }
 
 static kt_status take_matrix(struct binder *b, const char *name, const struct kt_binding *binding,
                              struct kt_weight *place)
 {
-    const struct kt_tensor *t;
-    KT_TRY(find(b, name, binding->rows, binding->cols, &t));
+    struct kt_model *m = b->model;
+    const struct kt_tensor *t, *scales;
+    struct kt_weight w;
+    KT_TRY(find(b, name, &t));
+    KT_TRY(kt_tensor_weight(m->ctx, m->checkpoint, &m->config.quantization, t, &w, &scales));
+    const int64_t shape[2] = {w.rows, w.cols};
+    KT_TRY(check_shape(m->ctx, &m->config, t, 2, shape, binding->rows, binding->cols));
+    use(m, t, KT_TENSOR_WEIGHT, (uint64_t)w.rows * (uint64_t)w.cols);
+    if (scales)
+        take_scales(b, scales, &w);
     if (b->store)
-        *place = (struct kt_weight){
-            .data = t->data, .dtype = t->dtype, .rows = t->shape[0], .cols = t->shape[1]};
+        *place = w;
     return KT_OK;
 }
 

@@ -76,7 +76,8 @@ struct kt_binding {
 
 /** Finds, checks and binds every tensor of model->config.architecture; fills everything of `model`
  * that points to weights, `used`, and the counts. Errors: NOT_FOUND (a tensor is missing), MISMATCH
- * (its shape), UNSUPPORTED (its dtype), FORMAT (its alignment), OUT_OF_MEMORY. */
+ * (its shape, or that of its scales), UNSUPPORTED (its dtype), FORMAT (its alignment or size),
+ * OUT_OF_MEMORY. */
 kt_status kt_model_bind(struct kt_model *model);
 
 /** Logs tensors that nothing uses and counts the bytes of those that are skipped knowingly. */

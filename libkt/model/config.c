@@ -7,6 +7,7 @@
 #include "formats/file.h"
 #include "formats/json.h"
 #include "model/model.h"
+#include "model/quantization.h"
 
 enum { MAX_SIZE = 1 << 24 };
 
@@ -132,6 +133,7 @@ kt_status kt_config_read_object(kt_context *ctx, const char *path, const json_t 
     config->architecture = find_architecture(object);
     if (!config->architecture)
         return unknown_architecture(&json);
+    KT_TRY(kt_quantization_read(&json, &config->quantization));
     KT_TRY(read_shared(&json, config));
     return config->architecture->configure(&json, config);
 }

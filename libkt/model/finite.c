@@ -10,6 +10,7 @@
 #include "core/weight.h"
 #include "formats/safetensors.h"
 #include "model/model.h"
+#include "model/quantization.h"
 
 enum { GRAIN = 1 << 18, MAX_BLOCK = 256 };
 
@@ -50,18 +51,68 @@ static void scan_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
     }
 }
 
+static int has_nan_f8(const uint8_t *x, int64_t n)
+{
+    int found = 0;
+    for (int64_t i = 0; i < n; i++)
+        found |= (x[i] & 0x7f) == 0x7f;
+    return found;
+}
+
+static int is_found(const struct kt_tensor *t, int64_t begin, int64_t n)
+{
+    const char *data = (const char *)t->data + (size_t)begin * kt_dtype_size(t->dtype);
+    switch (t->dtype) {
+    case KT_DTYPE_F32:
+        return has_set_32((const void *)data, n);
+    case KT_DTYPE_F16:
+        return has_set_16((const void *)data, n, 0x7c00);
+    case KT_DTYPE_BF16:
+        return has_set_16((const void *)data, n, 0x7f80);
+    case KT_DTYPE_F8_E4M3:
+        return has_nan_f8((const void *)data, n);
+    default: /* integers */
+        return 0;
+    }
+}
+
 static void scan_range(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     struct scan *s = arg;
-    const char *data =
-        (const char *)s->tensor->data + (size_t)begin * kt_dtype_size(s->tensor->dtype);
     (void)thread;
-    int found = s->tensor->dtype == KT_DTYPE_F32
-                    ? has_set_32((const void *)data, end - begin)
-                    : has_set_16((const void *)data, end - begin,
-                                 s->tensor->dtype == KT_DTYPE_F16 ? 0x7c00 : 0x7f80);
-    if (found)
+    if (is_found(s->tensor, begin, end - begin))
         atomic_store(&s->found, 1);
+}
+
+static kt_status scan_tensor(kt_context *ctx, const struct kt_tensor *t)
+{
+    struct scan s = {.tensor = t};
+    const struct kt_format *format = kt_format_of(kt_tensor_weight_dtype(t));
+    if (format->block >= 32)
+        kt_parallel_for(ctx->pool, (int64_t)t->bytes / format->block_bytes, GRAIN / format->block,
+                        scan_blocks, &s);
+    else
+        kt_parallel_for(ctx->pool, (int64_t)(t->bytes / kt_dtype_size(t->dtype)), GRAIN, scan_range,
+                        &s);
+    if (!atomic_load(&s.found))
+        return KT_OK;
+    return kt_fail(ctx, KT_ERROR_NUMERIC,
+                   "%s: tensor %s holds NaN or infinity; the checkpoint is damaged", t->file,
+                   t->name);
+}
+
+static kt_status check_scales(kt_context *ctx, const struct kt_tensor *t)
+{
+    size_t size = kt_dtype_size(t->dtype);
+    for (size_t i = 0; i < t->bytes / size; i++) {
+        float scale;
+        kt_dtype_to_f32(t->dtype, (const char *)t->data + i * size, &scale, 1);
+        if (scale < 0)
+            return kt_fail(ctx, KT_ERROR_NUMERIC,
+                           "%s: the scales %s hold a negative number; the checkpoint is damaged",
+                           t->file, t->name);
+    }
+    return KT_OK;
 }
 
 static int is_small(const struct kt_model_config *c, const struct kt_tensor *t)
@@ -74,18 +125,14 @@ kt_status kt_model_find_not_finite(kt_model *m, int all)
     const struct kt_checkpoint *c = m->checkpoint;
     uint64_t done = 0;
     for (size_t i = 0; i < c->num_tensors; i++) {
-        struct scan s = {.tensor = &c->tensors[i]};
-        if (!m->used[i] || !(all || is_small(&m->config, s.tensor)))
+        const struct kt_tensor *t = &c->tensors[i];
+        if (!m->used[i] || !(all || is_small(&m->config, t)))
             continue;
         KT_TRY(kt_check_cancel(m->ctx));
-        const struct kt_format *format = kt_format_of(s.tensor->dtype);
-        kt_parallel_for(m->ctx->pool, (int64_t)s.tensor->bytes / format->block_bytes,
-                        GRAIN / format->block, format->block > 1 ? scan_blocks : scan_range, &s);
-        if (atomic_load(&s.found))
-            return kt_fail(m->ctx, KT_ERROR_NUMERIC,
-                           "%s: tensor %s holds NaN or infinity; the checkpoint is damaged",
-                           s.tensor->file, s.tensor->name);
-        done += s.tensor->bytes;
+        KT_TRY(scan_tensor(m->ctx, t));
+        if (m->used[i] == KT_TENSOR_SCALES)
+            KT_TRY(check_scales(m->ctx, t));
+        done += t->bytes;
         kt_progress(m->ctx, "checking weights", done, m->num_bytes);
     }
     return KT_OK;

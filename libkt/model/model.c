@@ -156,6 +156,10 @@ kt_status kt_model_get_tensor(const kt_model *m, size_t index, kt_tensor_info *i
         .used = m->used[index],
     };
     memcpy(known.shape, t->shape, sizeof known.shape);
+    if (m->used[index] == KT_TENSOR_WEIGHT && t->dtype == KT_DTYPE_U8) {
+        known.dtype = KT_DTYPE_I4;
+        known.shape[1] *= 2;
+    }
     return give(m->ctx, &known, sizeof known, info, "kt_tensor_info");
 }
 

@@ -34,6 +34,13 @@ struct kt_rope_config {
 
 enum { KT_MAX_LAYERS = 4096 };
 
+/** What config.json says of quantised tensors; see model/quantization.h. */
+struct kt_quantization {
+    int32_t block_rows, block_cols; /**< F8_E4M3: elements that share a scale; 0 = none are F8 */
+    int int8;                       /**< I8 with a scale for each row */
+    int32_t group_size;             /**< I4: elements of a row that share a scale; 0 = none */
+};
+
 /** What a layer has, as far as layers of one model differ. */
 enum {
     KT_LAYER_MOE = 1u << 0,
@@ -69,6 +76,14 @@ struct kt_model_config {
                                          2412.19437) */
     int router_correction_bias; /**< layers have one; router.correction_bias itself is NULL here */
     struct kt_router router;
+    struct kt_quantization quantization;
+};
+
+/** What a model does with a tensor of its checkpoint. */
+enum kt_tensor_use {
+    KT_TENSOR_SKIPPED,
+    KT_TENSOR_WEIGHT,
+    KT_TENSOR_SCALES /**< of another tensor */
 };
 
 /** A linear layer that LoRA can be attached to. */
@@ -130,9 +145,9 @@ struct kt_model {
     struct kt_linear *linears; /**< [num_linears], every linear of the model */
     int32_t num_linears;
     struct kt_weight *expert_weights; /**< what kt_layer.expert_weights point into */
-    float *vectors;                   /**< what norms and biases point into */
+    float *vectors;                   /**< what norms, biases and widened scales point into */
     struct kt_checkpoint *checkpoint; /**< formats/: mapped shards */
-    uint8_t *used;                    /**< [checkpoint->num_tensors] */
+    uint8_t *used;                    /**< [checkpoint->num_tensors] enum kt_tensor_use */
     uint64_t num_parameters, num_active_parameters, num_bytes, num_skipped_bytes;
 };
 
