@@ -2,6 +2,7 @@
 #include "core/weight.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "core/dtype.h"
 #include "core/memory.h"
@@ -13,11 +14,11 @@ enum { MAX_BLOCK = 256 };
  * floating point specification). */
 float kt_f8_e4m3_to_f32(uint8_t x)
 {
-    int exponent = x >> 3 & 15, mantissa = x & 7;
-    float value =
-        exponent ? ldexpf((float)(8 + mantissa), exponent - 10) : (float)mantissa * 0x1p-9f;
-    if ((x & 0x7f) == 0x7f)
-        value = NAN;
+    uint32_t bits = (uint32_t)(x & 0x7f) << 20;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    value *= 0x1p120f; /* the exponent's bias: 127 there, 7 here */
+    value = (x & 0x7f) == 0x7f ? NAN : value;
     return x & 0x80 ? -value : value;
 }
 
@@ -100,8 +101,12 @@ static void scale_elements(const struct kt_weight *w, int64_t row, int64_t col, 
                            float *to)
 {
     const float *scale = w->scale + (w->first_row + row) / w->scale_rows * w->scale_ld;
-    for (int64_t i = 0; i < n; i++)
-        to[i] *= scale[(col + i) / w->scale_cols];
+    for (int64_t i = 0; i < n;) {
+        int64_t block = (col + i) / w->scale_cols;
+        int64_t end = kt_min_i64(n, (block + 1) * w->scale_cols - col);
+        for (; i < end; i++)
+            to[i] *= scale[block];
+    }
 }
 
 void kt_weight_decode(const struct kt_weight *w, int64_t row, int64_t col, int64_t n, float *to)

@@ -88,6 +88,23 @@ static kt_status write_all(struct kt_atomic_file *f, const char *data, size_t by
     return KT_OK;
 }
 
+kt_status kt_atomic_write_at(struct kt_atomic_file *f, uint64_t offset, const void *data,
+                             size_t bytes)
+{
+    const char *from = data;
+    while (bytes) {
+        ssize_t n = pwrite(f->fd, from, bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return fail(f, errno);
+        from += n;
+        offset += (uint64_t)n;
+        bytes -= (size_t)n;
+    }
+    return KT_OK;
+}
+
 static kt_status flush(struct kt_atomic_file *f)
 {
     size_t used = f->used;

@@ -14,6 +14,9 @@ struct kt_atomic_file;
 kt_status kt_atomic_open(kt_context *ctx, const char *path, struct kt_atomic_file **out);
 /** Appends. After an error the file can only be closed. */
 kt_status kt_atomic_write(struct kt_atomic_file *file, const void *data, size_t bytes);
+/** Writes at a place of its own, whatever was appended; a file is written in one way or the other. */
+kt_status kt_atomic_write_at(struct kt_atomic_file *file, uint64_t offset, const void *data,
+                             size_t bytes);
 /** Flushes, renames and frees `file`. On error the target is untouched and nothing is left behind.
  */
 kt_status kt_atomic_commit(struct kt_atomic_file *file);

@@ -53,6 +53,13 @@ const struct kt_tensor *kt_checkpoint_find(const struct kt_checkpoint *checkpoin
 /** Text such as "[128, 64]" in `text`; returns `text`. */
 const char *kt_shape_text(int32_t ndim, const int64_t *shape, char *text, size_t size);
 
+/** What a file of these tensors begins with: the length and the header, padded; free(*header). Data
+ * of the tensors follow it, in the given order, without gaps. `path` is for errors; otherwise as
+ * kt_safetensors_write. */
+kt_status kt_safetensors_header(kt_context *ctx, const char *path, const struct kt_tensor *tensors,
+                                size_t num, const char *const *metadata, char **header,
+                                size_t *size);
+
 /** Writes tensors in the given order, whole or not at all (see atomic_file.h). `metadata`: pairs of
  * strings, key, value, ..., NULL; or NULL for none. tensors[i].bytes must fit shape and dtype.
  * Errors: IO, OUT_OF_MEMORY, INVALID_ARGUMENT (a name twice, sizes that do not fit). */

@@ -15,7 +15,7 @@ static kt_status check_size(kt_context *ctx, const char *path, const struct kt_t
     for (int32_t i = 0; i < t->ndim; i++)
         if (t->shape[i] < 0 || !kt_mul_u64(bytes, (uint64_t)t->shape[i], &bytes))
             bytes = 0;
-    if (bytes != t->bytes || t->ndim > KT_MAX_DIMENSIONS)
+    if ((t->dtype != KT_DTYPE_UNKNOWN && bytes != t->bytes) || t->ndim > KT_MAX_DIMENSIONS)
         return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
                        "%s: tensor %s: its size does not fit its shape and dtype", path, t->name);
     return KT_OK;
@@ -31,8 +31,10 @@ static json_t *describe(const struct kt_tensor *t, uint64_t offset)
             return NULL;
         }
     }
-    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", kt_dtype_name(t->dtype), "shape", shape,
-                     "data_offsets", (json_int_t)offset, (json_int_t)(offset + t->bytes));
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype",
+                     t->dtype == KT_DTYPE_UNKNOWN ? t->dtype_name : kt_dtype_name(t->dtype),
+                     "shape", shape, "data_offsets", (json_int_t)offset,
+                     (json_int_t)(offset + t->bytes));
 }
 
 static bool add_metadata(const char *const *metadata, json_t *header)
@@ -62,44 +64,53 @@ static kt_status fill_header(kt_context *ctx, const char *path, const struct kt_
     return KT_OK;
 }
 
-static kt_status write_header(struct kt_atomic_file *f, const char *text)
+/* The length before `text` and spaces behind it, so that data are aligned. */
+static kt_status frame(kt_context *ctx, const char *text, char **header, size_t *size)
 {
-    static const char spaces[8] = "        ";
-    unsigned char length[8];
-    size_t bytes = strlen(text), padding = (8 - bytes % 8) % 8;
+    size_t length = strlen(text), padded = (length + 7) / 8 * 8;
+    *size = 8 + padded;
+    *header = malloc(*size);
+    if (!*header)
+        return kt_fail_memory(ctx, *size, "a safetensors header");
     for (int i = 0; i < 8; i++)
-        length[i] = (unsigned char)((uint64_t)(bytes + padding) >> (8 * i));
-    KT_TRY(kt_atomic_write(f, length, sizeof length));
-    KT_TRY(kt_atomic_write(f, text, bytes));
-    return kt_atomic_write(f, spaces, padding);
+        (*header)[i] = (char)(unsigned char)((uint64_t)padded >> (8 * i));
+    memcpy(*header + 8, text, length);
+    memset(*header + 8 + length, ' ', padded - length);
+    return KT_OK;
 }
 
-static kt_status write_file(kt_context *ctx, const char *path, const char *text,
-                            const struct kt_tensor *tensors, size_t num)
+kt_status kt_safetensors_header(kt_context *ctx, const char *path, const struct kt_tensor *tensors,
+                                size_t num, const char *const *metadata, char **header,
+                                size_t *size)
 {
-    struct kt_atomic_file *f;
-    KT_TRY(kt_atomic_open(ctx, path, &f));
-    kt_status status = write_header(f, text);
-    for (size_t i = 0; i < num && status == KT_OK; i++)
-        status = kt_atomic_write(f, tensors[i].data, tensors[i].bytes);
+    json_t *object = json_object();
+    char *text = NULL;
+    kt_status status = object ? fill_header(ctx, path, tensors, num, metadata, object)
+                              : kt_fail_memory(ctx, 0, "a safetensors header");
     if (status == KT_OK)
-        return kt_atomic_commit(f);
-    kt_atomic_discard(f);
+        status = kt_json_encode(ctx, path, object, JSON_COMPACT, &text);
+    if (status == KT_OK)
+        status = frame(ctx, text, header, size);
+    free(text);
+    json_decref(object);
     return status;
 }
 
 kt_status kt_safetensors_write(kt_context *ctx, const char *path, const struct kt_tensor *tensors,
                                size_t num, const char *const *metadata)
 {
-    json_t *header = json_object();
-    char *text = NULL;
-    kt_status status = header ? fill_header(ctx, path, tensors, num, metadata, header)
-                              : kt_fail_memory(ctx, 0, "a safetensors header");
+    struct kt_atomic_file *f = NULL;
+    char *header;
+    size_t size;
+    KT_TRY(kt_safetensors_header(ctx, path, tensors, num, metadata, &header, &size));
+    kt_status status = kt_atomic_open(ctx, path, &f);
     if (status == KT_OK)
-        status = kt_json_encode(ctx, path, header, JSON_COMPACT, &text);
+        status = kt_atomic_write(f, header, size);
+    free(header);
+    for (size_t i = 0; i < num && status == KT_OK; i++)
+        status = kt_atomic_write(f, tensors[i].data, tensors[i].bytes);
     if (status == KT_OK)
-        status = write_file(ctx, path, text, tensors, num);
-    free(text);
-    json_decref(header);
+        return kt_atomic_commit(f);
+    kt_atomic_discard(f);
     return status;
 }
