@@ -8,6 +8,7 @@
 #include <kt/types.h>
 #include <kt/context.h>
 #include <kt/model.h>
+#include <kt/convert.h>
 #include <kt/rule.h>
 #include <kt/lora.h>
 #include <kt/batch.h>

@@ -80,6 +80,11 @@ struct kt_binding {
  * OUT_OF_MEMORY. */
 kt_status kt_model_bind(struct kt_model *model);
 
+/** The binding that a tensor of this name has in some layer, also in one that the model does not
+ * use; NULL = none. Biases have none. */
+const struct kt_binding *kt_binding_of(const struct kt_architecture *architecture,
+                                       const char *name);
+
 /** Logs tensors that nothing uses and counts the bytes of those that are skipped knowingly. */
 void kt_model_account_unused(struct kt_model *model);
 

@@ -84,10 +84,12 @@ static void scan_range(void *arg, int64_t begin, int64_t end, int32_t thread)
         atomic_store(&s->found, 1);
 }
 
-static kt_status scan_tensor(kt_context *ctx, const struct kt_tensor *t)
+kt_status kt_tensor_check_finite(kt_context *ctx, const struct kt_tensor *t)
 {
     struct scan s = {.tensor = t};
     const struct kt_format *format = kt_format_of(kt_tensor_weight_dtype(t));
+    if (!format)
+        return KT_OK;
     if (format->block >= 32)
         kt_parallel_for(ctx->pool, (int64_t)t->bytes / format->block_bytes, GRAIN / format->block,
                         scan_blocks, &s);
@@ -101,9 +103,10 @@ static kt_status scan_tensor(kt_context *ctx, const struct kt_tensor *t)
                    t->name);
 }
 
-static kt_status check_scales(kt_context *ctx, const struct kt_tensor *t)
+kt_status kt_tensor_check_scales(kt_context *ctx, const struct kt_tensor *t)
 {
     size_t size = kt_dtype_size(t->dtype);
+    KT_TRY(kt_tensor_check_finite(ctx, t));
     for (size_t i = 0; i < t->bytes / size; i++) {
         float scale;
         kt_dtype_to_f32(t->dtype, (const char *)t->data + i * size, &scale, 1);
@@ -129,9 +132,8 @@ kt_status kt_model_find_not_finite(kt_model *m, int all)
         if (!m->used[i] || !(all || is_small(&m->config, t)))
             continue;
         KT_TRY(kt_check_cancel(m->ctx));
-        KT_TRY(scan_tensor(m->ctx, t));
-        if (m->used[i] == KT_TENSOR_SCALES)
-            KT_TRY(check_scales(m->ctx, t));
+        KT_TRY(m->used[i] == KT_TENSOR_SCALES ? kt_tensor_check_scales(m->ctx, t)
+                                              : kt_tensor_check_finite(m->ctx, t));
         done += t->bytes;
         kt_progress(m->ctx, "checking weights", done, m->num_bytes);
     }

@@ -4,7 +4,13 @@
 #ifndef KT_MODEL_FINITE_H
 #define KT_MODEL_FINITE_H
 
-#include <kt/types.h>
+#include "formats/safetensors.h"
+
+/** NUMERIC when a tensor holds NaN or infinity. Dtypes without them, or unknown, pass. */
+kt_status kt_tensor_check_finite(kt_context *ctx, const struct kt_tensor *tensor);
+
+/** The same for scales of F32, BF16 or F16, which must not be negative. */
+kt_status kt_tensor_check_scales(kt_context *ctx, const struct kt_tensor *tensor);
 
 /** Looks through the tensors that are used, or through norms, biases and routers alone. Errors:
  * NUMERIC with file and tensor, CANCELLED. */

@@ -5,35 +5,49 @@
 #include "core/context.h"
 #include "model/binding.h"
 
-/* Whether `name` is `pattern` with some layer for %l; *layer gets it. A pattern that ends in '*'
- * leaves the rest open. */
-static int matches(const char *pattern, const char *name, long *layer)
+/* What follows `pattern` in `name`, with any number for each %l and %e; NULL when it does not begin
+ * so. *layer gets the number for %l. */
+static const char *behind(const char *pattern, const char *name, long *layer)
 {
-    for (; *pattern && *pattern != '*'; pattern++) {
+    for (; *pattern; pattern++) {
         if (*pattern == '%') {
             char *end;
-            *layer = strtol(name, &end, 10);
-            if (end == name)
-                return 0;
+            long number = strtol(name, &end, 10);
+            if (*name < '0' || *name > '9')
+                return NULL;
+            if (*++pattern == 'l')
+                *layer = number;
             name = end;
-            pattern++;
         } else if (*pattern != *name++) {
-            return 0;
+            return NULL;
         }
     }
-    return *pattern == '*' || !*name;
+    return name;
 }
 
 static int is_known(const struct kt_model_config *c, const char *name)
 {
     long layer = -1;
-    if (matches("model.layers.%l.*", name, &layer) && layer >= c->num_hidden_layers &&
+    if (behind("model.layers.%l.", name, &layer) && layer >= c->num_hidden_layers &&
         layer < c->num_hidden_layers + c->num_nextn_predict_layers)
         return 1;
-    for (const char *const *pattern = c->architecture->ignored; *pattern; pattern++)
-        if (matches(*pattern, name, &layer))
+    for (const char *const *pattern = c->architecture->ignored; *pattern; pattern++) {
+        const char *rest = behind(*pattern, name, &layer);
+        if (rest && !*rest)
             return 1;
+    }
     return c->tie_word_embeddings && strcmp(name, "lm_head.weight") == 0;
+}
+
+const struct kt_binding *kt_binding_of(const struct kt_architecture *architecture, const char *name)
+{
+    long layer;
+    for (const struct kt_binding *b = architecture->layer_bindings; b->name; b++) {
+        const char *rest = behind(b->tensor ? b->tensor : b->name, name, &layer);
+        if (rest && strcmp(rest, b->tensor ? "" : ".weight") == 0)
+            return b;
+    }
+    return NULL;
 }
 
 void kt_model_account_unused(struct kt_model *m)
