@@ -51,12 +51,16 @@ kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, co
                         size_t size, json_t **out)
 {
     json_error_t error;
+    size_t flags = JSON_DECODE_ANY | JSON_ALLOW_NUL;
     *out = NULL;
     if (size >= 3 && !memcmp(data, "\xef\xbb\xbf", 3))
         return kt_fail(ctx, KT_ERROR_FORMAT,
                        "%s: begins with a byte order mark; save it as UTF-8 without one", path);
-    kt_status status =
-        kt_json_decode(ctx, path, data, size, JSON_DECODE_ANY | JSON_ALLOW_NUL, out, &error);
+    kt_status status = kt_json_decode(ctx, path, data, size, flags, out, &error);
+    /* transformers writes 10^30 as an integer for "no limit" (model_max_length). */
+    if (status == KT_ERROR_FORMAT && json_error_code(&error) == json_error_numeric_overflow)
+        status =
+            kt_json_decode(ctx, path, data, size, flags | JSON_DECODE_INT_AS_REAL, out, &error);
     if (status != KT_ERROR_FORMAT)
         return status;
     size_t line = first_line + (error.line > 0 ? (size_t)error.line - 1 : 0);

@@ -23,7 +23,8 @@
  * those of kt_file_read; FORMAT with the line and column of a syntax error. */
 kt_status kt_json_load(kt_context *ctx, const char *path, uint64_t max_bytes, json_t **out);
 
-/** Parses `size` bytes; `path` and `first_line` (1 for a whole file) are for the error. */
+/** Parses `size` bytes; `path` and `first_line` (1 for a whole file) are for the error. With an
+ * integer that 64 bits do not hold, all integers are reals. */
 kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, const char *data,
                         size_t size, json_t **out);
 

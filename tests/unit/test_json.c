@@ -91,6 +91,27 @@ START_TEST(typed_values)
 }
 END_TEST
 
+START_TEST(integers_beyond_64_bits)
+{
+    const char *text = "{\"model_max_length\": 1000000000000000019884624838656, \"i\": 3}";
+    const char *huge = "{\"x\": 1e999}";
+    json_t *root;
+    int64_t i = 0;
+    double r = 0;
+    ck_assert_int_eq(kt_json_parse(ctx, "f.json", 1, text, strlen(text), &root), KT_OK);
+    struct kt_json json = {ctx, "f.json", "", root};
+    ck_assert_int_eq(kt_json_int(&json, "i", KT_JSON_REQUIRED, 0, 9, &i), KT_OK);
+    ck_assert_int_eq(i, 3);
+    ck_assert_int_eq(kt_json_real(&json, "model_max_length", KT_JSON_REQUIRED, &r), KT_OK);
+    ck_assert(r == 1e30);
+    assert_error(kt_json_int(&json, "model_max_length", KT_JSON_REQUIRED, 0, 9, &i),
+                 KT_ERROR_FORMAT, "model_max_length");
+    json_decref(root);
+    assert_error(kt_json_parse(ctx, "f.json", 1, huge, strlen(huge), &root), KT_ERROR_FORMAT,
+                 "line 1");
+}
+END_TEST
+
 START_TEST(paths_join)
 {
     char *a = kt_path_join("x", "y"), *b = kt_path_join("x/", "y"), *c = kt_path_join("x", "/y");
@@ -114,6 +135,7 @@ int main(void)
     tcase_add_test(tc, files_that_cannot_be_read);
     tcase_add_test(tc, syntax_errors_name_the_line);
     tcase_add_test(tc, typed_values);
+    tcase_add_test(tc, integers_beyond_64_bits);
     tcase_add_test(tc, paths_join);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
