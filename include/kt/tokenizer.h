@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file tokenizer.h
- * A byte-level BPE tokenizer read from tokenizer.json (Hugging Face tokenizers), with the same ids,
- * and chat templates that turn messages into ids as LLaMA-Factory 0.9.4 does.
+ * A BPE tokenizer read from tokenizer.json (Hugging Face tokenizers), byte-level or
+ * SentencePiece's, with the same ids, and chat templates that turn messages into ids as
+ * LLaMA-Factory 0.9.4 does.
  *
  * Text is UTF-8 with explicit lengths; malformed bytes are treated as U+FFFD as Python's
  * `errors="replace"` does. Thread safety: immutable after loading; see context.h. */
@@ -23,7 +24,7 @@ KT_API int32_t kt_tokenizer_vocab_size(const kt_tokenizer *tokenizer); /**< larg
 KT_API int32_t kt_tokenizer_bos_id(const kt_tokenizer *tokenizer);     /**< -1 = none */
 KT_API int32_t kt_tokenizer_eos_id(const kt_tokenizer *tokenizer);
 KT_API int32_t kt_tokenizer_pad_id(const kt_tokenizer *tokenizer);
-/** -1 when the token does not exist. `token` is as in the vocabulary (byte-level alphabet). */
+/** -1 when the token does not exist. `token` is spelled as in the vocabulary. */
 KT_API int32_t kt_tokenizer_token_id(const kt_tokenizer *tokenizer, const char *token);
 
 /** Ids of `text`. add_special = 1 runs the post-processor (a bos token, for DeepSeek). The array is
@@ -32,17 +33,22 @@ KT_API kt_status kt_tokenizer_encode(const kt_tokenizer *tokenizer, const char *
                                      int add_special, int32_t **ids, size_t *num_ids);
 
 /** Text of ids, zero-terminated beyond *length; free with kt_free. skip_special = 1 leaves special
- * tokens out. */
+ * tokens out. Bytes that make no character are U+FFFD, as the tokenizers package has it: one for
+ * each malformed part with ByteLevel; with ByteFallback one for each byte of the whole run of byte
+ * tokens. */
 KT_API kt_status kt_tokenizer_decode(const kt_tokenizer *tokenizer, const int32_t *ids,
                                      size_t num_ids, int skip_special, char **text, size_t *length);
 
 /** Streaming: bytes of one more token that are safe to print, that is without a UTF-8 sequence cut
- * in two; the rest stays in `state` (zero it first) for the next call. id -1 flushes the rest as
- * U+FFFD. `out` holds `capacity` bytes; *length gets those written, at most 3 x (the token's bytes
- * + 1). Special tokens and unknown ids give 0 bytes. Errors: INVALID_ARGUMENT when they do not fit
- * (nothing is taken, call again with more room). */
+ * in two; the rest stays in `state` (zero it first) for the next call. id -1 ends the text: it
+ * gives the rest as U+FFFD and zeroes the state. The parts make up what kt_tokenizer_decode gives
+ * with skip_special, but characters of a run of ByteFallback that a later malformed byte would
+ * spoil have been given by then. `out` holds `capacity` bytes; *length gets those written, at most
+ * 3 x (the token's bytes + 3) unless the decoder's Replace makes tokens longer. Special tokens and
+ * unknown ids give 0 bytes. Errors: INVALID_ARGUMENT when they do not fit (nothing is taken, call
+ * again with more room). */
 typedef struct kt_decode_state {
-    unsigned char pending[4];
+    unsigned char pending[4]; /**< bytes of a character; the last one says how far the text is */
     int32_t num_pending;
 } kt_decode_state;
 KT_API kt_status kt_tokenizer_decode_next(const kt_tokenizer *tokenizer, kt_decode_state *state,

@@ -95,12 +95,15 @@ bool kt_added_copy(struct kt_added *to, const struct kt_added *from)
     return true;
 }
 
+/* Of tokens that are alike in normalized text, special ones come first. */
 static int compare_patterns(const void *a, const void *b)
 {
     const struct kt_added_pattern *x = a, *y = b;
     int order = memcmp(x->text, y->text, x->length < y->length ? x->length : y->length);
     if (order == 0)
         order = (x->length > y->length) - (x->length < y->length);
+    if (order == 0)
+        order = y->special - x->special;
     return order ? order : (x->token > y->token) - (x->token < y->token);
 }
 
@@ -115,14 +118,14 @@ static void index_first_bytes(struct kt_added_set *set)
 }
 
 /* Puts the pattern of a token into its set; false when memory ran out. */
-static bool add_pattern(struct kt_added *added, size_t i, bool nfc)
+static bool add_pattern(struct kt_added *added, size_t i, const struct kt_normalizer *normalizer)
 {
     const struct kt_added_token *token = &added->tokens[i];
     struct kt_added_set *set = &added->sets[token->normalized];
-    struct kt_added_pattern pattern = {token->content, token->length, (int32_t)i};
-    if (token->normalized && nfc) {
+    struct kt_added_pattern pattern = {token->content, token->length, (int32_t)i, token->special};
+    if (token->normalized && normalizer->count) {
         struct kt_bytes text = {0};
-        bool ok = kt_normalize_nfc(token->content, token->length, &text);
+        bool ok = kt_normalizer_apply(normalizer, token->content, token->length, &text);
         added->normalized[i] = text.data;
         if (!ok)
             return false;
@@ -134,7 +137,7 @@ static bool add_pattern(struct kt_added *added, size_t i, bool nfc)
     return true;
 }
 
-bool kt_added_index(struct kt_added *added, bool nfc)
+bool kt_added_index(struct kt_added *added, const struct kt_normalizer *normalizer)
 {
     free_index(added);
     added->normalized = calloc(added->count + 1, sizeof *added->normalized);
@@ -144,7 +147,7 @@ bool kt_added_index(struct kt_added *added, bool nfc)
         ok = added->sets[s].patterns != NULL;
     }
     for (size_t i = 0; i < added->count && ok; i++)
-        ok = add_pattern(added, i, nfc);
+        ok = add_pattern(added, i, normalizer);
     if (!ok) {
         free_index(added);
         return false;

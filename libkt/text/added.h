@@ -4,6 +4,7 @@
 #ifndef KT_TEXT_ADDED_H
 #define KT_TEXT_ADDED_H
 
+#include "text/normalizer.h"
 #include "text/vocab.h"
 
 struct kt_added_token {
@@ -26,6 +27,7 @@ struct kt_added {
             const char *text;
             size_t length;
             int32_t token;
+            bool special;
         } * patterns;
         size_t count;
         struct {
@@ -49,8 +51,9 @@ struct kt_added_token *kt_added_find(const struct kt_added *added, const char *c
                                      size_t length);
 const struct kt_added_token *kt_added_by_id(const struct kt_added *added, int32_t id);
 
-/** Prepares kt_added_split; call it after the last change. `nfc` = normalized text is in NFC. */
-bool kt_added_index(struct kt_added *added, bool nfc);
+/** Prepares kt_added_split; call it after the last change. `normalizer` is what normalized text
+ * went through. */
+bool kt_added_index(struct kt_added *added, const struct kt_normalizer *normalizer);
 
 /** Part of a text: a token, or with id -1 the text between tokens. */
 struct kt_added_span {

@@ -86,25 +86,72 @@ static bool consider(const struct kt_bpe *bpe, struct kt_bpe_scratch *s, int32_t
            heap_push(s, (struct kt_bpe_candidate){merge->rank, position, merge->id});
 }
 
-static int32_t bytes_to_symbols(const struct kt_bpe *bpe, struct kt_bpe_scratch *s,
-                                const char *word, size_t length)
+static void add_symbol(struct kt_bpe_scratch *s, int32_t id)
 {
-    int32_t count = 0;
-    bool was_unknown = false;
-    for (size_t i = 0; i < length; i++) {
-        int32_t id = bpe->byte_ids[(unsigned char)word[i]];
-        bool unknown = id < 0;
-        if (unknown)
-            id = was_unknown && bpe->fuse_unknown ? -1 : bpe->unknown;
-        was_unknown = unknown;
-        if (id >= 0) {
-            s->symbols[count] = (struct kt_bpe_symbol){id, count - 1, count + 1};
-            count++;
-        }
+    s->symbols[s->count] = (struct kt_bpe_symbol){id, s->count - 1, s->count + 1};
+    s->count++;
+}
+
+static void flush_unknown(const struct kt_bpe *bpe, struct kt_bpe_scratch *s)
+{
+    if (s->unknown)
+        add_symbol(s, bpe->unknown);
+    s->unknown = false;
+}
+
+static bool has_fallback(const struct kt_bpe *bpe, const char *text, size_t length)
+{
+    bool all = bpe->byte_fallback;
+    for (size_t i = 0; i < length; i++)
+        all = all && bpe->fallback_ids[(unsigned char)text[i]] >= 0;
+    return all;
+}
+
+/* An unknown symbol is written when the next known or unknown one comes, and so after bytes that
+ * come between: as the tokenizers package does. */
+static void add_unknown(const struct kt_bpe *bpe, struct kt_bpe_scratch *s, const char *text,
+                        size_t length)
+{
+    if (has_fallback(bpe, text, length)) {
+        for (size_t i = 0; i < length; i++)
+            add_symbol(s, bpe->fallback_ids[(unsigned char)text[i]]);
+        return;
     }
-    if (count)
-        s->symbols[count - 1].next = -1;
-    return count;
+    if (!bpe->fuse_unknown)
+        flush_unknown(bpe, s);
+    s->unknown = bpe->unknown >= 0;
+}
+
+static void add_known(const struct kt_bpe *bpe, struct kt_bpe_scratch *s, int32_t id)
+{
+    flush_unknown(bpe, s);
+    add_symbol(s, id);
+}
+
+static void to_symbols(const struct kt_bpe *bpe, const struct kt_vocab *vocab,
+                       struct kt_bpe_scratch *s, const char *word, size_t length)
+{
+    s->count = 0;
+    s->unknown = false;
+    for (size_t i = 0, n; i < length; i += n) {
+        char letter[4];
+        const char *text = word + i;
+        size_t size = n = bpe->byte_level ? 1 : kt_utf8_next(text, length - i).length;
+        int32_t id =
+            bpe->byte_level ? bpe->byte_ids[(unsigned char)*text] : kt_vocab_find(vocab, text, n);
+        if (id >= 0) {
+            add_known(bpe, s, id);
+            continue;
+        }
+        if (bpe->byte_level) {
+            size = kt_utf8_put(kt_alphabet_from_byte((unsigned char)*text), letter);
+            text = letter;
+        }
+        add_unknown(bpe, s, text, size);
+    }
+    flush_unknown(bpe, s);
+    if (s->count)
+        s->symbols[s->count - 1].next = -1;
 }
 
 static bool merge_all(const struct kt_bpe *bpe, struct kt_bpe_scratch *s)
@@ -130,9 +177,11 @@ static bool merge_all(const struct kt_bpe *bpe, struct kt_bpe_scratch *s)
 }
 
 /* The token that spells the whole word, -1 when there is none; -2 when memory ran out. */
-static int32_t whole_word(const struct kt_vocab *vocab, struct kt_bpe_scratch *s, const char *word,
-                          size_t length)
+static int32_t whole_word(const struct kt_bpe *bpe, const struct kt_vocab *vocab,
+                          struct kt_bpe_scratch *s, const char *word, size_t length)
 {
+    if (!bpe->byte_level)
+        return kt_vocab_find(vocab, word, length);
     s->spelled.count = 0;
     for (size_t i = 0; i < length; i++) {
         char utf8[4];
@@ -147,20 +196,21 @@ bool kt_bpe_encode(const struct kt_bpe *bpe, const struct kt_vocab *vocab, struc
                    const char *word, size_t length, struct kt_ids *ids)
 {
     if (bpe->ignore_merges) {
-        int32_t id = whole_word(vocab, s, word, length);
+        int32_t id = whole_word(bpe, vocab, s, word, length);
         if (id != -1)
             return id >= 0 && kt_ids_push(ids, id);
     }
-    if (!kt_grow((void **)&s->symbols, &s->symbols_capacity, length, sizeof *s->symbols))
+    size_t most = 2 * length; /* a letter of the byte-level alphabet can fall back to two bytes */
+    if (!kt_grow((void **)&s->symbols, &s->symbols_capacity, most, sizeof *s->symbols))
         return false;
-    int32_t count = bytes_to_symbols(bpe, s, word, length);
+    to_symbols(bpe, vocab, s, word, length);
     s->heap_count = 0;
-    for (int32_t i = 0; i + 1 < count; i++)
+    for (int32_t i = 0; i + 1 < s->count; i++)
         if (!consider(bpe, s, i))
             return false;
     if (!merge_all(bpe, s))
         return false;
-    for (int32_t i = count ? 0 : -1; i >= 0; i = s->symbols[i].next)
+    for (int32_t i = s->count ? 0 : -1; i >= 0; i = s->symbols[i].next)
         if (!kt_ids_push(ids, s->symbols[i].id))
             return false;
     return true;

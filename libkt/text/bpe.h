@@ -7,11 +7,16 @@
 
 #include "text/vocab.h"
 
+#define KT_BPE_WORD_MAX ((size_t)1 << 29)
+
 struct kt_bpe {
-    int32_t byte_ids[256]; /**< token of a single byte; -1 when the vocabulary lacks it */
-    int32_t unknown;       /**< stands for a byte that has no token; -1 = leave it out */
-    bool fuse_unknown;     /**< adjacent unknown bytes become one token */
-    bool ignore_merges;    /**< a word that is in the vocabulary as a whole is taken as it is */
+    bool byte_level;       /**< symbols are bytes, not characters */
+    int32_t byte_ids[256]; /**< with byte_level: token of a byte; -1 when the vocabulary lacks it */
+    bool byte_fallback;    /**< an unknown symbol is spelled by tokens of its bytes, if all exist */
+    int32_t fallback_ids[256]; /**< tokens "<0x00>" to "<0xFF>"; -1 when the vocabulary lacks one */
+    int32_t unknown;           /**< stands for an unknown symbol; -1 = leave it out */
+    bool fuse_unknown;         /**< adjacent unknown symbols become one token */
+    bool ignore_merges;        /**< a word that is a token as a whole is taken as it is */
     struct kt_merge {
         uint64_t pair; /**< left id << 32 | right id; UINT64_MAX = free slot */
         uint32_t rank;
@@ -33,6 +38,8 @@ struct kt_bpe_scratch {
     } * heap;
     size_t heap_count, heap_capacity;
     struct kt_bytes spelled;
+    int32_t count; /* of symbols */
+    bool unknown;  /* an unknown symbol waits to be written */
 };
 
 /** Room for the merges of a file of `expected` lines. False when memory ran out. */
@@ -41,8 +48,9 @@ bool kt_bpe_init(struct kt_bpe *bpe, size_t expected);
 void kt_bpe_add_merge(struct kt_bpe *bpe, int32_t left, int32_t right, uint32_t rank, int32_t id);
 void kt_bpe_free(struct kt_bpe *bpe);
 
-/** Appends the ids of `length` < 2^31 bytes; `vocab` is looked up with ignore_merges only. False
- * when memory ran out. Time is O(n log n). */
+/** Appends the ids of a word of valid UTF-8, or with byte_level of any bytes, of at most
+ * KT_BPE_WORD_MAX bytes. `vocab` is the one that the ids of `bpe` come from. False when memory ran
+ * out. Time is O(n log n). */
 bool kt_bpe_encode(const struct kt_bpe *bpe, const struct kt_vocab *vocab,
                    struct kt_bpe_scratch *scratch, const char *word, size_t length,
                    struct kt_ids *ids);

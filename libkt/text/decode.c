@@ -3,6 +3,10 @@
 #include "text/tokenizer.h"
 #include "text/utf8.h"
 
+/* kt_decode_state.pending holds up to MAX_PENDING bytes of a character; the byte after them counts
+ * the characters that the decoder stripped from the beginning, or is BEGUN once there was text. */
+enum { MAX_PENDING = 3, BEGUN = 255 };
+
 /* Spelling of an id in the vocabulary; NULL when there is none or it is a special one to skip. */
 static const char *spelling(const kt_tokenizer *t, int32_t id, bool skip_special, size_t *length)
 {
@@ -13,44 +17,88 @@ static const char *spelling(const kt_tokenizer *t, int32_t id, bool skip_special
     return skip_special && added->special ? NULL : added->content;
 }
 
-/* Appends the bytes that a token stands for: its letters as bytes if all are of the byte-level
- * alphabet, otherwise the text itself. */
-static bool append_token(struct kt_bytes *out, const char *text, size_t length)
+/* A run of bytes as text. ByteLevel replaces each malformed part by U+FFFD, ByteFallback each of
+ * its bytes. */
+static bool append_bytes(const struct kt_decoder *d, struct kt_bytes *out, const char *bytes,
+                         size_t size)
 {
-    size_t start = out->count;
-    for (size_t i = 0; i < length;) {
-        struct kt_utf8 c = kt_utf8_next(text + i, length - i);
-        int byte = kt_alphabet_to_byte(c.code);
-        if (byte < 0) {
-            out->count = start;
-            return kt_bytes_append(out, text, length);
-        }
-        char b = (char)byte;
-        if (!kt_bytes_append(out, &b, 1))
-            return false;
+    for (size_t i = 0; i < size;) {
+        struct kt_utf8 c = kt_utf8_next(bytes + i, size - i);
+        bool good = c.kind == KT_UTF8_VALID;
+        for (int n = good || d->byte_level ? 1 : c.length; n > 0; n--)
+            if (!kt_bytes_append(out, good ? bytes + i : "\xef\xbf\xbd", good ? c.length : 3))
+                return false;
         i += c.length;
     }
     return true;
 }
 
-kt_status kt_tokenizer_decode(const kt_tokenizer *t, const int32_t *ids, size_t num_ids,
-                              int skip_special, char **text, size_t *length)
+/* With ByteFallback, one malformed part spoils its whole run. */
+static bool flush_run(const struct kt_decoder *d, struct kt_bytes *run, struct kt_bytes *out)
 {
-    struct kt_bytes raw = {0}, valid = {0};
     bool ok = true;
+    if (d->byte_level || kt_utf8_is_valid(run->data, run->count))
+        ok = append_bytes(d, out, run->data, run->count);
+    else
+        for (size_t i = 0; i < run->count && ok; i++)
+            ok = kt_bytes_append(out, "\xef\xbf\xbd", 3);
+    run->count = 0;
+    return ok;
+}
+
+/* Removes what Strip takes from the beginning of a text of which *seen says how much has been
+ * there. */
+static void strip(const struct kt_decoder *d, struct kt_bytes *text, unsigned char *seen)
+{
+    size_t done = 0, length = d->strip_length;
+    while (*seen < d->strip_most && text->count - done >= length &&
+           memcmp(text->data + done, d->strip, length) == 0) {
+        done += length;
+        ++*seen;
+    }
+    text->count -= done;
+    if (done)
+        memmove(text->data, text->data + done, text->count);
+    if (text->count || *seen >= d->strip_most)
+        *seen = BEGUN;
+}
+
+static bool decode(const kt_tokenizer *t, const int32_t *ids, size_t num_ids, bool skip_special,
+                   struct kt_bytes *text)
+{
+    struct kt_bytes run = {0}, spelled = {0};
+    bool ok = true, bytes, first = true;
+    unsigned char seen = 0;
     for (size_t i = 0; i < num_ids && ok; i++) {
         size_t n;
         const char *token = spelling(t, ids[i], skip_special, &n);
-        ok = !token || append_token(&raw, token, n);
+        if (!token)
+            continue;
+        ok = kt_decoder_spell(&t->decoder, token, n, first, &spelled, &bytes);
+        first = false;
+        if (ok && bytes)
+            ok = kt_bytes_append(&run, spelled.data, spelled.count);
+        else if (ok)
+            ok = flush_run(&t->decoder, &run, text) &&
+                 kt_bytes_append(text, spelled.data, spelled.count);
     }
-    ok = ok && kt_utf8_append_lossy(&valid, raw.data, raw.count) && kt_bytes_append(&valid, "", 1);
-    free(raw.data);
-    if (!ok) {
-        free(valid.data);
+    ok = ok && flush_run(&t->decoder, &run, text);
+    strip(&t->decoder, text, &seen);
+    free(run.data);
+    free(spelled.data);
+    return ok && kt_bytes_append(text, "", 1);
+}
+
+kt_status kt_tokenizer_decode(const kt_tokenizer *t, const int32_t *ids, size_t num_ids,
+                              int skip_special, char **text, size_t *length)
+{
+    struct kt_bytes all = {0};
+    if (!decode(t, ids, num_ids, skip_special, &all)) {
+        free(all.data);
         return kt_fail_memory(t->ctx, num_ids, "the text of tokens");
     }
-    *text = valid.data;
-    *length = valid.count - 1;
+    *text = all.data;
+    *length = all.count - 1;
     return KT_OK;
 }
 
@@ -67,48 +115,61 @@ static size_t complete_prefix(const struct kt_bytes *raw)
     return i;
 }
 
-static kt_status show(const kt_tokenizer *t, struct kt_decode_state *state,
-                      const struct kt_bytes *raw, bool flush, char *out, size_t capacity,
-                      size_t *length)
+struct stream {
+    struct kt_bytes raw;     /* pending bytes, then the token's if it is bytes */
+    struct kt_bytes spelled; /* the token */
+    struct kt_bytes text;
+};
+
+/* Text of the next token (NULL = the end), and the state after it. */
+static bool next_text(const struct kt_decoder *d, struct stream *s, const char *token,
+                      size_t length, kt_decode_state *state)
 {
-    struct kt_bytes text = {0};
-    size_t complete = flush ? raw->count : complete_prefix(raw);
-    kt_status status = KT_OK;
-    if (!kt_utf8_append_lossy(&text, raw->data, complete))
-        status = kt_fail_memory(t->ctx, complete, "the text of a token");
-    else if (text.count > capacity)
-        status = kt_fail(t->ctx, KT_ERROR_INVALID_ARGUMENT,
-                         "the text of a token needs %zu bytes, and there is room for %zu",
-                         text.count, capacity);
-    if (status == KT_OK) {
-        if (text.count)
-            memcpy(out, text.data, text.count);
-        *length = text.count;
-        state->num_pending = (int32_t)(raw->count - complete);
-        if (state->num_pending)
-            memcpy(state->pending, raw->data + complete, raw->count - complete);
-    }
-    free(text.data);
-    return status;
+    bool bytes = false, first = state->pending[MAX_PENDING] == 0;
+    if (!kt_bytes_append(&s->raw, (const char *)state->pending, (size_t)state->num_pending) ||
+        (token && !kt_decoder_spell(d, token, length, first, &s->spelled, &bytes)) ||
+        (bytes && !kt_bytes_append(&s->raw, s->spelled.data, s->spelled.count)))
+        return false;
+    size_t complete = bytes ? complete_prefix(&s->raw) : s->raw.count;
+    if (!append_bytes(d, &s->text, s->raw.data, complete) ||
+        (!bytes && !kt_bytes_append(&s->text, s->spelled.data, s->spelled.count)))
+        return false;
+    state->num_pending = (int32_t)(s->raw.count - complete);
+    if (state->num_pending)
+        memcpy(state->pending, s->raw.data + complete, (size_t)state->num_pending);
+    strip(d, &s->text, &state->pending[MAX_PENDING]);
+    if (!token)
+        *state = (kt_decode_state){0};
+    return true;
 }
 
 kt_status kt_tokenizer_decode_next(const kt_tokenizer *t, kt_decode_state *state, int32_t id,
                                    char *out, size_t capacity, size_t *length)
 {
-    struct kt_bytes raw = {0};
+    struct stream s = {0};
     size_t n = 0;
     *length = 0;
-    if (state->num_pending < 0 || (size_t)state->num_pending > sizeof state->pending)
+    if (state->num_pending < 0 || state->num_pending > MAX_PENDING)
         return kt_fail(t->ctx, KT_ERROR_INVALID_ARGUMENT, "the decode state was not zeroed");
     const char *token = id < 0 ? NULL : spelling(t, id, true, &n);
     if (id >= 0 && !token)
         return KT_OK;
     kt_status status = KT_OK;
-    if (!kt_bytes_append(&raw, (const char *)state->pending, (size_t)state->num_pending) ||
-        !append_token(&raw, token, n))
+    kt_decode_state after = *state;
+    if (!next_text(&t->decoder, &s, token, n, &after))
         status = kt_fail_memory(t->ctx, n, "the text of a token");
-    else
-        status = show(t, state, &raw, id < 0, out, capacity, length);
-    free(raw.data);
+    else if (s.text.count > capacity)
+        status = kt_fail(t->ctx, KT_ERROR_INVALID_ARGUMENT,
+                         "the text of a token needs %zu bytes, and there is room for %zu",
+                         s.text.count, capacity);
+    if (status == KT_OK) {
+        *state = after;
+        *length = s.text.count;
+        if (s.text.count)
+            memcpy(out, s.text.data, s.text.count);
+    }
+    free(s.raw.data);
+    free(s.spelled.data);
+    free(s.text.data);
     return status;
 }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/context.h"
-#include "text/normalize.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
 
@@ -19,10 +18,14 @@ static kt_status memory(const struct encoder *e, size_t bytes)
     return kt_fail_memory(e->tokenizer->ctx, bytes, "the tokens of a text");
 }
 
-static kt_status encode_words(struct encoder *e, const char *text, size_t length)
+/* `begins` = the text begins where the whole one does. */
+static kt_status encode_words(struct encoder *e, const char *text, size_t length, bool begins)
 {
     const kt_tokenizer *t = e->tokenizer;
-    KT_TRY(kt_pretokenize(t->ctx, &t->pretokenizer, &e->words, text, length));
+    if (length > KT_BPE_WORD_MAX / 4)
+        return kt_fail(t->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "a text of %zu bytes is too long to tokenize in one piece", length);
+    KT_TRY(kt_pretokenize(t->ctx, &t->pretokenizer, &e->words, text, length, begins));
     for (size_t i = 0; i < e->words.words.count; i++) {
         const struct kt_piece *word = &e->words.words.data[i];
         if (!kt_bpe_encode(&t->bpe, &t->vocab, &e->bpe, word->data, word->length, e->ids))
@@ -32,11 +35,10 @@ static kt_status encode_words(struct encoder *e, const char *text, size_t length
 }
 
 /* Text between raw added tokens: normalize it, then look for the other added tokens. */
-static kt_status encode_part(struct encoder *e, const char *text, size_t length)
+static kt_status encode_part(struct encoder *e, const char *text, size_t length, bool begins)
 {
-    if (e->tokenizer->nfc) {
-        e->normalized.count = 0;
-        if (!kt_normalize_nfc(text, length, &e->normalized))
+    if (e->tokenizer->normalizer.count) {
+        if (!kt_normalizer_apply(&e->tokenizer->normalizer, text, length, &e->normalized))
             return memory(e, length);
         text = e->normalized.data;
         length = e->normalized.count;
@@ -47,7 +49,8 @@ static kt_status encode_part(struct encoder *e, const char *text, size_t length)
     for (size_t i = 0; i < e->inner.count; i++) {
         struct kt_added_span span = e->inner.data[i];
         if (span.id < 0)
-            KT_TRY(encode_words(e, text + span.begin, span.end - span.begin));
+            KT_TRY(encode_words(e, text + span.begin, span.end - span.begin,
+                                begins && span.begin == 0));
         else if (!kt_ids_push(e->ids, span.id))
             return memory(e, 4);
     }
@@ -62,15 +65,12 @@ static kt_status encode(struct encoder *e, const char *text, size_t length)
         text = e->valid.data;
         length = e->valid.count;
     }
-    if (length > INT32_MAX)
-        return kt_fail(e->tokenizer->ctx, KT_ERROR_INVALID_ARGUMENT,
-                       "a text of %zu bytes is too long to tokenize in one piece", length);
     if (!kt_added_split(e->added, 0, text, length, &e->raw))
         return memory(e, length);
     for (size_t i = 0; i < e->raw.count; i++) {
         struct kt_added_span span = e->raw.data[i];
         if (span.id < 0)
-            KT_TRY(encode_part(e, text + span.begin, span.end - span.begin));
+            KT_TRY(encode_part(e, text + span.begin, span.end - span.begin, span.begin == 0));
         else if (!kt_ids_push(e->ids, span.id))
             return memory(e, 4);
     }

@@ -122,14 +122,50 @@ static kt_status add_spaces(kt_context *ctx, struct kt_pretokenize_scratch *s)
     return KT_OK;
 }
 
+static bool begins_with(const struct kt_piece *piece, const char *text, size_t length)
+{
+    return piece->length >= length && memcmp(piece->data, text, length) == 0;
+}
+
+/* `begin` is where the first piece lies if nothing comes before it, otherwise NULL. */
+static kt_status run_metaspace(kt_context *ctx, const struct kt_metaspace *m,
+                               struct kt_pretokenize_scratch *s, const char *begin)
+{
+    const struct kt_replacement *space = &m->space;
+    struct kt_bytes *out = &s->replaced;
+    size_t at = 0;
+    out->count = 0;
+    for (size_t i = 0; i < s->words.count; i++) {
+        struct kt_piece *piece = &s->words.data[i];
+        size_t before = out->count;
+        bool prepend = (m->prepend == KT_PREPEND_ALWAYS ||
+                        (m->prepend == KT_PREPEND_FIRST && piece->data == begin)) &&
+                       !begins_with(piece, " ", 1) &&
+                       !begins_with(piece, space->to, space->to_length);
+        if ((prepend && !kt_bytes_append(out, space->to, space->to_length)) ||
+            !kt_replace(space, piece->data, piece->length, out))
+            return memory(ctx);
+        piece->length = out->count - before;
+    }
+    for (size_t i = 0; i < s->words.count; i++) {
+        s->words.data[i].data = out->data + at;
+        at += s->words.data[i].length;
+    }
+    return KT_OK;
+}
+
 kt_status kt_pretokenize(kt_context *ctx, const struct kt_pretokenizer *pretokenizer,
-                         struct kt_pretokenize_scratch *s, const char *text, size_t length)
+                         struct kt_pretokenize_scratch *s, const char *text, size_t length,
+                         bool begins)
 {
     s->words.count = 0;
     if (length && !push_piece(&s->words, text, length))
         return memory(ctx);
-    for (size_t i = 0; i < pretokenizer->num_steps; i++)
-        KT_TRY(run_step(ctx, &pretokenizer->steps[i], s));
+    for (size_t i = 0; i < pretokenizer->num_steps; i++) {
+        const struct kt_split_step *step = &pretokenizer->steps[i];
+        KT_TRY(step->regex ? run_step(ctx, step, s)
+                           : run_metaspace(ctx, &pretokenizer->metaspace, s, begins ? text : NULL));
+    }
     if (pretokenizer->add_space)
         KT_TRY(add_spaces(ctx, s));
     struct kt_split_step last = {pretokenizer->byte_level, KT_SPLIT_ISOLATED, false};
@@ -141,5 +177,6 @@ void kt_pretokenize_scratch_free(struct kt_pretokenize_scratch *s)
     free(s->words.data);
     free(s->other.data);
     free(s->spaced.data);
+    free(s->replaced.data);
     free(s->spans);
 }

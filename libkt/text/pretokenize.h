@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file text/pretokenize.h
  * The pre_tokenizer of tokenizer.json: splits text into the words that BPE works within. Split,
- * Digits and ByteLevel, alone or in a Sequence that ends with ByteLevel. */
+ * Digits, Metaspace and ByteLevel, alone or in a Sequence; ByteLevel comes last. */
 #ifndef KT_TEXT_PRETOKENIZE_H
 #define KT_TEXT_PRETOKENIZE_H
 
@@ -9,6 +9,7 @@
 #include <kt/types.h>
 
 #include "text/array.h"
+#include "text/normalizer.h"
 #include "text/regex.h"
 
 /** What becomes of a match of the regular expression. */
@@ -21,22 +22,30 @@ enum kt_split_behavior {
 };
 
 struct kt_split_step {
-    struct kt_regex *regex;
+    struct kt_regex *regex; /**< NULL = Metaspace rewrites the pieces here */
     enum kt_split_behavior behavior;
     bool invert; /**< what lies between the matches is the match */
+};
+
+/** Metaspace: spaces become a character, which is put before pieces that do not begin with it. */
+struct kt_metaspace {
+    struct kt_replacement space; /**< `from` NULL = not used */
+    enum { KT_PREPEND_FIRST, KT_PREPEND_NEVER, KT_PREPEND_ALWAYS } prepend;
 };
 
 struct kt_pretokenizer {
     struct kt_split_step *steps;
     size_t num_steps;
-    /** ByteLevel comes last: a space before every piece that does not begin with one, then GPT-2's
-     * regular expression, isolated. */
+    struct kt_metaspace metaspace;
+    bool bytes; /**< ByteLevel comes last: words are bytes, not characters */
+    /** A space before every piece that does not begin with one, then GPT-2's regular expression,
+     * isolated. */
     bool add_space;
     struct kt_regex *byte_level; /**< NULL = not used */
     bool lone_byte_level;        /**< tokenizer.json has ByteLevel alone, not in a Sequence */
 };
 
-/** A word: bytes in the text given to kt_pretokenize, or in its spaced copy. */
+/** A word: bytes in the text given to kt_pretokenize, or in one of its rewritten copies. */
 struct kt_piece {
     const char *data;
     size_t length;
@@ -50,7 +59,7 @@ struct kt_pieces {
 /** Memory that calls share; zero it first. `words` is the result. */
 struct kt_pretokenize_scratch {
     struct kt_pieces words, other;
-    struct kt_bytes spaced;
+    struct kt_bytes spaced, replaced;
     struct kt_split_span {
         size_t begin, end;
         bool match;
@@ -58,14 +67,17 @@ struct kt_pretokenize_scratch {
     size_t num_spans, spans_capacity;
 };
 
-/** Errors: UNSUPPORTED, FORMAT, OUT_OF_MEMORY; `path` is for them. */
+/** `json` is the pre_tokenizer's object, or NULL or null for none: then a text is one word. Errors:
+ * UNSUPPORTED, NOT_FOUND, FORMAT, OUT_OF_MEMORY; `path` is for them. */
 kt_status kt_pretokenizer_read(kt_context *ctx, const char *path, const json_t *json,
                                struct kt_pretokenizer *out);
 void kt_pretokenizer_free(struct kt_pretokenizer *pretokenizer);
 
-/** Splits valid UTF-8 into scratch->words, none of them empty. */
+/** Splits valid UTF-8 into scratch->words, none of them empty. `begins` = nothing comes before the
+ * text. */
 kt_status kt_pretokenize(kt_context *ctx, const struct kt_pretokenizer *pretokenizer,
-                         struct kt_pretokenize_scratch *scratch, const char *text, size_t length);
+                         struct kt_pretokenize_scratch *scratch, const char *text, size_t length,
+                         bool begins);
 void kt_pretokenize_scratch_free(struct kt_pretokenize_scratch *scratch);
 
 #endif

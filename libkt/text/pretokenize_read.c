@@ -4,19 +4,19 @@
 #include "core/context.h"
 #include "formats/json.h"
 #include "text/pretokenize.h"
+#include "text/utf8.h"
 
 struct reader {
     kt_context *ctx;
     const char *path;
     struct kt_pretokenizer *out;
-    bool done; /* ByteLevel was read */
 };
 
 static kt_status unsupported(const struct reader *r, const char *key, const char *value)
 {
     return kt_fail(r->ctx, KT_ERROR_UNSUPPORTED,
-                   "%s: pre_tokenizer: %s \"%s\" is not supported; libkt reads byte-level BPE "
-                   "tokenizers (Split, Digits and ByteLevel)",
+                   "%s: pre_tokenizer: %s \"%s\" is not supported; Split, Digits, Metaspace and "
+                   "ByteLevel are",
                    r->path, key, value);
 }
 
@@ -32,6 +32,7 @@ static kt_status compile(const struct reader *r, const char *pattern, struct kt_
     return status;
 }
 
+/* `pattern` NULL = Metaspace. */
 static kt_status add_step(const struct reader *r, const char *pattern,
                           enum kt_split_behavior behavior, bool invert)
 {
@@ -41,7 +42,8 @@ static kt_status add_step(const struct reader *r, const char *pattern,
         return kt_fail_memory(r->ctx, sizeof *steps, "the pre-tokenizer");
     p->steps = steps;
     steps[p->num_steps] = (struct kt_split_step){NULL, behavior, invert};
-    KT_TRY(compile(r, pattern, &steps[p->num_steps].regex));
+    if (pattern)
+        KT_TRY(compile(r, pattern, &steps[p->num_steps].regex));
     p->num_steps++;
     return KT_OK;
 }
@@ -58,6 +60,17 @@ static char *quote(const char *text)
     if (out)
         *to = 0;
     return out;
+}
+
+static kt_status add_literal(const struct reader *r, const char *literal,
+                             enum kt_split_behavior behavior, bool invert)
+{
+    char *quoted = quote(literal);
+    if (!quoted)
+        return kt_fail_memory(r->ctx, strlen(literal), "the pre-tokenizer");
+    kt_status status = add_step(r, quoted, behavior, invert);
+    free(quoted);
+    return status;
 }
 
 static kt_status read_behavior(const struct reader *r, const struct kt_json *json,
@@ -91,12 +104,7 @@ static kt_status read_split(const struct reader *r, const struct kt_json *json)
         KT_TRY(kt_json_string(&inner, "Regex", KT_JSON_REQUIRED, &pattern));
         return add_step(r, pattern, behavior, invert);
     }
-    char *quoted = quote(literal);
-    if (!quoted)
-        return kt_fail_memory(r->ctx, strlen(literal), "the pre-tokenizer");
-    kt_status status = add_step(r, quoted, behavior, invert);
-    free(quoted);
-    return status;
+    return add_literal(r, literal, behavior, invert);
 }
 
 static kt_status read_digits(const struct reader *r, const struct kt_json *json)
@@ -106,13 +114,57 @@ static kt_status read_digits(const struct reader *r, const struct kt_json *json)
     return add_step(r, individual ? "\\p{N}" : "\\p{N}+", KT_SPLIT_ISOLATED, false);
 }
 
+/* Older files have add_prefix_space in place of prepend_scheme, newer ones both. */
+static kt_status read_prepend(const struct reader *r, const struct kt_json *json)
+{
+    static const char *const names[] = {"first", "never", "always"};
+    const char *scheme = "always";
+    bool add_space = true;
+    KT_TRY(kt_json_string(json, "prepend_scheme", KT_JSON_OPTIONAL, &scheme));
+    KT_TRY(kt_json_bool(json, "add_prefix_space", KT_JSON_OPTIONAL, &add_space));
+    if (!add_space && strcmp(scheme, "never") != 0)
+        return kt_fail(
+            r->ctx, KT_ERROR_FORMAT,
+            "%s: pre_tokenizer: \"add_prefix_space\" is false, but \"prepend_scheme\" is "
+            "\"%s\"",
+            r->path, scheme);
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(scheme, names[i]) == 0) {
+            r->out->metaspace.prepend = i;
+            return KT_OK;
+        }
+    }
+    return unsupported(r, "prepend_scheme", scheme);
+}
+
+static kt_status read_metaspace(const struct reader *r, const struct kt_json *json)
+{
+    struct kt_replacement *space = &r->out->metaspace.space;
+    const char *to;
+    bool split = true;
+    if (space->from)
+        return unsupported(r, "more than one", "Metaspace");
+    KT_TRY(kt_json_string(json, "replacement", KT_JSON_REQUIRED, &to));
+    KT_TRY(kt_json_bool(json, "split", KT_JSON_OPTIONAL, &split));
+    KT_TRY(read_prepend(r, json));
+    size_t length = strlen(to);
+    if (!length || kt_utf8_next(to, length).length != length)
+        return kt_fail(r->ctx, KT_ERROR_FORMAT,
+                       "%s: pre_tokenizer: \"replacement\" of Metaspace is no character", r->path);
+    *space = (struct kt_replacement){strdup(" "), strdup(to), 1, length};
+    if (!space->from || !space->to)
+        return kt_fail_memory(r->ctx, length, "the pre-tokenizer");
+    KT_TRY(add_step(r, NULL, KT_SPLIT_ISOLATED, false));
+    return split ? add_literal(r, to, KT_SPLIT_MERGED_WITH_NEXT, false) : KT_OK;
+}
+
 static kt_status read_byte_level(struct reader *r, const struct kt_json *json)
 {
     bool use_regex = true;
     r->out->add_space = true;
     KT_TRY(kt_json_bool(json, "add_prefix_space", KT_JSON_OPTIONAL, &r->out->add_space));
     KT_TRY(kt_json_bool(json, "use_regex", KT_JSON_OPTIONAL, &use_regex));
-    r->done = true;
+    r->out->bytes = true;
     return use_regex ? compile(r,
                                "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|"
                                "\\s+(?!\\S)|\\s+",
@@ -124,7 +176,7 @@ static kt_status read_one(struct reader *r, const json_t *value)
 {
     struct kt_json json = {r->ctx, r->path, "pre_tokenizer.", value};
     const char *type;
-    if (r->done)
+    if (r->out->bytes)
         return kt_fail(r->ctx, KT_ERROR_UNSUPPORTED,
                        "%s: pre_tokenizer: steps after ByteLevel are not supported", r->path);
     KT_TRY(kt_json_string(&json, "type", KT_JSON_REQUIRED, &type));
@@ -132,6 +184,8 @@ static kt_status read_one(struct reader *r, const json_t *value)
         return read_split(r, &json);
     if (strcmp(type, "Digits") == 0)
         return read_digits(r, &json);
+    if (strcmp(type, "Metaspace") == 0)
+        return read_metaspace(r, &json);
     if (strcmp(type, "ByteLevel") == 0)
         return read_byte_level(r, &json);
     return unsupported(r, "type", type);
@@ -157,10 +211,8 @@ static kt_status read_all(struct reader *r, const json_t *value)
 kt_status kt_pretokenizer_read(kt_context *ctx, const char *path, const json_t *json,
                                struct kt_pretokenizer *out)
 {
-    struct reader r = {ctx, path, out, false};
-    kt_status status = read_all(&r, json);
-    if (status == KT_OK && !r.done)
-        status = unsupported(&r, "a sequence without", "ByteLevel");
+    struct reader r = {ctx, path, out};
+    kt_status status = !json || json_is_null(json) ? KT_OK : read_all(&r, json);
     if (status != KT_OK)
         kt_pretokenizer_free(out);
     return status;
@@ -171,6 +223,7 @@ void kt_pretokenizer_free(struct kt_pretokenizer *p)
     for (size_t i = 0; i < p->num_steps; i++)
         kt_regex_free(p->steps[i].regex);
     free(p->steps);
+    kt_replacement_free(&p->metaspace.space);
     kt_regex_free(p->byte_level);
     *p = (struct kt_pretokenizer){0};
 }

@@ -12,11 +12,27 @@ void kt_tokenizer_free(kt_tokenizer *t)
     kt_vocab_free(&t->vocab);
     kt_bpe_free(&t->bpe);
     kt_added_free(&t->added);
+    kt_normalizer_free(&t->normalizer);
     kt_pretokenizer_free(&t->pretokenizer);
+    kt_decoder_free(&t->decoder);
     free(t->prefix.data);
     free(t->suffix.data);
     free(t->path);
     free(t);
+}
+
+/* A checkpoint may have SentencePiece's own file alone. */
+static kt_status check_file(const kt_tokenizer *t, const char *folder)
+{
+    char *other = kt_path_join(folder, "tokenizer.model");
+    bool only_other = other && !kt_file_exists(t->path) && kt_file_exists(other);
+    free(other);
+    return only_other
+               ? kt_fail(t->ctx, KT_ERROR_NOT_FOUND,
+                         "%s: does not exist, and tokenizer.model beside it is no file that libkt "
+                         "reads; transformers' AutoTokenizer writes the one from the other",
+                         t->path)
+               : KT_OK;
 }
 
 /* tokenizer.json for a folder, or beside a GGUF file; the GGUF file itself where there is none. */
@@ -39,18 +55,23 @@ static kt_status find_file(kt_context *ctx, const char *path, char **file)
     return status;
 }
 
-static kt_status load_json(kt_tokenizer *t)
+static kt_status load_from(kt_tokenizer *t, const char *folder)
 {
     json_t *root;
+    KT_TRY(check_file(t, folder));
     KT_TRY(kt_json_load(t->ctx, t->path, KT_JSON_LARGE_MAX, &root));
     kt_status status = kt_tokenizer_read(t, root);
     json_decref(root);
     KT_TRY(status);
+    return kt_tokenizer_read_config(t, folder);
+}
 
+static kt_status load_json(kt_tokenizer *t)
+{
     char *folder = kt_path_beside(t->path, "");
     if (!folder)
         return kt_fail_memory(t->ctx, strlen(t->path), t->path);
-    status = kt_tokenizer_read_config(t, folder);
+    kt_status status = load_from(t, folder);
     free(folder);
     return status;
 }
@@ -58,7 +79,7 @@ static kt_status load_json(kt_tokenizer *t)
 static kt_status load(kt_tokenizer *t)
 {
     KT_TRY(kt_gguf_is_name(t->path) ? kt_tokenizer_read_gguf(t) : load_json(t));
-    return kt_added_index(&t->added, t->nfc) ? KT_OK : kt_fail_memory(t->ctx, 0, t->path);
+    return kt_added_index(&t->added, &t->normalizer) ? KT_OK : kt_fail_memory(t->ctx, 0, t->path);
 }
 
 kt_status kt_tokenizer_load(kt_context *ctx, const char *path, kt_tokenizer **out)

@@ -9,6 +9,8 @@
 #include "formats/json.h"
 #include "text/added.h"
 #include "text/bpe.h"
+#include "text/decoder.h"
+#include "text/normalizer.h"
 #include "text/pretokenize.h"
 #include "text/vocab.h"
 
@@ -18,8 +20,9 @@ struct kt_tokenizer {
     struct kt_vocab vocab;
     struct kt_bpe bpe;
     struct kt_added added;
+    struct kt_normalizer normalizer;
     struct kt_pretokenizer pretokenizer;
-    bool nfc;
+    struct kt_decoder decoder;
     struct kt_ids prefix, suffix; /**< what the post-processor puts around a text */
     int32_t bos, eos, pad;
 };

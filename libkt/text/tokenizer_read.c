@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+
 #include "core/context.h"
 #include "formats/file.h"
 #include "formats/json.h"
@@ -12,9 +14,7 @@ struct reader {
 
 static kt_status unsupported(const struct reader *r, const char *what)
 {
-    return kt_fail(r->ctx, KT_ERROR_UNSUPPORTED,
-                   "%s: %s is not supported; libkt reads byte-level BPE tokenizers", r->out->path,
-                   what);
+    return kt_fail(r->ctx, KT_ERROR_UNSUPPORTED, "%s: %s is not supported", r->out->path, what);
 }
 
 static kt_status malformed(const struct reader *r, const char *what, size_t index)
@@ -53,9 +53,11 @@ static kt_status read_vocab(const struct reader *r, json_t *vocab)
     if (r->out->vocab.count == 0)
         return kt_fail(r->ctx, KT_ERROR_FORMAT, "%s: model.vocab is empty", r->out->path);
     for (int b = 0; b < 256; b++) {
-        char utf8[4];
-        size_t n = kt_utf8_put(kt_alphabet_from_byte((unsigned char)b), utf8);
-        r->out->bpe.byte_ids[b] = kt_vocab_find(&r->out->vocab, utf8, n);
+        char spelled[8];
+        size_t n = kt_utf8_put(kt_alphabet_from_byte((unsigned char)b), spelled);
+        r->out->bpe.byte_ids[b] = kt_vocab_find(&r->out->vocab, spelled, n);
+        n = (size_t)snprintf(spelled, sizeof spelled, "<0x%02X>", b);
+        r->out->bpe.fallback_ids[b] = kt_vocab_find(&r->out->vocab, spelled, n);
     }
     return KT_OK;
 }
@@ -118,82 +120,60 @@ static kt_status read_merges(const struct reader *r, json_t *merges)
     return status;
 }
 
-static kt_status refuse_model_options(const struct reader *r, const struct kt_json *model)
+/* Looks at the kind first: what else such a file holds follows from it. */
+static kt_status check_kind(const struct reader *r, const struct kt_json *model)
 {
     const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
-    bool byte_fallback = false;
+    const char *type = "BPE";
     double dropout = 0;
+    KT_TRY(kt_json_string(model, "type", KT_JSON_OPTIONAL, &type));
+    if (strcmp(type, "BPE") != 0)
+        return kt_fail(
+            r->ctx, KT_ERROR_UNSUPPORTED,
+            "%s: model.type is \"%s\"; libkt reads BPE tokenizers alone, byte-level ones "
+            "and SentencePiece's",
+            r->out->path, type);
     for (int i = 0; i < 2; i++) {
         const char *affix = "";
         KT_TRY(kt_json_string(model, affixes[i], KT_JSON_OPTIONAL, &affix));
         if (*affix)
             return unsupported(r, affixes[i]);
     }
-    KT_TRY(kt_json_bool(model, "byte_fallback", KT_JSON_OPTIONAL, &byte_fallback));
     KT_TRY(kt_json_real(model, "dropout", KT_JSON_OPTIONAL, &dropout));
-    if (byte_fallback)
-        return unsupported(r, "model.byte_fallback");
     return dropout != 0 ? unsupported(r, "model.dropout") : KT_OK;
 }
 
-static kt_status read_model(const struct reader *r, const json_t *root)
+/* Without unk_token a symbol that has no token is left out, as the tokenizers package does; one
+ * that is not in the vocabulary would fail there at the first such symbol. */
+static kt_status read_unknown(const struct reader *r, const struct kt_json *model)
 {
-    json_t *object, *vocab, *merges;
-    const char *type = "BPE", *unknown = NULL;
-    struct kt_json file = at(r, "", root);
-    KT_TRY(kt_json_container(&file, "model", KT_JSON_REQUIRED, JSON_OBJECT, &object));
-    struct kt_json model = at(r, "model.", object);
-    KT_TRY(kt_json_string(&model, "type", KT_JSON_OPTIONAL, &type));
-    if (strcmp(type, "BPE") != 0)
-        return unsupported(r, "a model.type other than BPE");
-    KT_TRY(refuse_model_options(r, &model));
-    KT_TRY(kt_json_bool(&model, "ignore_merges", KT_JSON_OPTIONAL, &r->out->bpe.ignore_merges));
-    KT_TRY(kt_json_bool(&model, "fuse_unk", KT_JSON_OPTIONAL, &r->out->bpe.fuse_unknown));
-    KT_TRY(kt_json_string(&model, "unk_token", KT_JSON_OPTIONAL, &unknown));
-    KT_TRY(kt_json_container(&model, "vocab", KT_JSON_REQUIRED, JSON_OBJECT, &vocab));
-    KT_TRY(kt_json_container(&model, "merges", KT_JSON_REQUIRED, JSON_ARRAY, &merges));
-    KT_TRY(read_vocab(r, vocab));
-    r->out->bpe.unknown = unknown ? kt_vocab_find(&r->out->vocab, unknown, strlen(unknown)) : -1;
-    return read_merges(r, merges);
-}
-
-static kt_status read_normalizer(const struct reader *r, const json_t *normalizer)
-{
-    struct kt_json json = at(r, "normalizer.", normalizer);
-    const char *type;
-    json_t *list, *item;
-    size_t i;
-    if (!normalizer || json_is_null(normalizer))
-        return KT_OK;
-    KT_TRY(kt_json_string(&json, "type", KT_JSON_REQUIRED, &type));
-    if (strcmp(type, "NFC") == 0) {
-        r->out->nfc = true;
-        return KT_OK;
-    }
-    if (strcmp(type, "Sequence") != 0)
-        return unsupported(r, "a normalizer other than NFC");
-    KT_TRY(kt_json_container(&json, "normalizers", KT_JSON_REQUIRED, JSON_ARRAY, &list));
-    json_array_foreach(list, i, item)
-    {
-        struct kt_json inner = at(r, "normalizer.normalizers.", item);
-        KT_TRY(kt_json_string(&inner, "type", KT_JSON_REQUIRED, &type));
-        if (strcmp(type, "NFC") != 0)
-            return unsupported(r, "a normalizer other than NFC");
-        r->out->nfc = true;
-    }
+    struct kt_bpe *bpe = &r->out->bpe;
+    const char *token = NULL;
+    bool complete = bpe->byte_level;
+    KT_TRY(kt_json_string(model, "unk_token", KT_JSON_OPTIONAL, &token));
+    bpe->unknown = token ? kt_vocab_find(&r->out->vocab, token, strlen(token)) : -1;
+    for (int b = 0; b < 256; b++)
+        complete = complete && bpe->byte_ids[b] >= 0;
+    if (token && bpe->unknown < 0 && !complete)
+        return kt_fail(r->ctx, KT_ERROR_FORMAT,
+                       "%s: model.unk_token is \"%s\", which model.vocab lacks", r->out->path,
+                       token);
     return KT_OK;
 }
 
-static kt_status check_decoder(const struct reader *r, const json_t *root)
+static kt_status read_model(const struct reader *r, const struct kt_json *model)
 {
-    json_t *decoder;
-    const char *type;
-    struct kt_json file = at(r, "", root);
-    KT_TRY(kt_json_container(&file, "decoder", KT_JSON_REQUIRED, JSON_OBJECT, &decoder));
-    struct kt_json json = at(r, "decoder.", decoder);
-    KT_TRY(kt_json_string(&json, "type", KT_JSON_REQUIRED, &type));
-    return strcmp(type, "ByteLevel") == 0 ? KT_OK
-                                          : unsupported(r, "a decoder other than ByteLevel");
+    json_t *vocab, *merges;
+    struct kt_bpe *bpe = &r->out->bpe;
+    KT_TRY(kt_json_bool(model, "byte_fallback", KT_JSON_OPTIONAL, &bpe->byte_fallback));
+    KT_TRY(kt_json_bool(model, "ignore_merges", KT_JSON_OPTIONAL, &bpe->ignore_merges));
+    KT_TRY(kt_json_bool(model, "fuse_unk", KT_JSON_OPTIONAL, &bpe->fuse_unknown));
+    KT_TRY(kt_json_container(model, "vocab", KT_JSON_REQUIRED, JSON_OBJECT, &vocab));
+    KT_TRY(kt_json_container(model, "merges", KT_JSON_REQUIRED, JSON_ARRAY, &merges));
+    KT_TRY(read_vocab(r, vocab));
+    bpe->byte_level = r->out->pretokenizer.bytes;
+    KT_TRY(read_unknown(r, model));
+    return read_merges(r, merges);
 }
 
 /* TemplateProcessing's "single": ids before and after the text. */
@@ -290,18 +270,44 @@ kt_status kt_added_read(const struct kt_json *json, bool special, const struct k
                                               : kt_fail_memory(json->ctx, 0, "the added tokens");
 }
 
+static bool is_character(const char *text, size_t length)
+{
+    return length && kt_utf8_next(text, length).length == length;
+}
+
+/* The tokenizers package prepends where its alignments say that a text begins; they lose or double
+ * the beginning where a normalizer changes how many characters there are. */
+static kt_status check_first(const struct reader *r)
+{
+    const struct kt_metaspace *m = &r->out->pretokenizer.metaspace;
+    const struct kt_normalizer *n = &r->out->normalizer;
+    for (size_t i = 0; m->space.from && m->prepend == KT_PREPEND_FIRST && i < n->count; i++) {
+        const struct kt_replacement *p = &n->steps[i].replacement;
+        if (n->steps[i].kind != KT_NORMALIZE_NFC &&
+            !(is_character(p->from, p->from_length) && is_character(p->to, p->to_length)))
+            return unsupported(r, "Metaspace that prepends \"first\" after a normalizer that adds "
+                                  "or takes characters");
+    }
+    return KT_OK;
+}
+
 kt_status kt_tokenizer_read(kt_tokenizer *out, const json_t *root)
 {
     struct reader r = {out->ctx, out};
     struct kt_json file = at(&r, "", root);
-    json_t *pretokenizer;
+    json_t *object;
     if (!json_is_object(root))
         return kt_fail(r.ctx, KT_ERROR_FORMAT, "%s: must be a JSON object", out->path);
-    KT_TRY(read_model(&r, root));
-    KT_TRY(read_normalizer(&r, json_object_get(root, "normalizer")));
-    KT_TRY(kt_json_container(&file, "pre_tokenizer", KT_JSON_REQUIRED, JSON_OBJECT, &pretokenizer));
-    KT_TRY(kt_pretokenizer_read(r.ctx, out->path, pretokenizer, &out->pretokenizer));
-    KT_TRY(check_decoder(&r, root));
+    KT_TRY(kt_json_container(&file, "model", KT_JSON_REQUIRED, JSON_OBJECT, &object));
+    struct kt_json model = at(&r, "model.", object);
+    KT_TRY(check_kind(&r, &model));
+    KT_TRY(kt_normalizer_read(r.ctx, out->path, json_object_get(root, "normalizer"),
+                              &out->normalizer));
+    KT_TRY(kt_pretokenizer_read(r.ctx, out->path, json_object_get(root, "pre_tokenizer"),
+                                &out->pretokenizer));
+    KT_TRY(check_first(&r));
+    KT_TRY(read_model(&r, &model));
+    KT_TRY(kt_decoder_read(r.ctx, out->path, json_object_get(root, "decoder"), &out->decoder));
     KT_TRY(read_post_processor(&r, json_object_get(root, "post_processor"), 0));
     return read_added(&r, root);
 }

@@ -109,8 +109,8 @@ static size_t mutate_bytes(char *data, size_t size, size_t capacity)
 static json_t *random_value(void)
 {
     static const char *const texts[] = {
-        "",        "a",      " ", "{",           "<｜User｜>", "ByteLevel", "Sequence", "Split",
-        "\\p{L}+", "(a*)*b", "[", "\\",          "(?=x)|",     "x*",        "human",    "gpt",
+        "",        "a",      " ", "{",           "<｜User｜>", "ByteLevel", "Sequence",  "Split",
+        "\\p{L}+", "(a*)*b", "[", "\\",          "(?=x)|",     "x*",        "Metaspace", "gpt",
         "system",  "Ġ",      "é", "{{content}}", "{{name}}",   "../d.json"};
     switch (draw(9)) {
     case 0:
@@ -215,14 +215,18 @@ static void use_tokenizer(const kt_tokenizer *tokenizer)
 
 START_TEST(tokenizer_files)
 {
-    for (int i = 0; i < 400; i++) {
+    static const char *const files[] = {DIR "tiny/tokenizer.json", DIR "tiny_sp/tokenizer.json"};
+    static const char *const configs[] = {DIR "tiny/tokenizer_config.json",
+                                          DIR "tiny_sp/tokenizer_config.json"};
+    for (int i = 0; i < 800; i++) {
         kt_tokenizer *tokenizer;
-        copy_file(DIR "tiny/tokenizer.json", "tokenizer.json");
-        copy_file(DIR "tiny/tokenizer_config.json", "tokenizer_config.json");
+        int kind = i / 400;
+        copy_file(files[kind], "tokenizer.json");
+        copy_file(configs[kind], "tokenizer_config.json");
         if (i % 3)
-            write_mutation(DIR "tiny/tokenizer.json", "tokenizer.json");
+            write_mutation(files[kind], "tokenizer.json");
         else
-            write_mutation(DIR "tiny/tokenizer_config.json",
+            write_mutation(configs[kind],
                            i % 2 ? "tokenizer_config.json" : "special_tokens_map.json");
         kt_status status = kt_tokenizer_load(ctx, folder, &tokenizer);
         check_outcome(status, tokenizer);
@@ -230,8 +234,8 @@ START_TEST(tokenizer_files)
             use_tokenizer(tokenizer);
         kt_tokenizer_free(tokenizer);
     }
-    ck_assert_int_gt(loaded, 20);
-    ck_assert_int_gt(refused, 100);
+    ck_assert_int_gt(loaded, 40);
+    ck_assert_int_gt(refused, 200);
 }
 END_TEST
 

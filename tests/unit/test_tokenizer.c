@@ -102,10 +102,16 @@ static void write_variant(const json_t *base, const json_t *patch)
     json_decref(data);
 }
 
+static const char *const goldens_files[] = {DIR "tokenizer_goldens.json",
+                                            DIR "sentencepiece_goldens.json"};
+static const char *const base_folders[] = {DIR "tiny", DIR "tiny_sp"};
+
 START_TEST(every_variant_gives_the_same_ids)
 {
-    json_t *goldens = load_json(DIR "tokenizer_goldens.json"), *item;
-    json_t *base = load_json(DIR "tiny/tokenizer.json");
+    json_t *goldens = load_json(goldens_files[_i]), *item;
+    char file[512];
+    snprintf(file, sizeof file, "%s/tokenizer.json", base_folders[_i]);
+    json_t *base = load_json(file);
     size_t i;
     ck_assert_uint_gt(json_array_size(json_object_get(goldens, "cases")), 10);
     json_array_foreach(json_object_get(goldens, "cases"), i, item)
@@ -125,12 +131,82 @@ START_TEST(every_variant_gives_the_same_ids)
 }
 END_TEST
 
-START_TEST(config_beside_it_is_read)
+START_TEST(transformers_loads_the_same)
 {
-    json_t *goldens = load_json(DIR "tokenizer_goldens.json");
-    kt_tokenizer *tokenizer = load(DIR "tiny");
+    json_t *goldens = load_json(goldens_files[_i]);
+    kt_tokenizer *tokenizer = load(base_folders[_i]);
     compare_ids("auto", tokenizer, json_object_get(goldens, "texts"),
                 json_object_get(goldens, "auto"), 1);
+    kt_tokenizer_free(tokenizer);
+    json_decref(goldens);
+}
+END_TEST
+
+START_TEST(any_ids_decode_to_the_same_text)
+{
+    json_t *goldens = load_json(goldens_files[_i]), *want;
+    char file[512];
+    snprintf(file, sizeof file, "%s/tokenizer.json", base_folders[_i]);
+    kt_tokenizer *tokenizer = load(file);
+    size_t i;
+    ck_assert_uint_gt(json_array_size(json_object_get(goldens, "random_decoded")), 100);
+    json_array_foreach(json_object_get(goldens, "random_decoded"), i, want)
+    {
+        int32_t ids[16];
+        char *text;
+        size_t length;
+        size_t num = to_ids(json_array_get(json_object_get(goldens, "random_ids"), i), ids);
+        ck_assert_int_eq(kt_tokenizer_decode(tokenizer, ids, num, 1, &text, &length), KT_OK);
+        ck_assert_msg(length == json_string_length(want) &&
+                          memcmp(text, json_string_value(want), length) == 0,
+                      "ids %zu decode to \"%s\"", i, text);
+        kt_free(text);
+    }
+    kt_tokenizer_free(tokenizer);
+    json_decref(goldens);
+}
+END_TEST
+
+/* Tokens of tiny_sp: byte b is 3 + b. */
+static const struct {
+    int32_t ids[8]; /* up to a -1 */
+    const char *shown[8];
+} streams[] = {
+    {{3 + 0xe4, 3 + 0xbd, 3 + 0xa0, 3 + 0xe5, -1}, {"", "", "你", "", "\xef\xbf\xbd"}},
+    {{3 + 0xe4, 3 + 0xbd, 3 + 'a', -1},
+     {"", "",
+      "\xef\xbf\xbd\xef\xbf\xbd"
+      "a",
+      ""}},
+    {{3 + ' ', 3 + ' ', 3 + 'x', 3 + ' ', -1}, {"", " ", "x", " ", ""}},
+    {{3 + 0xf0, 1, 3 + 0x9f, 0, 3 + 0x98, 3 + 0x80, -1}, {"", "", "", "", "", "😀", ""}},
+    {{3 + 0xff, 3 + 0x80, -1}, {"\xef\xbf\xbd", "\xef\xbf\xbd", ""}},
+};
+
+START_TEST(bytes_stream_as_characters)
+{
+    kt_tokenizer *tokenizer = load(DIR "tiny_sp");
+    kt_decode_state state = {{0}, 0};
+    for (size_t i = 0; i < sizeof streams / sizeof *streams; i++) {
+        for (size_t j = 0;; j++) {
+            char out[16] = "";
+            size_t length;
+            int32_t id = streams[i].ids[j];
+            ck_assert_int_eq(
+                kt_tokenizer_decode_next(tokenizer, &state, id, out, sizeof out, &length), KT_OK);
+            ck_assert_msg(strcmp(out, streams[i].shown[j]) == 0, "stream %zu, token %zu: \"%s\"", i,
+                          j, out);
+            if (id < 0)
+                break;
+        }
+    }
+    kt_tokenizer_free(tokenizer);
+}
+END_TEST
+
+START_TEST(config_beside_it_is_read)
+{
+    kt_tokenizer *tokenizer = load(DIR "tiny");
     ck_assert_int_eq(kt_tokenizer_bos_id(tokenizer), 0);
     ck_assert_int_eq(kt_tokenizer_eos_id(tokenizer), 1);
     ck_assert_int_eq(kt_tokenizer_pad_id(tokenizer), 2);
@@ -139,7 +215,6 @@ START_TEST(config_beside_it_is_read)
                      kt_tokenizer_vocab_size(tokenizer) - 4);
     ck_assert_int_ge(kt_tokenizer_token_id(tokenizer, "<unk>"), 0); /* LlamaTokenizer's own */
     kt_tokenizer_free(tokenizer);
-    json_decref(goldens);
 }
 END_TEST
 
@@ -187,14 +262,44 @@ static const struct bad {
     {"{\"model\": {\"merges\": [\"a\"]}}", KT_ERROR_FORMAT, "model.merges"},
     {"{\"model\": {\"merges\": [[\"a\", \"b\", \"c\"]]}}", KT_ERROR_FORMAT, "model.merges"},
     {"{\"model\": {\"merges\": [\"a nonsense\"]}}", KT_ERROR_FORMAT, "model.vocab lacks"},
-    {"{\"model\": {\"byte_fallback\": true}}", KT_ERROR_UNSUPPORTED, "byte_fallback"},
+    {"{\"model\": {\"type\": \"WordPiece\"}, \"normalizer\": {\"type\": \"BertNormalizer\"}}",
+     KT_ERROR_UNSUPPORTED, "\"WordPiece\"; libkt reads BPE"},
+    {"{\"model\": {\"unk_token\": \"?!\"}, \"pre_tokenizer\": null}", KT_ERROR_FORMAT, "unk_token"},
     {"{\"model\": {\"end_of_word_suffix\": \"</w>\"}}", KT_ERROR_UNSUPPORTED, "end_of_word_suffix"},
-    {"{\"pre_tokenizer\": null}", KT_ERROR_NOT_FOUND, "pre_tokenizer"},
-    {"{\"pre_tokenizer\": {\"type\": \"Metaspace\"}}", KT_ERROR_UNSUPPORTED, "Metaspace"},
-    {"{\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": []}}", KT_ERROR_UNSUPPORTED,
-     "ByteLevel"},
-    {"{\"decoder\": {\"type\": \"WordPiece\"}}", KT_ERROR_UNSUPPORTED, "decoder"},
-    {"{\"normalizer\": {\"type\": \"Lowercase\"}}", KT_ERROR_UNSUPPORTED, "normalizer"},
+    {"{\"pre_tokenizer\": {\"type\": \"Metaspace\"}}", KT_ERROR_NOT_FOUND, "replacement"},
+    {"{\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"ab\"}}", KT_ERROR_FORMAT,
+     "replacement"},
+    {"{\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"_\", \"prepend_scheme\": "
+     "\"odd\"}}",
+     KT_ERROR_UNSUPPORTED, "\"odd\""},
+    {"{\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"_\", \"add_prefix_space\": "
+     "false}}",
+     KT_ERROR_FORMAT, "add_prefix_space"},
+    {"{\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Metaspace\", "
+     "\"replacement\": \"_\"}, {\"type\": \"Metaspace\", \"replacement\": \"_\"}]}}",
+     KT_ERROR_UNSUPPORTED, "more than one \"Metaspace\""},
+    {"{\"pre_tokenizer\": {\"type\": \"BertPreTokenizer\"}}", KT_ERROR_UNSUPPORTED,
+     "BertPreTokenizer"},
+    {"{\"decoder\": {\"type\": \"WordPiece\"}}", KT_ERROR_UNSUPPORTED, "WordPiece"},
+    {"{\"decoder\": null}", KT_ERROR_NOT_FOUND, "decoder"},
+    {"{\"decoder\": {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}}",
+     KT_ERROR_UNSUPPORTED, "Strip without Fuse"},
+    {"{\"decoder\": {\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Fuse\"}, {\"type\": "
+     "\"Strip\", \"content\": \" \", \"start\": 0, \"stop\": 1}]}}",
+     KT_ERROR_UNSUPPORTED, "Strip of the end"},
+    {"{\"decoder\": {\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Fuse\"}, {\"type\": "
+     "\"ByteFallback\"}]}}",
+     KT_ERROR_UNSUPPORTED, "ByteFallback is not supported"},
+    {"{\"normalizer\": {\"type\": \"Lowercase\"}}", KT_ERROR_UNSUPPORTED, "\"Lowercase\""},
+    {"{\"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"a\"}, \"content\": "
+     "\"\"}}",
+     KT_ERROR_UNSUPPORTED, "regular expression"},
+    {"{\"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \"ab\"}, \"content\": "
+     "\"x\"}, "
+     "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"_\", \"prepend_scheme\": "
+     "\"first\"}}",
+     KT_ERROR_UNSUPPORTED, "prepends \"first\""},
+    {"{\"normalizer\": {\"type\": \"Prepend\"}}", KT_ERROR_NOT_FOUND, "prepend"},
     {"{\"post_processor\": {\"type\": \"BertProcessing\"}}", KT_ERROR_UNSUPPORTED,
      "post_processor"},
     {"{\"added_tokens\": [{\"id\": 1}]}", KT_ERROR_NOT_FOUND, "content"},
@@ -254,6 +359,12 @@ START_TEST(files_that_are_missing_or_malformed)
     ck_assert_int_eq(kt_tokenizer_load(ctx, folder, &tokenizer), KT_ERROR_NOT_FOUND);
     ck_assert_ptr_nonnull(strstr(kt_last_error(ctx), "tokenizer.json"));
     ck_assert_ptr_null(tokenizer);
+    char other[64];
+    snprintf(other, sizeof other, "%s/tokenizer.model", folder);
+    fclose(fopen(other, "w"));
+    ck_assert_int_eq(kt_tokenizer_load(ctx, folder, &tokenizer), KT_ERROR_NOT_FOUND);
+    ck_assert_ptr_nonnull(strstr(kt_last_error(ctx), "tokenizer.model"));
+    unlink(other);
     FILE *file = fopen(path, "w");
     fputs("{\"model\":", file);
     fclose(file);
@@ -267,7 +378,10 @@ int main(void)
     TCase *tc = tcase_create("tokenizer");
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 120);
-    tcase_add_test(tc, every_variant_gives_the_same_ids);
+    tcase_add_loop_test(tc, every_variant_gives_the_same_ids, 0, 2);
+    tcase_add_loop_test(tc, transformers_loads_the_same, 0, 2);
+    tcase_add_loop_test(tc, any_ids_decode_to_the_same_text, 0, 2);
+    tcase_add_test(tc, bytes_stream_as_characters);
     tcase_add_test(tc, config_beside_it_is_read);
     tcase_add_test(tc, streaming_holds_back_what_is_not_complete);
     tcase_add_test(tc, what_is_not_supported_is_refused);

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the small test tokenizer and the ids that test_tokenizer.c compares with.
 
-    python make_tokenizer_goldens.py              tiny/ and tokenizer_goldens.json
+    python make_tokenizer_goldens.py              tiny/ and tokenizer_goldens.json,
+                                                  tiny_sp/ and sentencepiece_goldens.json
     python make_tokenizer_goldens.py --real DIR   deepseek_v3_goldens.json, from the tokenizer.json and
                                                   tokenizer_config.json in DIR (see README.md)
 
@@ -9,7 +10,7 @@ Needs tokenizers 0.22 and transformers 4.57.1."""
 import argparse
 import copy
 import json
-import tempfile
+import random
 from pathlib import Path
 
 from texts import SENTENCES, texts
@@ -25,7 +26,7 @@ QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L
         r"\s*[\r\n]+|\s+(?!\S)|\s+")
 
 
-def train() -> Tokenizer:
+def train() -> dict:
     tokenizer = Tokenizer(models.BPE())
     split = [pre_tokenizers.Split(Regex(p), "isolated") for p in V3]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -37,21 +38,25 @@ def train() -> Tokenizer:
     tokenizer.train_from_iterator(SENTENCES * 2, trainer)
     tokenizer.add_tokens([AddedToken(t, special=False)
                           for t in ("<｜User｜>", "<｜Assistant｜>", "<｜tool▁sep｜>")])
-    return tokenizer
-
-
-def write_tiny() -> None:
-    folder = HERE / "tiny"
-    folder.mkdir(exist_ok=True)
-    data = json.loads(train().to_str())
+    data = json.loads(tokenizer.to_str())
     data["model"]["merges"] = [" ".join(m) for m in data["model"]["merges"]]
-    (folder / "tokenizer.json").write_text(json.dumps(data, ensure_ascii=False, indent=0) + "\n",
-                                           encoding="utf-8")
-    config = {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
-              "bos_token": BOS, "eos_token": EOS, "pad_token": PAD,
-              "clean_up_tokenization_spaces": False, "model_max_length": 4096, "legacy": True}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1)
-                                                  + "\n", encoding="utf-8")
+    return data
+
+
+DEEPSEEK_CONFIG = {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
+                   "bos_token": BOS, "eos_token": EOS, "pad_token": PAD,
+                   "clean_up_tokenization_spaces": False, "model_max_length": 4096, "legacy": True}
+LLAMA_CONFIG = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False,
+                "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None,
+                "clean_up_tokenization_spaces": False, "model_max_length": 10**30, "legacy": False}
+
+
+def write_tokenizer(name: str, data: dict, config: dict) -> None:
+    folder = HERE / name
+    folder.mkdir(exist_ok=True)
+    for file, value, indent in (("tokenizer.json", data, 0), ("tokenizer_config.json", config, 1)):
+        (folder / file).write_text(json.dumps(value, ensure_ascii=False, indent=indent) + "\n",
+                                   encoding="utf-8")
 
 
 def split_step(pattern: dict, behavior: str, invert: bool = False) -> dict:
@@ -113,6 +118,91 @@ def variants() -> list[tuple[str, dict]]:
     ]
 
 
+SPACE = "▁"
+FALLBACK = [f"<0x{b:02X}>" for b in range(256)]
+
+
+def train_sp() -> dict:
+    """As Llama 2's tokenizer.json: no pre-tokenizer, a space before the text, bytes where the
+    vocabulary lacks a character."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=700, min_frequency=2, show_progress=False,
+                                  limit_alphabet=110,
+                                  special_tokens=["<unk>", "<s>", "</s>", *FALLBACK])
+    tokenizer.train_from_iterator(SENTENCES * 2, trainer)
+    data = json.loads(tokenizer.to_str())
+    data["model"]["merges"] = [" ".join(m) for m in data["model"]["merges"]]
+    data["added_tokens"] = [added(t, special=True) for t in ("<unk>", "<s>", "</s>")]
+    data.update(pre_tokenizer=None, normalizer=LLAMA_NORMALIZER, decoder=LLAMA_DECODER)
+    return data
+
+
+def replace(old: str, new: str) -> dict:
+    return {"type": "Replace", "pattern": {"String": old}, "content": new}
+
+
+LLAMA_NORMALIZER = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE},
+                                                        replace(" ", SPACE)]}
+LLAMA_DECODER = {"type": "Sequence", "decoders": [
+    replace(SPACE, " "), {"type": "ByteFallback"}, {"type": "Fuse"},
+    {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
+
+
+def metaspace(**options) -> dict:
+    return {"type": "Metaspace", "replacement": SPACE, **options}
+
+
+def sp_variants() -> list[tuple[str, dict]]:
+    """Keys of tokenizer.json that replace those of tiny_sp/; "model" is merged."""
+    digits = {"type": "Digits", "individual_digits": True}
+    marks = [added("<s>", special=True), added("<unk>", special=True), added("key", single_word=True),
+             added("<mask>", lstrip=True), added("<pad>", rstrip=True, special=True),
+             added("don't", normalized=True), added("a world", normalized=True),
+             added("<tool>", lstrip=True, rstrip=True, normalized=True), added(SPACE + "x"), added("<0x41>")]
+    few = {"type": "BPE", "unk_token": "?", "byte_fallback": True,
+           "vocab": {t: i for i, t in enumerate(["?", SPACE, "e", "l", "o", "lo", SPACE + "e", "<0xC3>", "<0xA9>",
+                                                 "<0xC4>", "<0xA0>", "<0x61>", "<0x0A>", "Ċ"])},
+           "merges": ["l o", SPACE + " e"]}
+    bytes_only = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}
+    return [
+        ("llama 2", {}),
+        ("mistral", {"normalizer": None, "pre_tokenizer": metaspace(prepend_scheme="first", split=False)}),
+        ("legacy metaspace", {"normalizer": None, "pre_tokenizer": metaspace(add_prefix_space=True)}),
+        ("first, split", {"normalizer": None, "pre_tokenizer": metaspace(prepend_scheme="first"),
+                          "added_tokens": marks}),
+        ("never, ignore merges", {"normalizer": None, "model": {"ignore_merges": True, "merges": "pairs"},
+                                  "pre_tokenizer": metaspace(prepend_scheme="never", split=True, add_prefix_space=False)}),
+        ("metaspace, then digits", {"normalizer": None, "pre_tokenizer": sequence(metaspace(), digits)}),
+        ("digits, then metaspace", {"normalizer": {"type": "NFC"}, "decoder": metaspace(prepend_scheme="first"),
+                                    "pre_tokenizer": sequence(digits, metaspace(prepend_scheme="first"))}),
+        ("no byte fallback", {"model": {"byte_fallback": False, "fuse_unk": False},
+                              "decoder": metaspace(prepend_scheme="never", split=False)}),
+        ("no byte fallback, fused", {"model": {"byte_fallback": False}}),
+        ("no unknown token", {"model": {"byte_fallback": False, "unk_token": None}, "decoder": replace(SPACE, "_")}),
+        ("some bytes", {"model": {**few, "fuse_unk": False}, "added_tokens": []}),
+        ("some bytes, fused", {"model": {**few, "fuse_unk": True}, "added_tokens": [], "decoder": bytes_only}),
+        ("some bytes, byte-level", {"model": {**few, "fuse_unk": True, "unk_token": "e"}, "added_tokens": [],
+                                    "normalizer": None, "pre_tokenizer": byte_level(False, True)}),
+        ("gemma", {"normalizer": replace(" ", SPACE), "decoder": {"type": "Sequence", "decoders": LLAMA_DECODER["decoders"][:3]},
+                   "pre_tokenizer": split_step({"String": " "}, "MergedWithPrevious")}),
+        ("added tokens", {"added_tokens": marks}),
+        ("many steps", {"normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "NFC"}, replace("e", "ee"), {"type": "Sequence", "normalizers": [replace("ab", "")]},
+            {"type": "Prepend", "prepend": SPACE + SPACE}, replace(" ", SPACE)]}, "added_tokens": marks,
+            "decoder": {"type": "Sequence", "decoders": [replace("ee", "e"), *LLAMA_DECODER["decoders"][:3], {
+                "type": "Strip", "content": " ", "start": 2, "stop": 0}]}}),
+    ]
+
+
+def random_ids(size: int) -> list[list[int]]:
+    """Among them bytes that make no character."""
+    r = random.Random(7)
+    pick = [lambda: r.randrange(size), lambda: 3 + r.choice(b"\xe4\xbd\xa0\xf0\x9f\x98\x80a \n"),
+            lambda: 3 + r.randrange(256)]
+    return [[r.choice(pick[i % 3:])() for _ in range(r.randint(1, 12))] for i in range(120)]
+
+
 def apply(base: dict, patch: dict) -> dict:
     data = copy.deepcopy(base)
     for key, value in patch.items():
@@ -128,20 +218,22 @@ def encode_all(tokenizer, special: bool) -> list[list[int]]:
     return [tokenizer.encode(t.decode(errors="replace"), add_special_tokens=special) for t in texts()]
 
 
-def write_goldens() -> None:
-    base = json.loads((HERE / "tiny/tokenizer.json").read_text(encoding="utf-8"))
+def write_goldens(folder: str, name: str, variants: list[tuple[str, dict]]) -> None:
+    base = json.loads((HERE / folder / "tokenizer.json").read_text(encoding="utf-8"))
     cases = []
-    for name, patch in variants():
+    for label, patch in variants:
         tokenizer = Tokenizer.from_str(json.dumps(apply(base, patch)))
         ids = [e.ids for e in encode_all(tokenizer, True)]
-        cases.append({"name": name, "patch": patch, "ids": ids,
+        cases.append({"name": label, "patch": patch, "ids": ids,
                       "decoded": [tokenizer.decode(i, skip_special_tokens=False) for i in ids],
                       "size": tokenizer.get_vocab_size()})
-    hex_texts = [t.hex() for t in texts()]
-    auto = AutoTokenizer.from_pretrained(HERE / "tiny")
-    with open(HERE / "tokenizer_goldens.json", "w", encoding="utf-8") as f:
-        json.dump({"texts": hex_texts, "cases": cases, "auto": encode_all(auto, True)}, f,
-                  ensure_ascii=False, separators=(",", ":"))
+    goldens = {"base": folder, "texts": [t.hex() for t in texts()], "cases": cases,
+               "auto": encode_all(AutoTokenizer.from_pretrained(HERE / folder), True)}
+    tokenizer = Tokenizer.from_str(json.dumps(base))
+    goldens["random_ids"] = random_ids(tokenizer.get_vocab_size())
+    goldens["random_decoded"] = [tokenizer.decode(i) for i in goldens["random_ids"]]
+    with open(HERE / name, "w", encoding="utf-8") as f:
+        json.dump(goldens, f, ensure_ascii=False, separators=(",", ":"))
         f.write("\n")
 
 
@@ -160,5 +252,7 @@ if __name__ == "__main__":
     if arguments.real:
         write_real(arguments.real)
     else:
-        write_tiny()
-        write_goldens()
+        write_tokenizer("tiny", train(), DEEPSEEK_CONFIG)
+        write_goldens("tiny", "tokenizer_goldens.json", variants())
+        write_tokenizer("tiny_sp", train_sp(), LLAMA_CONFIG)
+        write_goldens("tiny_sp", "sentencepiece_goldens.json", sp_variants())
