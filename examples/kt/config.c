@@ -288,6 +288,12 @@ const entry *config_find(const config *cfg, const char *name)
     return e && e->value.kind != VALUE_NULL ? e : NULL;
 }
 
+bool config_is_null(const config *cfg, const char *name)
+{
+    const entry *e = find_entry(cfg, name);
+    return e && e->value.kind == VALUE_NULL;
+}
+
 /* "FILE:LINE: KEY: sentence", to be freed. */
 static char *place_sentence(const config *cfg, const char *name, const char *format, va_list args)
 {

@@ -41,6 +41,9 @@ void config_free(config *cfg);
 /** The latest entry of `key` whose value is not null; NULL = not set. */
 const entry *config_find(const config *cfg, const char *key);
 
+/** Was the key's latest value given as null? */
+bool config_is_null(const config *cfg, const char *key);
+
 /** Tells an error about a key: "FILE:LINE: KEY: sentence". Returns APP_ERROR. */
 int config_fail(const config *cfg, const char *key, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -155,6 +155,7 @@ const key key_table[] = {
     SUPPORTED("max_samples", INT, NULL, ">=1"),
     SUPPORTED("val_size", FLOAT, "0", ">=0"),
     SUPPORTED("default_system", STRING, NULL, NULL),
+    SUPPORTED("enable_thinking", BOOL, "true", NULL), /* null is a value of its own */
     LIMITED("streaming", BOOL, "false", "false", "datasets are read whole: set it to false"),
     LIMITED("mix_strategy", STRING, "concat", "concat", "datasets are joined in order: use concat"),
     LIMITED("interleave_probs", LIST, NULL, NULL, "datasets are joined in order: leave it out"),
@@ -174,7 +175,6 @@ const key key_table[] = {
     NO_EFFECT("overwrite_cache", "datasets are not cached"),
     NO_EFFECT("preprocessing_batch_size", "one example is tokenized at a time"),
     NO_EFFECT("preprocessing_num_workers", "tokenizing is fast enough in one process"),
-    NO_EFFECT("enable_thinking", "none of the known templates has a thinking mode"),
     NO_EFFECT("data_shared_file_system", ONE_PROCESS),
 
     /* The method. */

@@ -212,6 +212,13 @@ int session_create_executor(session *s, kt_compute compute)
     return rc;
 }
 
+kt_thinking session_thinking(const config *cfg)
+{
+    if (config_is_null(cfg, "enable_thinking"))
+        return KT_THINKING_EITHER;
+    return config_bool(cfg, "enable_thinking") ? KT_THINKING_ON : KT_THINKING_OFF;
+}
+
 int session_load_dataset(session *s, const char *key, kt_dataset **out)
 {
     const config *cfg = s->cfg;
@@ -231,6 +238,7 @@ int session_load_dataset(session *s, const char *key, kt_dataset **out)
     if (options.train_on_prompt && options.mask_history)
         return config_fail(cfg, "mask_history", "cannot be combined with train_on_prompt");
     options.default_system = config_string(cfg, "default_system");
+    options.thinking = session_thinking(cfg);
     options.name = config_string(cfg, "identity_name");
     options.author = config_string(cfg, "identity_author");
     return session_told(s, key, kt_dataset_load(s->ctx, s->tokenizer, &options, out));

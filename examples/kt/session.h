@@ -45,6 +45,9 @@ int session_create_executor(session *s, kt_compute compute);
 /** The folder or file that `key` names, which must be set and exist. */
 int session_check_path(const config *cfg, const char *key);
 
+/** What enable_thinking says; null stands for itself. */
+kt_thinking session_thinking(const config *cfg);
+
 /** The dataset of `key` (dataset or eval_dataset). */
 int session_load_dataset(session *s, const char *key, kt_dataset **out);
 

@@ -74,10 +74,11 @@ int talk_encode(talk *t, const kt_message *messages, size_t num, int32_t **ids, 
 {
     const kt_tokenizer *tokenizer = t->session.tokenizer;
     const char *text = messages[num - 1].content;
-    kt_status status =
-        t->template_name
-            ? kt_tokenizer_apply_template(tokenizer, t->template_name, messages, num, ids, num_ids)
-            : kt_tokenizer_encode(tokenizer, text, strlen(text), 1, ids, num_ids);
+    kt_status status = t->template_name
+                           ? kt_tokenizer_apply_template_thinking(tokenizer, t->template_name,
+                                                                  session_thinking(t->session.cfg),
+                                                                  messages, num, ids, num_ids)
+                           : kt_tokenizer_encode(tokenizer, text, strlen(text), 1, ids, num_ids);
     return status == KT_OK ? APP_OK : failed(t);
 }
 

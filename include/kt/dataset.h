@@ -5,6 +5,7 @@
 #ifndef KT_DATASET_H
 #define KT_DATASET_H
 
+#include <kt/tokenizer.h>
 #include <kt/types.h>
 
 KT_BEGIN_DECLS
@@ -21,7 +22,8 @@ typedef struct kt_dataset_options {
     int32_t mask_history;       /**< 0 */
     const char *default_system; /**< NULL = the template's */
     const char *name, *author;  /**< fill {{name}} and {{author}}; NULL = leave the text as it is */
-    uint64_t reserved[8];
+    kt_thinking thinking;       /**< KT_THINKING_ON */
+    uint64_t reserved[7];
 } kt_dataset_options;
 
 KT_API void kt_dataset_options_init(kt_dataset_options *options, size_t size);

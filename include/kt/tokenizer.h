@@ -64,11 +64,26 @@ typedef struct kt_message {
 /** Names of the known templates, separated by ", ". */
 KT_API const char *kt_template_names(void);
 
+/** LLaMA-Factory's enable_thinking, for templates of models that write a thought between <think> and
+ * </think> before a reply (qwen3); other templates do not look at it. In a conversation, thoughts of
+ * earlier replies are left out, and the prompt ends with an empty thought unless it is ON. In a
+ * dataset, a reply without a thought gets an empty one: learned when it is ON, else as part of the
+ * prompt. */
+typedef enum kt_thinking {
+    KT_THINKING_ON = 0,    /**< true, the default */
+    KT_THINKING_OFF = 1,   /**< false: thoughts in a dataset are left out, too */
+    KT_THINKING_EITHER = 2 /**< null: data with thoughts and without */
+} kt_thinking;
+
 /** Ids of the conversation with the template, ending where the assistant is to speak (the last
- * message is the user's). Free with kt_free. */
+ * message is the user's), with KT_THINKING_ON. Free with kt_free. */
 KT_API kt_status kt_tokenizer_apply_template(const kt_tokenizer *tokenizer,
                                              const char *template_name, const kt_message *messages,
                                              size_t num_messages, int32_t **ids, size_t *num_ids);
+/** The same with a choice of `thinking`. */
+KT_API kt_status kt_tokenizer_apply_template_thinking(
+    const kt_tokenizer *tokenizer, const char *template_name, kt_thinking thinking,
+    const kt_message *messages, size_t num_messages, int32_t **ids, size_t *num_ids);
 /** Ids that end the assistant's turn with this template (eos and stop words), *num <= capacity. */
 KT_API kt_status kt_tokenizer_stop_ids(const kt_tokenizer *tokenizer, const char *template_name,
                                        int32_t *ids, size_t capacity, size_t *num);

@@ -185,7 +185,7 @@ static kt_status check_options(kt_context *ctx, const kt_dataset_options *o)
 static kt_status load(struct loader *l, const kt_tokenizer *tokenizer)
 {
     const kt_dataset_options *o = l->options;
-    KT_TRY(kt_chat_open(tokenizer, o->template_name, &l->chat));
+    KT_TRY(kt_chat_open(tokenizer, o->template_name, o->thinking, &l->chat));
     if (o->train_on_prompt && l->chat.template->efficient_eos)
         return kt_fail(l->ctx, KT_ERROR_INVALID_ARGUMENT,
                        "template %s does not support train_on_prompt", o->template_name);

@@ -16,6 +16,20 @@ static void fit(size_t *question, size_t *answer, size_t room)
     *question = room - *answer < *question ? room - *answer : *question;
 }
 
+/* A reply without a thought gets an empty one, which is learned where the model is to think. */
+static kt_status encode_reply(const struct kt_chat *chat, size_t i, struct kt_turn turn,
+                              struct kt_bytes *buffer, struct kt_ids *ids, size_t *ends)
+{
+    if (chat->thinking == KT_THINKING_OFF)
+        KT_TRY(kt_chat_remove_thoughts(chat, &turn, buffer));
+    if (kt_chat_lacks_thought(chat, &turn)) {
+        KT_TRY(kt_chat_encode_empty_thought(chat, ids));
+        if (chat->thinking != KT_THINKING_ON)
+            ends[i - 1] = ids->count;
+    }
+    return kt_chat_encode(chat, i, &turn, NULL, 0, ids);
+}
+
 /* Ids of all turns, one after another; ends[i] is where those of turn i end. */
 static kt_status encode_turns(const struct kt_chat *chat, const kt_dataset_options *options,
                               const struct kt_conversation *c, struct kt_ids *ids, size_t *ends)
@@ -26,11 +40,15 @@ static kt_status encode_turns(const struct kt_chat *chat, const kt_dataset_optio
         system = options->default_system ? options->default_system : chat->template->default_system;
         length = strlen(system);
     }
-    for (size_t i = 0; i < c->count; i++) {
-        KT_TRY(kt_chat_encode(chat, i, &c->turns[i], system, length, ids));
+    struct kt_bytes buffer = {0};
+    kt_status status = KT_OK;
+    for (size_t i = 0; i < c->count && status == KT_OK; i++) {
+        status = i % 2 ? encode_reply(chat, i, c->turns[i], &buffer, ids, ends)
+                       : kt_chat_encode(chat, i, &c->turns[i], system, length, ids);
         ends[i] = ids->count;
     }
-    return KT_OK;
+    free(buffer.data);
+    return status;
 }
 
 static bool push_label(struct kt_ids *labels, const struct kt_ids *all, size_t at, size_t count,

@@ -45,11 +45,16 @@ static kt_status fix_special_tokens(struct kt_chat *chat)
 }
 
 kt_status kt_chat_open(const kt_tokenizer *tokenizer, const char *template_name,
-                       struct kt_chat *chat)
+                       kt_thinking thinking, struct kt_chat *chat)
 {
     KT_TRY(kt_check_given(tokenizer->ctx, template_name, "the name of a template"));
-    *chat = (struct kt_chat){
-        .tokenizer = tokenizer, .template = kt_template_find(template_name), .eos = tokenizer->eos};
+    *chat = (struct kt_chat){.tokenizer = tokenizer,
+                             .template = kt_template_find(template_name),
+                             .eos = tokenizer->eos,
+                             .thinking = thinking};
+    if (thinking < KT_THINKING_ON || thinking > KT_THINKING_EITHER)
+        return kt_fail(tokenizer->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "thinking is %d; it must be one of kt_thinking", (int)thinking);
     if (!chat->template)
         return kt_fail(tokenizer->ctx, KT_ERROR_NOT_FOUND,
                        "there is no template \"%s\"; the templates are %s", template_name,
@@ -143,7 +148,7 @@ kt_status kt_chat_encode(const struct kt_chat *chat, size_t index, const struct 
         KT_TRY(encode_slots(chat, t->prefix, "", 0, NULL, ids));
         if (t->system_in_user && turn->role == KT_ROLE_USER)
             return encode_first_user(chat, turn, system, system_length, ids);
-        if (system_length)
+        if (system_length && !t->system_in_user)
             KT_TRY(encode_slots(chat, t->system, system, system_length, NULL, ids));
     }
     if (turn->role == KT_ROLE_ASSISTANT)
@@ -169,6 +174,20 @@ static bool read_role(const char *name, enum kt_role *role)
     return false;
 }
 
+/* What was thought before earlier replies is not said again. */
+static kt_status encode_turn(const struct kt_chat *chat, size_t i, struct kt_turn turn,
+                             const char *system, struct kt_ids *ids)
+{
+    struct kt_bytes buffer = {0};
+    kt_status status = KT_OK;
+    if (turn.role == KT_ROLE_ASSISTANT)
+        status = kt_chat_remove_thoughts(chat, &turn, &buffer);
+    if (status == KT_OK)
+        status = kt_chat_encode(chat, i, &turn, system, strlen(system), ids);
+    free(buffer.data);
+    return status;
+}
+
 static kt_status encode_messages(const struct kt_chat *chat, const kt_message *messages,
                                  size_t num_messages, struct kt_ids *ids)
 {
@@ -191,22 +210,33 @@ static kt_status encode_messages(const struct kt_chat *chat, const kt_message *m
                            "message %zu has the role \"%s\"; user and assistant take turns, after "
                            "one system message at most",
                            i, messages[i].role);
-        KT_TRY(kt_chat_encode(chat, i, &turn, system, strlen(system), ids));
+        KT_TRY(encode_turn(chat, i, turn, system, ids));
     }
     if (num_messages % 2 == 0)
         return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT, "the last message must be the user's");
-    return KT_OK;
+    return chat->template->thought_begin && chat->thinking != KT_THINKING_ON
+               ? kt_chat_encode_empty_thought(chat, ids)
+               : KT_OK;
 }
 
 kt_status kt_tokenizer_apply_template(const kt_tokenizer *tokenizer, const char *template_name,
                                       const kt_message *messages, size_t num_messages,
                                       int32_t **ids, size_t *num_ids)
 {
+    return kt_tokenizer_apply_template_thinking(tokenizer, template_name, KT_THINKING_ON, messages,
+                                                num_messages, ids, num_ids);
+}
+
+kt_status kt_tokenizer_apply_template_thinking(const kt_tokenizer *tokenizer,
+                                               const char *template_name, kt_thinking thinking,
+                                               const kt_message *messages, size_t num_messages,
+                                               int32_t **ids, size_t *num_ids)
+{
     struct kt_chat chat;
     struct kt_ids all = {0};
     *ids = NULL;
     *num_ids = 0;
-    KT_TRY(kt_chat_open(tokenizer, template_name, &chat));
+    KT_TRY(kt_chat_open(tokenizer, template_name, thinking, &chat));
     kt_status status = encode_messages(&chat, messages, num_messages, &all);
     kt_chat_close(&chat);
     if (status != KT_OK) {
@@ -225,7 +255,7 @@ kt_status kt_tokenizer_stop_ids(const kt_tokenizer *tokenizer, const char *templ
     int32_t all[KT_TEMPLATE_STOP_WORDS + 1];
     size_t count = 0;
     *num = 0;
-    KT_TRY(kt_chat_open(tokenizer, template_name, &chat));
+    KT_TRY(kt_chat_open(tokenizer, template_name, KT_THINKING_ON, &chat));
     const char *const *stop = chat.template->stop_words;
     all[count++] = chat.eos;
     for (size_t i = chat.template->replace_eos; i < KT_TEMPLATE_STOP_WORDS && stop[i]; i++)

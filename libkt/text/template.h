@@ -35,6 +35,7 @@ struct kt_template {
     struct kt_slot observation[KT_TEMPLATE_SLOTS];  /**< empty = as user */
     const char *default_system;                     /**< "" = none */
     const char *stop_words[KT_TEMPLATE_STOP_WORDS]; /**< end a reply beside eos; up to a NULL */
+    const char *thought_begin, *thought_end; /**< around a reply's thought; NULL = it has none */
     bool replace_eos;    /**< the first stop word takes the place of the tokenizer's eos */
     bool system_in_user; /**< the system text is the beginning of the first user message */
     bool efficient_eos;  /**< eos only once, at the end of the conversation */
@@ -50,12 +51,13 @@ struct kt_chat {
     const struct kt_template *template;
     struct kt_added added;
     int32_t eos;
+    kt_thinking thinking;
 };
 
 /** Errors: NOT_FOUND (unknown name; the sentence lists the known ones), OUT_OF_MEMORY. Warns when
  * tokens get new ids. */
 kt_status kt_chat_open(const kt_tokenizer *tokenizer, const char *template_name,
-                       struct kt_chat *chat);
+                       kt_thinking thinking, struct kt_chat *chat);
 void kt_chat_close(struct kt_chat *chat);
 
 struct kt_turn {
@@ -68,5 +70,16 @@ struct kt_turn {
  * prefix and system text (`system` of `system_length` bytes; 0 = none). */
 kt_status kt_chat_encode(const struct kt_chat *chat, size_t index, const struct kt_turn *turn,
                          const char *system, size_t system_length, struct kt_ids *ids);
+
+/** Does the template know thoughts, and has the reply none? */
+bool kt_chat_lacks_thought(const struct kt_chat *chat, const struct kt_turn *reply);
+
+/** Takes the thoughts out of a reply; `buffer` then holds its text. Templates without thoughts
+ * leave it as it is. */
+kt_status kt_chat_remove_thoughts(const struct kt_chat *chat, struct kt_turn *reply,
+                                  struct kt_bytes *buffer);
+
+/** Appends the ids of an empty thought. */
+kt_status kt_chat_encode_empty_thought(const struct kt_chat *chat, struct kt_ids *ids);
 
 #endif

@@ -53,6 +53,15 @@ static const struct kt_template templates[] = {
         .replace_eos = true,
     },
     {
+        .name = "qwen3",
+        QWEN_FORMATS,
+        .default_system = "",
+        .stop_words = {"<|im_end|>"},
+        .thought_begin = "<think>\n",
+        .thought_end = "\n</think>\n\n",
+        .replace_eos = true,
+    },
+    {
         .name = "qwen3_nothink",
         QWEN_FORMATS,
         .default_system = "",
@@ -81,6 +90,14 @@ static const struct kt_template templates[] = {
         .replace_eos = true,
     },
     {
+        .name = "solar",
+        .system = {TEXT("### System:\n{{content}}\n\n")},
+        .user = {TEXT("### User:\n{{content}}\n\n### Assistant:\n")},
+        .assistant = {TEXT("{{content}}")},
+        .default_system = "",
+        .efficient_eos = true,
+    },
+    {
         .name = "mistral",
         .prefix = {BOS},
         .system = {TEXT("{{content}}\n\n")},
@@ -102,5 +119,6 @@ const struct kt_template *kt_template_find(const char *name)
 
 const char *kt_template_names(void)
 {
-    return "default, deepseek, deepseek3, qwen, qwen3_nothink, llama2, llama3, mistral";
+    return "default, deepseek, deepseek3, qwen, qwen3, qwen3_nothink, llama2, llama3, solar, "
+           "mistral";
 }

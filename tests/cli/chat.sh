@@ -92,6 +92,25 @@ refuses_context
 grep -q '^kt: warning: .*64' err || fail "the end of the context is told: $(cat err)"
 "$KT" generate model --prompt 'the one' max_new_tokens=4 >b || fail "without a template"
 
+# Thoughts: null is a value of its own, and ends the prompt as false does.
+sed 's/<｜Assistant｜>/<|im_end|>/' "$HERE/tokenizer.json" >model/tokenizer.json
+for thinking in true false null; do
+    ask chat.yaml template=qwen3 max_new_tokens=8 enable_thinking=$thinking >thinking.$thinking ||
+        fail "enable_thinking=$thinking"
+done
+cmp -s thinking.true thinking.false && fail "an empty thought changes nothing"
+diff thinking.false thinking.null || fail "false and null differ"
+
+# A stop word ends the answer: the token "M", once it is called <|eom_id|>, does so.
+sed 's/<｜Assistant｜>/<|eot_id|>/' "$HERE/tokenizer.json" >model/tokenizer.json
+sed -i 's/"max_position_embeddings": 64/"max_position_embeddings": 256/' model/config.json
+answer=$(ask model template=llama3 max_new_tokens=16 2>/dev/null)
+[[ $answer == ?*M?* ]] || fail "no M within \"$answer\""
+sed -i 's/"M": /"<|eom_id|>": /' model/tokenizer.json
+stopped=$(ask model template=llama3 max_new_tokens=16)
+[ "$stopped" = "${answer%%M*}" ] || fail "\"$stopped\" did not stop within \"$answer\""
+make_model model
+
 # kt info
 "$KT" info model >b || fail "info"
 grep -q '^architecture: *DeepseekV3ForCausalLM$' b || fail "architecture"

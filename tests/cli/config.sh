@@ -30,6 +30,7 @@ try() {
 try 'lora_rnak: 8' 'bad.yaml:21: lora_rnak: unknown key; did you mean lora_rank\?'
 try 'lora_rank: 8' 'bad.yaml:21: lora_rank: .*line 5'
 try 'seed: many' 'bad.yaml:21: seed: many must be a whole number'
+try 'enable_thinking: 2' 'bad.yaml:21: enable_thinking: 2 must be true or false'
 try 'bf16: perhaps' 'bad.yaml:21: bf16: perhaps must be true or false'
 try 'weight_decay: -1' 'bad.yaml:21: weight_decay: -1 is out of range'
 try 'lora_dropout: 1' 'bad.yaml:21: lora_dropout: 1 is out of range'

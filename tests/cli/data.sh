@@ -25,4 +25,17 @@ cat >expected <<'TEXT'
 2 examples in all
 TEXT
 diff shown expected || fail "shown differs"
+
+# Thoughts
+cat >data/pairs.json <<'JSON'
+[{"instruction": "a", "output": "<think>\nyes\n</think>\n\nb"}, {"instruction": "c", "output": "d"}]
+JSON
+for thinking in true false null; do
+    "$KT" data sft.yaml template=qwen3 cutoff_len=200 enable_thinking=$thinking >shown.$thinking \
+        2>err || fail "$(cat err)"
+done
+[ "$(grep -c '^>>><think>$' shown.true)" = 2 ] && grep -q '^yes$' shown.true || fail "true"
+[ "$(grep -c '^<think>$' shown.false)" = 2 ] && ! grep -q yes shown.false || fail "false"
+[ "$(grep -c '^<think>$' shown.null)" = 1 ] && [ "$(grep -c '^>>><think>$' shown.null)" = 1 ] &&
+    grep -q '^>>>d$' shown.null || fail "null"
 echo ok

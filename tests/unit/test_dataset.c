@@ -92,6 +92,10 @@ static kt_dataset_options options_of(const json_t *given)
     o.train_on_prompt = json_is_true(json_object_get(given, "train_on_prompt"));
     o.mask_history = json_is_true(json_object_get(given, "mask_history"));
     o.default_system = json_string_value(json_object_get(given, "default_system"));
+    const json_t *thinking = json_object_get(given, "enable_thinking");
+    o.thinking = json_is_null(thinking)    ? KT_THINKING_EITHER
+                 : json_is_false(thinking) ? KT_THINKING_OFF
+                                           : KT_THINKING_ON;
     o.name = json_string_value(json_object_get(goldens, "name"));
     o.author = json_string_value(json_object_get(goldens, "author"));
     return o;

@@ -57,16 +57,27 @@ START_TEST(prompts_have_the_same_ids)
 {
     json_t *item, *chat;
     size_t t, i;
-    ck_assert_uint_eq(json_array_size(json_object_get(goldens, "templates")), 8);
+    ck_assert_uint_eq(json_array_size(json_object_get(goldens, "templates")), 13);
     json_array_foreach(json_object_get(goldens, "templates"), t, item)
     {
         const char *name = json_string_value(json_object_get(item, "template"));
+        const json_t *given = json_object_get(item, "enable_thinking");
+        kt_thinking thinking = json_is_null(given)    ? KT_THINKING_EITHER
+                               : json_is_false(given) ? KT_THINKING_OFF
+                                                      : KT_THINKING_ON;
         ck_assert_ptr_nonnull(strstr(kt_template_names(), name));
         json_array_foreach(json_object_get(goldens, "chats"), i, chat)
         {
             kt_message messages[MAX_MESSAGES];
             size_t num = to_messages(chat, messages), num_ids;
             int32_t *ids;
+            ck_assert_int_eq(kt_tokenizer_apply_template_thinking(tokenizer, name, thinking,
+                                                                  messages, num, &ids, &num_ids),
+                             KT_OK);
+            compare(name, i, ids, num_ids, json_array_get(json_object_get(item, "ids"), i));
+            kt_free(ids);
+            if (thinking != KT_THINKING_ON)
+                continue;
             ck_assert_int_eq(
                 kt_tokenizer_apply_template(tokenizer, name, messages, num, &ids, &num_ids), KT_OK);
             compare(name, i, ids, num_ids, json_array_get(json_object_get(item, "ids"), i));
@@ -120,6 +131,9 @@ START_TEST(conversations_out_of_order_are_refused)
     ck_assert_int_eq(kt_tokenizer_apply_template(tokenizer, "nothing", &user, 1, &ids, &num),
                      KT_ERROR_NOT_FOUND);
     ck_assert_ptr_nonnull(strstr(kt_last_error(ctx), "deepseek3"));
+    ck_assert_int_eq(kt_tokenizer_apply_template_thinking(tokenizer, "qwen3", (kt_thinking)3, &user,
+                                                          1, &ids, &num),
+                     KT_ERROR_INVALID_ARGUMENT);
 }
 END_TEST
 

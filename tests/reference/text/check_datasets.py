@@ -36,7 +36,8 @@ class Maker:
     def __init__(self, seed: int):
         self.random = random.Random(seed)
         self.pool = [t.decode(errors="replace") for t in texts() if len(t) < 400 and b"\0" not in t]
-        self.pool += ["", " ", "{{content}}", "{{idx}} {{content}}"]
+        self.pool += ["", " ", "{{content}}", "{{idx}} {{content}}", "<think>", "</think>", "\n"]
+        self.pool += ["<think>\nLet me see.\n\nYes.\n</think>\n\n", "<think>\n\n</think>\n\n"] * 8
 
     def text(self) -> str:
         return "".join(self.random.choice(self.pool)
@@ -68,9 +69,13 @@ class Maker:
     def options(self) -> dict:
         r = self.random
         options = {"dataset": r.choice(["a", "s", "a,s"]),
-                   "template": r.choice(["deepseek", "deepseek3", "default", "qwen"]),
+                   "template": r.choice(["deepseek", "deepseek3", "default", "qwen", "llama2", "llama3", "mistral", "solar",
+                                         "qwen3", "qwen3", "qwen3", "qwen3_nothink"]),
                    "cutoff_len": r.choice([8, 16, 33, 64, 128, 300, 2048])}
         options.update(r.choice([{}, {}, {"mask_history": True}, {"train_on_prompt": True}]))
+        if options["template"] == "solar":
+            options.pop("train_on_prompt", None)
+        options.update(r.choice([{}, {"enable_thinking": False}, {"enable_thinking": None}]))
         options.update(r.choice([{}, {}, {"max_samples": r.randint(20, 100)}]))
         options.update(r.choice([{}, {}, {"default_system": "Answer shortly."}]))
         return options
@@ -128,6 +133,10 @@ def main() -> int:
             want, got = theirs(settings), ours(arguments.kt, settings, folder)
             wrong += got != want
             print("case:", "same" if got == want else "DIFFERS", len(want), len(got), options)
+            for number, (a, b) in enumerate(zip(want, got)):
+                if a != b:
+                    print("  example", number, "length", len(a[0]), len(b[0]))
+                    break
     print(f"checked {arguments.cases}, {wrong} differ")
     return 1 if wrong else 0
 

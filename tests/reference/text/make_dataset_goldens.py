@@ -20,9 +20,17 @@ HERE = Path(__file__).parent
 TEMPLATES = template_module.TEMPLATES
 NAME, AUTHOR = "Kite", "the Kite team 风筝"
 
-CASES = [dict(dataset=d, template=t) for t in ("deepseek3", "deepseek", "default", "qwen", "qwen3_nothink",
-                                                    "llama2", "llama3", "mistral")
-         for d in ("en", "zh", "chat", "tags")]
+NAMES = ("deepseek3", "deepseek", "default", "qwen", "qwen3", "qwen3_nothink", "llama2", "llama3", "solar",
+         "mistral")
+CASES = [dict(dataset=d, template=t) for t in NAMES for d in ("en", "zh", "chat", "tags")]
+CASES += [dict(dataset=d, template="qwen3", enable_thinking=e) for d in ("en", "think") for e in (False, None)]
+CASES += [dict(dataset="think", template="qwen3"), dict(dataset="think", template="qwen"),
+          dict(dataset="think", template="llama2"),
+          dict(dataset="think", template="qwen3", mask_history=True, cutoff_len=40),
+          dict(dataset="think", template="qwen3", train_on_prompt=True, enable_thinking=False,
+               default_system="Think first."),
+          dict(dataset="think,chat", template="solar", cutoff_len=70),
+          dict(dataset="think,chat", template="solar", mask_history=True, cutoff_len=110)]
 CASES += [dict(dataset="en,zh, chat", template="deepseek3", cutoff_len=c) for c in (16, 40, 64, 100)]
 CASES += [dict(dataset="zh,chat", template="default", cutoff_len=c, mask_history=True)
           for c in (24, 60, 2048)]
@@ -36,7 +44,9 @@ CASES += [dict(dataset="chat", template="qwen", train_on_prompt=True, cutoff_len
 CHATS = [[("user", "Hi there!")], [("system", "Be kind."), ("user", "你好")],
          [("user", "One"), ("assistant", "Two"), ("user", "Three {{idx}} {{content}}")],
          [("system", ""), ("user", "a"), ("assistant", ""), ("user", ""), ("assistant", "d"), ("user", "e\n")],
-         [("user", "q"), ("assistant", "wait"), ("observation", "{\"x\": 1}")]]
+         [("user", "q"), ("assistant", "wait"), ("observation", "{\"x\": 1}")],
+         [("user", "2+2?"), ("assistant", "<think>\nTwo\n\nand two.\n</think>\n\nFour."), ("user", "Sure?"),
+          ("assistant", "<think>\n</think>\n\nYes."), ("user", "</think> really?")]]
 
 
 def arguments(folder: str, output: str, **case):
@@ -76,9 +86,9 @@ def run_case(folder: str, output: str, case: dict) -> dict:
 
 def chat_goldens(folder: str, output: str) -> list[dict]:
     results = []
-    for name in ("deepseek3", "deepseek", "default", "qwen", "qwen3_nothink", "llama2", "llama3",
-                 "mistral"):
-        model_args, data_args, _, _, _ = arguments(folder, output, dataset="en", template=name)
+    for name, thinking in [(n, True) for n in NAMES] + [("qwen3", False), ("qwen3", None), ("qwen", False)]:
+        model_args, data_args, _, _, _ = arguments(folder, output, dataset="en", template=name,
+                                                   enable_thinking=thinking)
         tokenizer = load_tokenizer(model_args)["tokenizer"]
         template = get_template_and_fix_tokenizer(tokenizer, data_args)
         ids = []
@@ -87,7 +97,7 @@ def chat_goldens(folder: str, output: str) -> list[dict]:
             messages = [{"role": r, "content": c} for r, c in chat if r != "system"]
             messages.append({"role": "assistant", "content": ""})
             ids.append(template.encode_oneturn(tokenizer, messages, system)[0])
-        results.append({"template": name, "ids": ids,
+        results.append({"template": name, "enable_thinking": thinking, "ids": ids,
                         "stop": sorted(template.get_stop_token_ids(tokenizer))})
     return results
 
