@@ -146,30 +146,42 @@ static int order_epoch(train_run *run, uint64_t epoch)
     return status == KT_OK ? APP_OK : library_failed(run);
 }
 
-/* A micro-batch, with the padding that transformers would give it: to its longest sequence, rounded
- * up to a multiple of 8. Padding decides which experts' matrices AdamW touches. */
-static int add_micro_batch(train_run *run, const int64_t *indices, uint64_t num)
+static size_t padded_width(const train_run *run, const kt_dataset *data, const int64_t *indices,
+                           uint64_t num)
+{
+    size_t width = 0, multiple = run->options.do_train ? 8 : 1;
+    for (uint64_t i = 0; i < num; i++) {
+        kt_example e = {.size = sizeof e};
+        if (kt_dataset_get(data, (size_t)indices[i], &e) == KT_OK && e.length > width)
+            width = e.length;
+    }
+    return (width + multiple - 1) / multiple * multiple;
+}
+
+kt_status train_add_micro_batch(train_run *run, const kt_dataset *data, const int64_t *indices,
+                                uint64_t num, size_t *width)
 {
     kt_tokenizer *tokenizer = run->session.tokenizer;
     int32_t pad = kt_tokenizer_pad_id(tokenizer);
-    size_t width = 0;
     kt_status status = KT_OK;
     if (pad < 0)
         pad = kt_tokenizer_eos_id(tokenizer);
-    for (uint64_t i = 0; i < num; i++) {
-        kt_example e = {.size = sizeof e};
-        if (kt_dataset_get(run->dataset, (size_t)indices[i], &e) == KT_OK && e.length > width)
-            width = e.length;
-    }
-    width = (width + 7) / 8 * 8;
+    *width = padded_width(run, data, indices, num);
     for (uint64_t i = 0; i < num && status == KT_OK; i++) {
         kt_example e = {.size = sizeof e};
-        status = kt_dataset_get(run->dataset, (size_t)indices[i], &e);
+        status = kt_dataset_get(data, (size_t)indices[i], &e);
         if (status == KT_OK)
             status = kt_batch_add(run->batch, e.input_ids, e.labels, e.length);
-        if (status == KT_OK && pad >= 0 && width > e.length)
-            status = kt_batch_add_padding(run->batch, pad, width - e.length);
+        if (status == KT_OK && pad >= 0 && *width > e.length)
+            status = kt_batch_add_padding(run->batch, pad, *width - e.length);
     }
+    return status;
+}
+
+static int add_micro_batch(train_run *run, const int64_t *indices, uint64_t num)
+{
+    size_t width;
+    kt_status status = train_add_micro_batch(run, run->dataset, indices, num, &width);
     run->state.padded_tokens += width * num;
     return session_told(&run->session, "per_device_train_batch_size", status);
 }

@@ -92,6 +92,12 @@ typedef struct train_run {
 
 double now_seconds(void);
 
+/** Adds a micro-batch to run->batch, with the padding that transformers would give it: to its
+ * longest sequence, when training rounded up to a multiple of 8. Padding decides which experts'
+ * matrices AdamW touches, and counts in the length that dynamic rope_scaling looks at. */
+kt_status train_add_micro_batch(train_run *run, const kt_dataset *data, const int64_t *indices,
+                                uint64_t num, size_t *width);
+
 /* Output: train_files.c, train_checkpoint.c */
 /** Finds `resume`, refuses a folder that must not be overwritten or cannot be written. Nothing is
  * loaded yet. Returns an exit code. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
+#include <stdlib.h>
 
 #include "app.h"
 #include "train.h"
@@ -32,17 +33,27 @@ static double sum_of_means(const train_run *run, size_t num)
     return total;
 }
 
+static kt_status add_group(train_run *run, size_t first, size_t num)
+{
+    size_t batch = run->options.eval_batch, width;
+    int64_t *indices = app_alloc(num, sizeof *indices);
+    kt_status status = KT_OK;
+    for (size_t i = 0; i < num; i++)
+        indices[i] = (int64_t)(first + i);
+    for (size_t i = 0; i < num && status == KT_OK; i += batch)
+        status = train_add_micro_batch(run, run->evaluation, indices + i,
+                                       num - i < batch ? num - i : batch, &width);
+    free(indices);
+    return status;
+}
+
 static int evaluate_group(train_run *run, size_t first, size_t num, double *total)
 {
     session *s = &run->session;
     kt_loss loss = {.size = sizeof loss};
     kt_batch_clear(run->batch);
-    for (size_t i = first; i < first + num; i++) {
-        kt_example e = {.size = sizeof e};
-        if (kt_dataset_get(run->evaluation, i, &e) != KT_OK ||
-            kt_batch_add(run->batch, e.input_ids, e.labels, e.length) != KT_OK)
-            return app_fail("%s", kt_last_error(s->ctx));
-    }
+    if (add_group(run, first, num) != KT_OK)
+        return app_fail("%s", kt_last_error(s->ctx));
     kt_status status = kt_executor_forward(s->executor, run->batch, KT_FORWARD_EVAL, &loss);
     if (status == KT_ERROR_OUT_OF_MEMORY)
         return session_told(s, "per_device_eval_batch_size", status);

@@ -24,7 +24,8 @@ KT_API kt_status kt_batch_add(kt_batch *batch, const int32_t *input_ids, const i
  * They change no loss and no gradient's value. But a framework that pads runs them through the
  * routers, so that a routed expert which padding alone chose has a gradient of zeros instead of
  * none, and AdamW steps its LoRA matrices. With padding named, training does exactly that. It costs
- * their forward pass, and is ignored unless routed experts have LoRA.
+ * their forward pass, and is ignored unless routed experts have LoRA. With dynamic rope_scaling it
+ * also counts in the length of its sequence, as it does in a padded batch.
  * Errors: STATE without a sequence, INVALID_ARGUMENT, OUT_OF_MEMORY. */
 KT_API kt_status kt_batch_add_padding(kt_batch *batch, int32_t pad_id, size_t count);
 KT_API size_t kt_batch_num_sequences(const kt_batch *batch);

@@ -16,7 +16,7 @@ typedef struct kt_generator_options {
     int32_t top_k;            /**< 50; 0 = off */
     float repetition_penalty; /**< 1 = off */
     uint64_t seed;            /**< 42 */
-    int32_t max_length;       /**< tokens the cache may hold; 0 = max_position_embeddings. The cache
+    int32_t max_length;       /**< tokens the cache may hold; 0 = kt_model_info.max_position_embeddings. The cache
                                    grows as needed */
     int32_t prefill_chunk;    /**< most prompt tokens in one pass; 0 = 2048 */
     uint64_t reserved[8];

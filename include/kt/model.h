@@ -56,7 +56,7 @@ typedef struct kt_model_info {
     int32_t num_hidden_layers, num_dense_layers;
     int32_t hidden_size, vocab_size, num_attention_heads;
     int32_t n_routed_experts, num_experts_per_tok, n_shared_experts; /**< 0 in dense models */
-    int32_t max_position_embeddings;
+    int32_t max_position_embeddings; /**< tokens of its context: dynamic rope_scaling stretches it */
     int32_t bos_token_id, eos_token_id; /**< -1 = not given in config.json */
     uint64_t num_parameters;        /**< all that are used (an MTP layer is not) */
     uint64_t num_active_parameters; /**< that one token passes through (num_experts_per_tok experts) */

@@ -65,7 +65,7 @@ struct kt_attention_grad {
 };
 
 /** Rotary embedding of the last `rope_dim` features of `num_heads` heads in place. cos/sin are
- * [positions, rope_dim / 2]. interleaved: pairs (2i, 2i+1) rotate (DeepSeek); else (i, i + dim/2).
+ * [rows, rope_dim / 2]. interleaved: pairs (2i, 2i+1) rotate (DeepSeek); else (i, i + dim/2).
  * inverse = 1 rotates back, which is also the backward. */
 struct kt_rope {
     float *x; /**< first rotated element of token 0, head 0 */
@@ -73,7 +73,7 @@ struct kt_rope {
     int32_t num_heads, rope_dim;
     int interleaved, inverse;
     const float *cos, *sin;
-    const int32_t *positions; /**< [tokens] */
+    const int32_t *rows; /**< [tokens] the row of cos and sin for each */
 };
 
 enum kt_scoring { KT_SCORING_SOFTMAX, KT_SCORING_SIGMOID };

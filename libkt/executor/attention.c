@@ -25,7 +25,7 @@ kt_status kt_rotate(struct kt_pass *pass, float *x, int64_t stride, int64_t head
                            .inverse = inverse,
                            .cos = pass->cos,
                            .sin = pass->sin,
-                           .positions = pass->positions};
+                           .rows = pass->rope_rows};
     return pass->device->ops->rope(pass->device, &rope, pass->tokens);
 }
 

@@ -168,6 +168,7 @@ void kt_executor_free(kt_executor *ex)
     kt_targets_free(&ex->step.targets);
     free(ex->step.kept);
     free(ex->positions);
+    free(ex->counting);
     free(ex->logprobs);
     free(ex);
 }
@@ -181,25 +182,6 @@ kt_status kt_block_reserve(struct kt_executor *ex, struct kt_block *block, uint6
     block->size = 0;
     KT_TRY(ex->device->ops->alloc(ex->device, size, block->what, &block->memory));
     block->size = size;
-    return KT_OK;
-}
-
-kt_status kt_executor_reserve_rope(struct kt_executor *ex, int64_t positions)
-{
-    const struct kt_rope_config *rope = &ex->model->config.rope;
-    const struct kt_device_ops *ops = ex->device->ops;
-    if (positions <= ex->rope_capacity)
-        return KT_OK;
-    positions += positions / 2;
-    uint64_t bytes = (uint64_t)positions * (uint64_t)(rope->dim / 2) * sizeof(float);
-    ops->free(ex->device, ex->cos);
-    ops->free(ex->device, ex->sin);
-    ex->cos = ex->sin = NULL;
-    ex->rope_capacity = 0;
-    KT_TRY(ops->alloc(ex->device, bytes, "rotary tables", (void **)&ex->cos));
-    KT_TRY(ops->alloc(ex->device, bytes, "rotary tables", (void **)&ex->sin));
-    kt_rope_tables(rope, (int32_t)kt_min_i64(positions, INT32_MAX), ex->cos, ex->sin);
-    ex->rope_capacity = positions;
     return KT_OK;
 }
 

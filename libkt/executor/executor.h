@@ -45,9 +45,10 @@ struct kt_executor {
     int64_t logits_chunk;
     uint64_t step_number;
     float *zeros;     /**< [hidden_size] */
-    float *cos, *sin; /**< [rope_capacity, rope dim / 2] */
+    float *cos, *sin; /**< [rope_capacity, rope dim / 2], see kt_executor_rope_by_length */
     int64_t rope_capacity;
     int32_t *positions; /**< of the latest batch */
+    int32_t *counting;  /**< [token_capacity] 0, 1, 2 ... */
     float *logprobs;    /**< [token_capacity] of the latest batch */
     size_t token_capacity;
     struct kt_block inputs, workspace;
@@ -57,8 +58,18 @@ struct kt_executor {
 /** Makes `block` at least `size` bytes; its contents are lost when it grows. */
 kt_status kt_block_reserve(struct kt_executor *executor, struct kt_block *block, uint64_t size);
 
+/** Whether frequencies depend on the length of a sequence. If not, kt_executor_reserve_rope makes
+ * tables with a row for each position. If so, one of the other two fills a row for each token. */
+int kt_executor_rope_by_length(const struct kt_executor *executor);
 /** Rotary tables for positions 0 .. positions - 1. */
 kt_status kt_executor_reserve_rope(struct kt_executor *executor, int64_t positions);
+/** Rows for `count` tokens from position `first` on, when `length` tokens are there in all. */
+kt_status kt_executor_rope_of_tokens(struct kt_executor *executor, int64_t length, int64_t first,
+                                     int64_t count);
+/** Rows for the batch's tokens, and for its padding unless `padding` is 0. The padding of a
+ * sequence counts for its length in any case. */
+kt_status kt_executor_rope_of_batch(struct kt_executor *executor, const kt_batch *batch,
+                                    int64_t padding);
 
 /** A pass over this executor's model; the caller adds tokens, positions and an arena. */
 struct kt_pass kt_executor_pass(const struct kt_executor *executor, enum kt_pass_kind kind);

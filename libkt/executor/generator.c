@@ -20,6 +20,7 @@ struct kt_generator {
     int32_t *positions; /**< [capacity] 0, 1, 2 ... */
     size_t length, capacity;
     struct kt_kv_cache cache;
+    int64_t plain; /**< first rows of the cache, rotated as kt_rope_is_plain says */
     struct kt_block workspace;
     float *logits, *heap; /**< [vocab_size] */
     struct kt_candidate *candidates;
@@ -60,7 +61,7 @@ kt_status kt_generator_create(kt_executor *executor, const kt_generator_options 
     KT_TRY(kt_options_copy(ctx, &options, sizeof options, given, "kt_generator_options"));
     KT_TRY(check_options(ctx, &options));
     if (options.max_length == 0)
-        options.max_length = config->max_position_embeddings;
+        options.max_length = kt_config_context(config);
     if (options.prefill_chunk == 0)
         options.prefill_chunk = DEFAULT_PREFILL_CHUNK;
     struct kt_generator *g = calloc(1, sizeof *g);
@@ -137,11 +138,14 @@ static kt_status run_chunk(struct kt_generator *g, int64_t tokens)
     int32_t cu_seqlens[2] = {0, (int32_t)tokens};
     float *logits = end == (int64_t)g->length ? g->logits : NULL;
     KT_TRY(kt_kv_cache_reserve(ex, &g->cache, end));
-    KT_TRY(kt_executor_reserve_rope(ex, end));
+    int by_length = kt_executor_rope_by_length(ex);
+    KT_TRY(by_length ? kt_executor_rope_of_tokens(ex, (int64_t)g->length, begin, tokens)
+                     : kt_executor_reserve_rope(ex, end));
     struct kt_pass pass = kt_executor_pass(ex, KT_PASS_MEASURE);
     pass.tokens = tokens;
     pass.cu_seqlens = cu_seqlens;
     pass.positions = g->positions + begin;
+    pass.rope_rows = by_length ? g->positions : pass.positions;
     pass.arena = kt_arena_measuring();
     KT_TRY(run(&pass, &g->cache, g->tokens + begin, logits));
     KT_TRY(kt_block_reserve(ex, &g->workspace, pass.arena.peak));
@@ -149,6 +153,8 @@ static kt_status run_chunk(struct kt_generator *g, int64_t tokens)
     pass.device = ex->device;
     pass.arena = kt_arena_over(g->workspace.memory, g->workspace.size);
     KT_TRY(run(&pass, &g->cache, g->tokens + begin, logits));
+    if (g->plain == begin && kt_rope_is_plain(&ex->model->config.rope, (int64_t)g->length))
+        g->plain = end;
     g->cache.length = end;
     return KT_OK;
 }
@@ -160,6 +166,14 @@ static kt_status advance(struct kt_generator *g)
     while ((left = (int64_t)g->length - g->cache.length) > 0)
         KT_TRY(run_chunk(g, kt_min_i64(left, g->options.prefill_chunk)));
     return KT_OK;
+}
+
+/** Rows of the cache that a prompt of so many tokens can begin with: those whose keys it would
+ * rotate by the same frequencies. */
+static int64_t reusable(const struct kt_generator *g, size_t length)
+{
+    const struct kt_rope_config *rope = &g->executor->model->config.rope;
+    return kt_rope_is_plain(rope, (int64_t)length) ? g->plain : 0;
 }
 
 kt_status kt_generator_prompt(kt_generator *g, const int32_t *input_ids, size_t length)
@@ -179,10 +193,11 @@ kt_status kt_generator_prompt(kt_generator *g, const int32_t *input_ids, size_t 
                            "ids; check that tokenizer and model belong together",
                            t, input_ids[t], vocab);
     KT_TRY(reserve_tokens(g, length));
-    while (common < g->cache.length && common < (int64_t)length - 1 &&
-           g->tokens[common] == input_ids[common])
+    int64_t most = kt_min_i64(reusable(g, length), (int64_t)length - 1);
+    while (common < most && g->tokens[common] == input_ids[common])
         common++;
     g->cache.length = common;
+    g->plain = kt_min_i64(g->plain, common);
     memcpy(g->tokens + common, input_ids + common, (length - (size_t)common) * sizeof *input_ids);
     g->length = length;
     return advance(g);

@@ -34,10 +34,11 @@ struct kt_pass {
     int32_t num_sequences;
     const int32_t *cu_seqlens; /**< [num_sequences + 1] */
     const int32_t *positions;  /**< [tokens] */
+    const int32_t *rope_rows;  /**< [tokens] the row of cos and sin for each */
     int64_t padding; /**< the last so many of the tokens are padding: each sees its sequence, none
                           sees it, and it marks the experts it chooses; forward of training only */
     const int32_t *padding_sequences; /**< [padding] */
-    const float *cos, *sin;           /**< [positions, rope dim / 2] */
+    const float *cos, *sin;           /**< [rows, rope dim / 2] */
 };
 
 /** Between layers: cancellation and progress. */

@@ -14,12 +14,16 @@ static kt_status reserve_tokens(struct kt_executor *ex, size_t tokens)
     if (tokens <= ex->token_capacity)
         return KT_OK;
     free(ex->positions);
+    free(ex->counting);
     free(ex->logprobs);
     ex->token_capacity = 0;
     ex->positions = malloc(tokens * sizeof *ex->positions);
+    ex->counting = malloc(tokens * sizeof *ex->counting);
     ex->logprobs = malloc(tokens * sizeof *ex->logprobs);
-    if (!ex->positions || !ex->logprobs)
-        return kt_fail_memory(ex->ctx, tokens * 8, "the positions of a step");
+    if (!ex->positions || !ex->counting || !ex->logprobs)
+        return kt_fail_memory(ex->ctx, tokens * 12, "the positions of a step");
+    for (size_t t = 0; t < tokens; t++)
+        ex->counting[t] = (int32_t)t;
     ex->token_capacity = tokens;
     return KT_OK;
 }
@@ -80,7 +84,9 @@ static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_
     }
     for (int64_t i = 0; i < padding; i++)
         longest = kt_max_i64(longest, place_padding(ex, batch, i) + 1);
-    KT_TRY(kt_executor_reserve_rope(ex, longest));
+    int by_length = kt_executor_rope_by_length(ex);
+    KT_TRY(by_length ? kt_executor_rope_of_batch(ex, batch, padding)
+                     : kt_executor_reserve_rope(ex, longest));
     KT_TRY(kt_step_measure(ex, step, tokens, padding, &peak));
     KT_TRY(kt_block_reserve(ex, &ex->inputs, kt_step_inputs_size(ex, step, tokens)));
     KT_TRY(kt_block_reserve(ex, &ex->workspace, peak));
@@ -93,6 +99,7 @@ static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_
     step->pass.num_sequences = (int32_t)batch->num_sequences;
     step->pass.cu_seqlens = batch->cu_seqlens;
     step->pass.positions = ex->positions;
+    step->pass.rope_rows = by_length ? ex->counting : ex->positions;
     step->pass.arena = kt_arena_over(ex->workspace.memory, ex->workspace.size);
     return KT_OK;
 }

@@ -125,7 +125,7 @@ kt_status kt_model_get_info(const kt_model *m, kt_model_info *info)
         .n_routed_experts = c->n_routed_experts,
         .num_experts_per_tok = c->router.topk,
         .n_shared_experts = c->n_shared_experts,
-        .max_position_embeddings = c->max_position_embeddings,
+        .max_position_embeddings = kt_config_context(c),
         .bos_token_id = c->bos_token_id,
         .eos_token_id = c->eos_token_id,
         .num_parameters = m->num_parameters,

@@ -16,7 +16,8 @@ enum kt_rope_kind {
     KT_ROPE_DEFAULT,
     KT_ROPE_LINEAR, /**< positions divided by factor */
     KT_ROPE_YARN,   /**< arXiv 2309.00071 */
-    KT_ROPE_LLAMA3  /**< low frequencies divided by factor, arXiv 2407.21783 */
+    KT_ROPE_LLAMA3, /**< low frequencies divided by factor, arXiv 2407.21783 */
+    KT_ROPE_DYNAMIC /**< theta grows with the length of a sequence ("dynamic NTK") */
 };
 
 struct kt_rope_config {
@@ -28,7 +29,7 @@ struct kt_rope_config {
     double beta_fast, beta_slow, mscale, mscale_all_dim; /**< YaRN */
     double low_freq_factor, high_freq_factor;            /**< Llama 3 */
     double attention_factor;                             /**< multiplies cos and sin */
-    int32_t original_max_position_embeddings;
+    int32_t original_max_position_embeddings;            /**< DYNAMIC: theta grows beyond it */
     int truncate; /**< YaRN's correction range is rounded to whole dimensions */
 };
 
@@ -189,7 +190,17 @@ kt_status kt_config_int(const struct kt_json *json, const char *key, int require
 double kt_yarn_mscale(double scale, double mscale);
 int kt_config_is_moe(const struct kt_model_config *config, int32_t layer);
 
-/** Inverse frequencies [dim / 2] and attention factor applied: cos, sin [positions, dim / 2]. */
-void kt_rope_tables(const struct kt_rope_config *rope, int32_t positions, float *cos, float *sin);
+/** Inverse frequencies [dim / 2] and attention factor applied: cos, sin [count, dim / 2] of the
+ * positions from `first` on, in a sequence of `length` tokens (which DYNAMIC alone looks at). */
+void kt_rope_tables(const struct kt_rope_config *rope, int64_t length, int32_t first, int32_t count,
+                    float *cos, float *sin);
+
+/** Whether a sequence of `length` tokens is rotated by the same frequencies as one of any other
+ * length for which this is so: always but for DYNAMIC. */
+int kt_rope_is_plain(const struct kt_rope_config *rope, int64_t length);
+
+/** Tokens that the model can hold: max_position_embeddings, which DYNAMIC stretches by its factor.
+ */
+int32_t kt_config_context(const struct kt_model_config *config);
 
 #endif

@@ -50,6 +50,18 @@ static kt_status read_linear(const struct kt_json *json, struct kt_model_config 
     return positive(json, "factor", &c->rope.factor);
 }
 
+static kt_status read_dynamic(const struct kt_json *json, struct kt_model_config *c)
+{
+    struct kt_rope_config *r = &c->rope;
+    r->kind = KT_ROPE_DYNAMIC;
+    r->original_max_position_embeddings = c->max_position_embeddings;
+    if (r->dim < 4)
+        return kt_fail(json->ctx, KT_ERROR_FORMAT,
+                       "%s: \"%srope_type\" dynamic needs 4 rotated features or more, not %d",
+                       json->path, json->prefix, r->dim);
+    return positive(json, "factor", &r->factor);
+}
+
 static kt_status read_llama3(const struct kt_json *json, struct kt_model_config *c)
 {
     struct kt_rope_config *r = &c->rope;
@@ -71,7 +83,10 @@ static kt_status read_scaling(const struct kt_json *json, struct kt_model_config
     static const struct {
         const char *name;
         kt_status (*read)(const struct kt_json *json, struct kt_model_config *c);
-    } kinds[] = {{"linear", read_linear}, {"yarn", read_yarn}, {"llama3", read_llama3}};
+    } kinds[] = {{"linear", read_linear},
+                 {"dynamic", read_dynamic},
+                 {"yarn", read_yarn},
+                 {"llama3", read_llama3}};
     const char *kind = NULL;
     KT_TRY(kt_json_string(json, "type", KT_JSON_OPTIONAL, &kind));
     KT_TRY(kt_json_string(json, "rope_type", KT_JSON_OPTIONAL, &kind));
@@ -81,7 +96,8 @@ static kt_status read_scaling(const struct kt_json *json, struct kt_model_config
         if (strcmp(kind, kinds[i].name) == 0)
             return kinds[i].read(json, c);
     return kt_fail(json->ctx, KT_ERROR_UNSUPPORTED,
-                   "%s: \"%srope_type\" is \"%s\"; default, linear, yarn and llama3 are supported",
+                   "%s: \"%srope_type\" is \"%s\"; default, linear, dynamic, yarn and llama3 are "
+                   "supported",
                    json->path, json->prefix, kind);
 }
 
@@ -146,10 +162,26 @@ static float llama3_frequency(const struct kt_rope_config *r, float f)
     return (1 - smooth) * f / factor + smooth * f;
 }
 
-static float frequency(const struct kt_rope_config *r, int32_t pair)
+int kt_rope_is_plain(const struct kt_rope_config *r, int64_t length)
+{
+    return r->kind != KT_ROPE_DYNAMIC || length <= r->original_max_position_embeddings;
+}
+
+/* float32 in the order in which transformers computes, beyond the original context; within it,
+ * theta as it is. */
+static float theta_for(const struct kt_rope_config *r, int64_t length)
+{
+    int32_t context = r->original_max_position_embeddings;
+    if (kt_rope_is_plain(r, length))
+        return (float)r->theta;
+    float stretch = (float)r->factor * (float)length / (float)context - (float)(r->factor - 1);
+    return (float)r->theta * (float)pow(stretch, (float)((double)r->dim / (r->dim - 2)));
+}
+
+static float frequency(const struct kt_rope_config *r, float theta, int32_t pair)
 {
     float exponent = (float)(2 * pair) / (float)r->dim;
-    float period = (float)pow((float)r->theta, exponent);
+    float period = (float)pow(theta, exponent);
     switch (r->kind) {
     case KT_ROPE_LINEAR:
         return 1 / period / (float)r->factor;
@@ -158,22 +190,30 @@ static float frequency(const struct kt_rope_config *r, int32_t pair)
     case KT_ROPE_LLAMA3:
         return llama3_frequency(r, 1 / period);
     case KT_ROPE_DEFAULT:
+    case KT_ROPE_DYNAMIC:
         break;
     }
     return 1 / period;
 }
 
-void kt_rope_tables(const struct kt_rope_config *r, int32_t positions, float *cos_table,
-                    float *sin_table)
+void kt_rope_tables(const struct kt_rope_config *r, int64_t length, int32_t first, int32_t count,
+                    float *cos_table, float *sin_table)
 {
     int32_t half = r->dim / 2;
-    float scale = (float)r->attention_factor;
+    float scale = (float)r->attention_factor, theta = theta_for(r, length);
     for (int32_t i = 0; i < half; i++) {
-        float f = frequency(r, i);
-        for (int32_t p = 0; p < positions; p++) {
-            float angle = (float)p * f;
+        float f = frequency(r, theta, i);
+        for (int32_t p = 0; p < count; p++) {
+            float angle = (float)(first + p) * f;
             cos_table[(size_t)p * (size_t)half + (size_t)i] = (float)cos(angle) * scale;
             sin_table[(size_t)p * (size_t)half + (size_t)i] = (float)sin(angle) * scale;
         }
     }
+}
+
+int32_t kt_config_context(const struct kt_model_config *c)
+{
+    if (c->rope.kind != KT_ROPE_DYNAMIC)
+        return c->max_position_embeddings;
+    return (int32_t)fmin(floor(c->max_position_embeddings * c->rope.factor), 1 << 30);
 }

@@ -36,14 +36,26 @@ def add_yarn_softmax_factor(model):
         layer.self_attn.scaling *= mscale * mscale
 
 
+def fresh_rope(model):
+    """Rotary embeddings with dynamic scaling keep the frequencies of the longest call so far; here
+    every call begins as in a model that was just loaded."""
+    for m in model.modules():
+        if getattr(m, "rope_type", None) == "dynamic":
+            m.register_buffer("inv_freq", m.original_inv_freq, persistent=False)
+            m.max_seq_len_cached = m.original_max_seq_len
+
+
 def greedy(model, ids, new_tokens):
+    """-> prompt and new tokens, and the logits of the latter"""
     config = GenerationConfig(do_sample=False, max_new_tokens=new_tokens, use_cache=True,
                               pad_token_id=0, eos_token_id=None, bos_token_id=0)
     model.generation_config = config
+    fresh_rope(model)
     with torch.no_grad():
         out = model.generate(ids[None], attention_mask=torch.ones_like(ids[None]),
-                             generation_config=config)
-    return out[0]
+                             generation_config=config, return_dict_in_generate=True,
+                             output_logits=True)
+    return out.sequences[0], torch.cat(out.logits).float()
 
 
 class PeftEngine:
@@ -63,13 +75,14 @@ class PeftEngine:
     def logits(self, ids, padding=0):
         mask = (torch.arange(len(ids) + padding) < len(ids)).long()
         ids = torch.nn.functional.pad(ids, (0, padding), value=PAD)
+        fresh_rope(self.model)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             out = self.model(input_ids=ids[None], attention_mask=mask[None], use_cache=False)
         return out.logits[0][:len(ids) - padding]
 
-    def base_logits(self, ids):
+    def base_logits(self, ids, padding=0):
         with torch.no_grad(), self.model.disable_adapter():
-            return self.logits(ids)
+            return self.logits(ids, padding)
 
     def generate(self, ids, new_tokens):
         return greedy(self.model, ids, new_tokens)
@@ -121,7 +134,8 @@ class MergedEngine:
         return torch.func.functional_call(self.model, self.merged(), kwargs={
             "input_ids": ids[None], "use_cache": False}).logits[0]
 
-    def base_logits(self, ids):
+    def base_logits(self, ids, padding=0):
+        assert padding == 0
         with torch.no_grad():
             return self.model(input_ids=ids[None], use_cache=False).logits[0]
 

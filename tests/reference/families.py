@@ -30,6 +30,10 @@ MIXTRAL = {**COMMON, "architectures": ["MixtralForCausalLM"], "model_type": "mix
            "num_hidden_layers": 2, "intermediate_size": 20, "rms_norm_eps": 1e-5,
            "rope_theta": 1000000.0}
 
+# For sequences longer than max_position_embeddings. transformers wants head_dim to be given here.
+DYNAMIC = {**MIXTRAL, "sliding_window": None, "head_dim": 10, "max_position_embeddings": 16,
+           "rope_theta": 1000.0, "rope_scaling": {"rope_type": "dynamic", "factor": 8.0}}
+
 # Its last layers see a window, as max_window_layers says.
 QWEN3 = {**COMMON, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 12,
          "attention_bias": False, "tie_word_embeddings": True, "use_sliding_window": True,

@@ -55,6 +55,10 @@ CASES = {
                      margin=1e-3, new_tokens=64, router_lora=True),
     "mixtral": dict(config=families.MIXTRAL, seed=42, lengths=(13, 27, 12), shards=1,
                     margin=1e-3, new_tokens=64, router_lora=True),
+    # The first sequence is shorter than max_position_embeddings, the others are longer, and their
+    # padding counts for their length.
+    "dynamic": dict(config=families.DYNAMIC, seed=47, lengths=(13, 37, 22), padding=(0, 3, 10),
+                    shards=1, margin=0, new_tokens=64, router_lora=True),
     "qwen3": dict(config=families.QWEN3, seed=43, lengths=(13, 37, 22), shards=1, margin=0,
                   new_tokens=64),
     "qwen2": dict(config=families.QWEN2, seed=44, lengths=(13, 37, 22), shards=1, margin=0,
@@ -150,7 +154,7 @@ def grads(engine):
     return {n: p.grad.clone() for n, p in engine.trainable.items() if p.grad is not None}
 
 
-def compute(engine, sequences, labels, padding=None, new_tokens=32):
+def compute(engine, sequences, labels, padding=None, new_tokens=32, dynamic=False):
     """Everything in golden.safetensors but PyTorch's own bf16 errors."""
     prompt = sequences[0][:8]
     out = {"input_ids": torch.cat(sequences), "labels": torch.cat(labels),
@@ -162,16 +166,18 @@ def compute(engine, sequences, labels, padding=None, new_tokens=32):
         loss, out["logits"] = backward(engine, sequences, labels, padding)
         out["loss"] = torch.tensor([loss])
         out.update({f"grad.{n}": g for n, g in grads(engine).items()})
-        out["logits_base"] = torch.cat([engine.base_logits(s) for s in sequences])
-        out["greedy"] = engine.generate(prompt, new_tokens)
+        out["logits_base"] = torch.cat([engine.base_logits(s, p) for s, p in zip(sequences, padding)])
+        out["greedy"], chosen = engine.generate(prompt, new_tokens)
         out["greedy_prompt_len"] = torch.tensor([len(prompt)])
-        top = engine.logits(out["greedy"]).detach().topk(2).values[len(prompt) - 1:-1]
         losses, norms = adamw(engine, sequences, labels, padding)
     out["losses"] = torch.tensor(losses)
     out["grad_norms"] = torch.tensor(norms)
     out.update({f"step{STEPS}.{n}": p.detach().clone() for n, p in engine.trainable.items()})
     out["router_margin"] = torch.tensor([m.smallest])
+    top = chosen.topk(2).values
     out["greedy_margin"] = (top[:, 0] - top[:, 1]).min()[None]
+    if dynamic:
+        out["greedy_logits"] = chosen
     return out
 
 
@@ -234,7 +240,8 @@ def make_case(name, folder, tf517):
         engine = engines.PeftEngine(case / "model", case / "adapter")
         data = make_data(engine, spec["lengths"], config["vocab_size"], seed + attempt,
                          spec["margin"])
-        golden = compute(engine, *data, spec.get("padding"), spec.get("new_tokens", 32))
+        golden = compute(engine, *data, spec.get("padding"), spec.get("new_tokens", 32),
+                         "dynamic" in str(config["rope_scaling"]))
         if golden["router_margin"] > 1e-4 and golden["greedy_margin"] > 1e-3:
             break
     else:

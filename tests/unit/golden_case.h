@@ -66,14 +66,16 @@ static inline float golden_number(const struct golden_case *c, const char *name,
     return ((const float *)t->data)[i];
 }
 
-/** Padding after the latest sequence, in cases that have any. */
-static inline void golden_add_padding(struct golden_case *c, int64_t sequence)
+/** Padding after the latest sequence of `batch`, which is that sequence of the case, in cases that
+ * have any. */
+static inline void golden_add_padding(const struct golden_case *c, kt_batch *batch,
+                                      int64_t sequence)
 {
     int64_t n;
     if (!kt_checkpoint_find(c->numbers, "padding"))
         return;
     int32_t *counts = golden_ints(c, "padding", &n), *id = golden_ints(c, "padding_id", &n);
-    ck_assert_ok(c->ctx, kt_batch_add_padding(c->batch, id[0], (size_t)counts[sequence]));
+    ck_assert_ok(c->ctx, kt_batch_add_padding(batch, id[0], (size_t)counts[sequence]));
     free(counts);
     free(id);
 }
@@ -87,7 +89,7 @@ static inline void golden_fill_batch(struct golden_case *c)
     for (int64_t s = 0; s + 1 < offsets; s++) {
         ck_assert_ok(c->ctx, kt_batch_add(c->batch, ids + cu[s], labels + cu[s],
                                           (size_t)(cu[s + 1] - cu[s])));
-        golden_add_padding(c, s);
+        golden_add_padding(c, c->batch, s);
     }
     free(ids);
     free(labels);
@@ -164,8 +166,8 @@ static inline float *golden_gradients(const kt_lora *lora)
 }
 
 static const char *const golden_cases[] = {"v3",    "v3bf16",   "v2",       "v2f16",   "v2lite",
-                                           "v3pad", "qwen3moe", "qwen2moe", "mixtral", "qwen3",
-                                           "qwen2", "llama",    "mistral"};
+                                           "v3pad", "qwen3moe", "qwen2moe", "mixtral", "dynamic",
+                                           "qwen3", "qwen2",    "llama",    "mistral"};
 enum { GOLDEN_CASES = sizeof golden_cases / sizeof golden_cases[0] };
 
 #endif

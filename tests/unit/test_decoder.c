@@ -60,11 +60,15 @@ static const struct {
     {"llama", "num_key_value_heads", "8", KT_ERROR_FORMAT, "num_key_value_heads"},
     {"llama", "head_dim", "15", KT_ERROR_FORMAT, "even"},
     {"llama", "head_dim", "8", KT_ERROR_MISMATCH, "num_attention_heads * head_dim"},
-    {"llama", "rope_scaling", "{\"rope_type\":\"spiral\"}", KT_ERROR_UNSUPPORTED, "\"spiral\""},
+    {"llama", "rope_scaling", "{\"rope_type\":\"spiral\"}", KT_ERROR_UNSUPPORTED,
+     "\"spiral\"; default, linear, dynamic, yarn and llama3"},
+    {"llama", "rope_scaling", "{\"rope_type\":\"dynamic\"}", KT_ERROR_FORMAT, "factor"},
+    {"llama", "rope_scaling", "{\"type\":\"dynamic\",\"factor\":-2}", KT_ERROR_FORMAT, "factor"},
     {"llama", "rope_scaling",
      "{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":4,"
      "\"original_max_position_embeddings\":32}",
      KT_ERROR_FORMAT, "high_freq_factor"},
+    {"dynamic", "head_dim", "2", KT_ERROR_FORMAT, "dynamic needs 4"},
     {"llama", "architectures", "[\"GPT2LMHeadModel\"]", KT_ERROR_UNSUPPORTED,
      "MixtralForCausalLM, LlamaForCausalLM"},
     {"qwen2", "layer_types", "[\"full_attention\"]", KT_ERROR_UNSUPPORTED, "layer 1"},
@@ -97,6 +101,20 @@ START_TEST(windows_are_off_unless_turned_on)
     ck_assert_int_eq(load_edited("qwen3", NULL, NULL), KT_OK);
     ck_assert_int_eq(model->layers[0].window, 0);
     ck_assert_int_eq(model->layers[1].window, 9);
+}
+END_TEST
+
+START_TEST(dynamic_scaling_stretches_the_context)
+{
+    kt_model_info info = {.size = sizeof info};
+    ck_assert_int_eq(load_edited("dynamic", NULL, NULL), KT_OK);
+    ck_assert_int_eq(kt_model_get_info(model, &info), KT_OK);
+    ck_assert_int_eq(info.max_position_embeddings, 8 * 16);
+    kt_model_free(model);
+    fixture_files(1);
+    ck_assert_int_eq(load_edited("dynamic", "rope_scaling", "null"), KT_OK);
+    ck_assert_int_eq(kt_model_get_info(model, &info), KT_OK);
+    ck_assert_int_eq(info.max_position_embeddings, 16);
 }
 END_TEST
 
@@ -136,6 +154,7 @@ int main(void)
     tcase_add_checked_fixture(tc, fixture_setup, teardown);
     tcase_add_loop_test(tc, bad_configurations_are_refused, 0, sizeof bad / sizeof bad[0]);
     tcase_add_test(tc, windows_are_off_unless_turned_on);
+    tcase_add_test(tc, dynamic_scaling_stretches_the_context);
     tcase_add_test(tc, gates_are_targets_by_name_alone);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);

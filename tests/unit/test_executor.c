@@ -185,6 +185,7 @@ START_TEST(packed_is_the_sum_of_separate_sequences)
         ck_assert_ok(c.ctx,
                      kt_batch_add(one, kt_batch_input_ids(c.batch) + cu[s],
                                   kt_batch_labels(c.batch) + cu[s], (size_t)(cu[s + 1] - cu[s])));
+        golden_add_padding(&c, one, (int64_t)s);
         float *d = mean_gradient(one, packed.num_targets);
         ck_assert_ok(c.ctx, kt_executor_forward(c.executor, one, KT_FORWARD_CUSTOM, &loss));
         ck_assert_ok(c.ctx, kt_executor_backward(c.executor, d));

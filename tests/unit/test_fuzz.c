@@ -190,7 +190,7 @@ START_TEST(damaged_configurations_do_no_harm)
         loaded++;
         float tables[2][8 * 64];
         if (model->config.rope.dim <= 64)
-            kt_rope_tables(&model->config.rope, 8, tables[0], tables[1]);
+            kt_rope_tables(&model->config.rope, 8, 0, 8, tables[0], tables[1]);
         kt_model_free(model);
     }
     ck_assert_uint_gt(loaded, 0);

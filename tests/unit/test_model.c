@@ -396,7 +396,7 @@ static void check_rope(const char *scaling, int32_t dim, int32_t length,
     ck_assert_int_eq(tiny_load(&tiny, &model), KT_OK);
     rope = &model->config.rope;
     rope->dim = dim;
-    kt_rope_tables(rope, length, cosines, sines);
+    kt_rope_tables(rope, length, 0, length, cosines, sines);
     for (size_t i = 0; i < num; i++) {
         size_t at = (size_t)(values[i].position * (dim / 2) + values[i].pair);
         ck_assert_float_eq_tol(cosines[at], values[i].cos, 2e-7f);

@@ -21,7 +21,7 @@ static void rotate_tokens(void *arg, int64_t begin, int64_t end, int32_t thread)
     const struct kt_rope *r = arg;
     (void)thread;
     for (int64_t t = begin; t < end; t++) {
-        int64_t at = (int64_t)r->positions[t] * (r->rope_dim / 2);
+        int64_t at = (int64_t)r->rows[t] * (r->rope_dim / 2);
         for (int32_t h = 0; h < r->num_heads; h++)
             rotate(r, r->cos + at, r->sin + at, r->x + t * r->stride + h * r->head_stride);
     }
