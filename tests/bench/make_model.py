@@ -3,9 +3,10 @@
 
     python make_model.py DIR                  # about 100 M parameters, 32 experts, BF16
     python make_model.py DIR --layers 13 --experts 64 --sequences 128
+    python make_model.py DIR --architecture qwen3moe      # about 106 M parameters, 64 experts
 
-The architecture is DeepSeek-V3's (MLA, sigmoid routing in groups, a shared expert); the weights are
-random, drawn from a seed with the scale that keeps activations near one, so routing spreads over
+The architecture is DeepSeek-V3's (MLA, sigmoid routing in groups, a shared expert) or Qwen3-MoE's
+(grouped-query attention, norms of each head, 8 experts chosen by softmax); the weights are random, drawn from a seed with the scale that keeps activations near one, so routing spreads over
 the experts as in a trained model. The data are word salad in alpaca format with lengths like those
 of instruction data. A second run writes the same bytes. Needs torch, safetensors, tokenizers.
 """
@@ -20,15 +21,24 @@ import torch
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "reference"))
+import families  # noqa: E402
 import models  # noqa: E402
 import tiny  # noqa: E402
 
-CONFIG = {**models.V3, "vocab_size": 12800, "hidden_size": 512, "intermediate_size": 1408,
+V3 = {**models.V3, "vocab_size": 12800, "hidden_size": 512, "intermediate_size": 1408,
           "moe_intermediate_size": 256, "num_hidden_layers": 7, "num_nextn_predict_layers": 0,
           "num_attention_heads": 8, "num_key_value_heads": 8, "q_lora_rank": 256,
           "kv_lora_rank": 128, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64,
           "n_routed_experts": 32, "num_experts_per_tok": 4, "n_group": 4, "topk_group": 2,
           "rope_scaling": None, "max_position_embeddings": 4096}
+QWEN3_MOE = {**families.QWEN3_MOE, "vocab_size": 12800, "hidden_size": 512, "intermediate_size": 1408,
+             "moe_intermediate_size": 128, "num_hidden_layers": 7, "num_attention_heads": 8,
+             "num_key_value_heads": 2, "head_dim": 64, "num_experts": 64, "num_experts_per_tok": 8,
+             "attention_bias": False, "mlp_only_layers": [], "use_sliding_window": False,
+             "sliding_window": None, "rope_theta": 1000000.0, "rope_scaling": None,
+             "max_position_embeddings": 4096}
+# config, the key that counts its experts
+ARCHITECTURES = {"deepseek_v3": (V3, "n_routed_experts"), "qwen3moe": (QWEN3_MOE, "num_experts")}
 
 
 def write_data(folder, count, mean, seed):
@@ -92,9 +102,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--layers", type=int, default=CONFIG["num_hidden_layers"])
-    parser.add_argument("--experts", type=int, default=CONFIG["n_routed_experts"])
-    parser.add_argument("--hidden", type=int, default=CONFIG["hidden_size"])
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="deepseek_v3")
+    parser.add_argument("--layers", type=int, help="default: 7")
+    parser.add_argument("--experts", type=int, help="default: 32, or 64")
+    parser.add_argument("--hidden", type=int, help="default: 512")
     parser.add_argument("--sequences", type=int, default=64, help="examples in the dataset")
     parser.add_argument("--mean-tokens", type=int, default=160, help="of an answer, about")
     parser.add_argument("--batch", type=int, default=4)
@@ -105,8 +116,9 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     folder = args.folder.resolve()
-    config = {**CONFIG, "num_hidden_layers": args.layers, "n_routed_experts": args.experts,
-              "hidden_size": args.hidden}
+    base, experts = ARCHITECTURES[args.architecture]
+    sizes = {"num_hidden_layers": args.layers, experts: args.experts, "hidden_size": args.hidden}
+    config = {**base, **{k: v for k, v in sizes.items() if v is not None}}
     weights = models.make_weights(config, args.seed, torch.bfloat16)
     models.write_checkpoint(folder / "model", config, weights, shards=2)
     tiny.write_tokenizer(folder / "model")

@@ -117,7 +117,8 @@ static inline kt_executor *golden_executor(const struct golden_case *c, kt_lora 
 }
 
 /** Chunks of 7 logits, so that they do not divide the rows. */
-static inline struct golden_case golden_open(const char *name, int32_t threads, kt_compute compute)
+static inline struct golden_case golden_open_on(const char *name, const char *experts,
+                                                int32_t threads, kt_compute compute)
 {
     struct golden_case c = {.ctx = test_context(threads, 0)};
     char path[512];
@@ -129,8 +130,13 @@ static inline struct golden_case golden_open(const char *name, int32_t threads, 
     ck_assert_ok(c.ctx, kt_checkpoint_open(c.ctx, path, &c.numbers));
     ck_assert_ok(c.ctx, kt_batch_create(c.ctx, &c.batch));
     golden_fill_batch(&c);
-    c.executor = golden_executor(&c, c.lora, compute, 7);
+    c.executor = golden_executor_on(&c, experts, c.lora, compute, 7);
     return c;
+}
+
+static inline struct golden_case golden_open(const char *name, int32_t threads, kt_compute compute)
+{
+    return golden_open_on(name, NULL, threads, compute);
 }
 
 static inline void golden_close(struct golden_case *c)
@@ -165,9 +171,19 @@ static inline float *golden_gradients(const kt_lora *lora)
     return all;
 }
 
-static const char *const golden_cases[] = {"v3",    "v3bf16",   "v2",       "v2f16",   "v2lite",
-                                           "v3pad", "qwen3moe", "qwen2moe", "mixtral", "dynamic",
-                                           "qwen3", "qwen2",    "llama",    "mistral"};
+/** Every way to compute experts. "amx" alone needs another machine than most; its kernels are those
+ * of "amx-emulated". */
+static const char *const golden_backends[] = {"reference", "cpu", "amx-emulated"};
+enum { GOLDEN_BACKENDS = sizeof golden_backends / sizeof golden_backends[0] };
+
+/** Cases with bfloat16 weights, for which PyTorch's own error in bfloat16 is known. */
+static const char *const golden_bf16_cases[] = {"v3bf16", "qwen3moebf16", "qwen3bf16", "llamabf16"};
+enum { GOLDEN_BF16_CASES = sizeof golden_bf16_cases / sizeof golden_bf16_cases[0] };
+
+static const char *const golden_cases[] = {
+    "v3",        "v3bf16",       "v2",       "v2f16",     "v2lite",  "v3pad",
+    "qwen3moe",  "qwen3moebf16", "qwen2moe", "mixtral",   "dynamic", "qwen3",
+    "qwen3bf16", "qwen2",        "llama",    "llamabf16", "mistral"};
 enum { GOLDEN_CASES = sizeof golden_cases / sizeof golden_cases[0] };
 
 #endif

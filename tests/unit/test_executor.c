@@ -11,13 +11,21 @@ static float *logits_of(const struct golden_case *c, kt_executor *executor)
     return logits;
 }
 
+/* A case through an experts backend, all of them in turn. */
+static struct golden_case open_in_turn(int turn, kt_compute compute)
+{
+    return golden_open_on(golden_cases[turn / GOLDEN_BACKENDS],
+                          golden_backends[turn % GOLDEN_BACKENDS], 2, compute);
+}
+
 START_TEST(logits_are_those_of_transformers)
 {
-    struct golden_case c = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
+    struct golden_case c = open_in_turn(_i, KT_COMPUTE_F32);
     float *logits = logits_of(&c, c.executor);
     ck_assert_double_le(golden_error(&c, "logits", logits), 1e-5);
     free(logits);
-    kt_executor *base = golden_executor(&c, NULL, KT_COMPUTE_F32, 0);
+    kt_executor *base =
+        golden_executor_on(&c, golden_backends[_i % GOLDEN_BACKENDS], NULL, KT_COMPUTE_F32, 0);
     logits = logits_of(&c, base);
     ck_assert_double_le(golden_error(&c, "logits_base", logits), 1e-5);
     free(logits);
@@ -49,7 +57,7 @@ static void check_gradients(const struct golden_case *c, const char *prefix, dou
 
 START_TEST(loss_and_gradients_are_those_of_transformers)
 {
-    struct golden_case c = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
+    struct golden_case c = open_in_turn(_i, KT_COMPUTE_F32);
     double want = golden_number(&c, "loss", 0), loss = golden_step(&c, c.executor);
     ck_assert_double_le(fabs(loss - want), 1e-5 * want);
     check_gradients(&c, NULL, 1e-4);
@@ -57,27 +65,9 @@ START_TEST(loss_and_gradients_are_those_of_transformers)
 }
 END_TEST
 
-/* The other tests take what "auto" chooses. */
-START_TEST(the_reference_experts_give_the_same_gradients)
-{
-    struct golden_case c = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
-    kt_executor_options options;
-    kt_executor *executor;
-    kt_executor_options_init(&options, sizeof options);
-    options.compute = KT_COMPUTE_F32;
-    options.experts_backend = "reference";
-    ck_assert_ok(c.ctx, kt_executor_create(c.model, c.lora, &options, &executor));
-    double want = golden_number(&c, "loss", 0), loss = golden_step(&c, executor);
-    ck_assert_double_le(fabs(loss - want), 1e-5 * want);
-    check_gradients(&c, NULL, 1e-4);
-    kt_executor_free(executor);
-    golden_close(&c);
-}
-END_TEST
-
 START_TEST(ten_steps_are_those_of_torch)
 {
-    struct golden_case c = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
+    struct golden_case c = open_in_turn(_i, KT_COMPUTE_F32);
     kt_optimizer_options options;
     kt_optimizer *optimizer;
     kt_optimizer_options_init(&options, sizeof options);
@@ -105,10 +95,9 @@ END_TEST
 
 START_TEST(bf16_is_as_good_as_torchs)
 {
-    static const char *const experts[] = {"auto", "amx-emulated"};
-    struct golden_case c = golden_open("v3bf16", 2, KT_COMPUTE_BF16);
-    kt_executor_free(c.executor);
-    c.executor = golden_executor_on(&c, experts[_i], c.lora, KT_COMPUTE_BF16, 7);
+    struct golden_case c =
+        golden_open_on(golden_bf16_cases[_i / GOLDEN_BACKENDS],
+                       golden_backends[_i % GOLDEN_BACKENDS], 2, KT_COMPUTE_BF16);
     float *logits = logits_of(&c, c.executor);
     ck_assert_double_le(golden_error(&c, "logits", logits),
                         2 * golden_number(&c, "bf16_error.logits", 0));
@@ -672,11 +661,11 @@ static TCase *goldens(void)
 {
     TCase *tc = tcase_create("goldens");
     tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, logits_are_those_of_transformers, 0, GOLDEN_CASES);
-    tcase_add_loop_test(tc, loss_and_gradients_are_those_of_transformers, 0, GOLDEN_CASES);
-    tcase_add_loop_test(tc, the_reference_experts_give_the_same_gradients, 0, GOLDEN_CASES);
-    tcase_add_loop_test(tc, ten_steps_are_those_of_torch, 0, GOLDEN_CASES);
-    tcase_add_loop_test(tc, bf16_is_as_good_as_torchs, 0, 2);
+    tcase_add_loop_test(tc, logits_are_those_of_transformers, 0, GOLDEN_CASES * GOLDEN_BACKENDS);
+    tcase_add_loop_test(tc, loss_and_gradients_are_those_of_transformers, 0,
+                        GOLDEN_CASES * GOLDEN_BACKENDS);
+    tcase_add_loop_test(tc, ten_steps_are_those_of_torch, 0, GOLDEN_CASES * GOLDEN_BACKENDS);
+    tcase_add_loop_test(tc, bf16_is_as_good_as_torchs, 0, GOLDEN_BF16_CASES * GOLDEN_BACKENDS);
     tcase_add_test(tc, experts_backends_give_the_same_gradients);
     return tc;
 }

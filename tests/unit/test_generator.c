@@ -60,7 +60,8 @@ static float *greedy_logits(const struct golden_case *c, const int32_t *ids, int
 
 START_TEST(greedy_tokens_are_those_of_transformers)
 {
-    struct golden_case c = golden_open(golden_cases[_i], 2, KT_COMPUTE_F32);
+    struct golden_case c = golden_open_on(golden_cases[_i / GOLDEN_BACKENDS],
+                                          golden_backends[_i % GOLDEN_BACKENDS], 2, KT_COMPUTE_F32);
     int64_t count, prompt = ((const int64_t *)golden_tensor(&c, "greedy_prompt_len")->data)[0];
     int32_t *want = golden_ints(&c, "greedy", &count), token;
     float *full = greedy_logits(&c, want, count, prompt);
@@ -286,7 +287,8 @@ int main(void)
     Suite *suite = suite_create("generator");
     TCase *tc = tcase_create("generator");
     tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, greedy_tokens_are_those_of_transformers, 0, GOLDEN_CASES);
+    tcase_add_loop_test(tc, greedy_tokens_are_those_of_transformers, 0,
+                        GOLDEN_CASES * GOLDEN_BACKENDS);
     tcase_add_loop_test(tc, chunks_of_a_prompt_give_the_same_logits, 0, GOLDEN_CASES);
     tcase_add_loop_test(tc, a_prompt_reuses_its_common_prefix, 0, 2);
     tcase_add_test(tc, the_cache_grows);
