@@ -27,6 +27,34 @@ sed -i 's/"w": [0-9]*/"w": 4000/' other_tokenizer/tokenizer.json
 refuses 1 'model_name_or_path: other_tokenizer: the tokenizer gives id 4000, .* has 197' \
     "${train[@]}" model_name_or_path=other_tokenizer
 
+# Other families: each case with one thing wrong.
+make_model gpt2
+sed -i 's/DeepseekV3ForCausalLM/GPT2LMHeadModel/' gpt2/config.json
+refuses 1 'model_name_or_path: .*config.json: architecture "GPT2LMHeadModel" is not supported; the supported ones are .*DeepseekV3ForCausalLM.*Qwen3MoeForCausalLM.*MixtralForCausalLM.*LlamaForCausalLM' \
+    "${train[@]}" model_name_or_path=gpt2
+wrong() { # CASE SED-EXPRESSION SENTENCE
+    rm -rf wrong
+    make_model wrong "$1"
+    sed -i "$2" wrong/config.json
+    cmp -s wrong/config.json "$CASES/$1/model/config.json" && fail "$2 changed nothing in $1"
+    refuses 1 "model_name_or_path: .*$3" "${train[@]}" model_name_or_path=wrong
+    refuses 1 "$3" "$KT" info wrong
+}
+wrong qwen2moe 's/"decoder_sparse_step": 2/"decoder_sparse_step": 1/' 'layers.0.mlp.gate.weight'
+wrong qwen3moe 's/"num_experts": 10/"num_experts": 12/' 'num_experts'
+wrong mixtral 's/"num_local_experts": 6/"num_local_experts": 5/' 'num_local_experts'
+wrong qwen3moe 's/"num_attention_heads": 4/"num_attention_heads": 3/' 'num_key_value_heads'
+wrong llama 's/"rope_type": "llama3"/"rope_type": "spiral"/' '"spiral"; default, linear, dynamic'
+for kind in Unigram WordPiece WordLevel; do
+    sed "s/\"type\": \"BPE\"/\"type\": \"$kind\"/" "$HERE/tokenizer.json" >other_tokenizer/tokenizer.json
+    refuses 1 "model_name_or_path: .*model.type is \"$kind\"; libkt reads BPE tokenizers alone" \
+        "${train[@]}" model_name_or_path=other_tokenizer
+done
+rm other_tokenizer/tokenizer.json
+touch other_tokenizer/tokenizer.model
+refuses 1 'model_name_or_path: .*tokenizer.json: does not exist, and tokenizer.model' \
+    "${train[@]}" model_name_or_path=other_tokenizer
+
 # The data
 refuses 1 'dataset: .*dataset_info.json' "${train[@]}" dataset_dir=nowhere
 refuses 1 'dataset: .*pairz' "${train[@]}" dataset=pairz
