@@ -177,13 +177,14 @@ static const char *const golden_backends[] = {"reference", "cpu", "amx-emulated"
 enum { GOLDEN_BACKENDS = sizeof golden_backends / sizeof golden_backends[0] };
 
 /** Cases with bfloat16 weights, for which PyTorch's own error in bfloat16 is known. */
-static const char *const golden_bf16_cases[] = {"v3bf16", "qwen3moebf16", "qwen3bf16", "llamabf16"};
+static const char *const golden_bf16_cases[] = {"v3bf16",      "qwen3moebf16", "qwen2moebf16",
+                                                "mixtralbf16", "qwen3bf16",    "llamabf16"};
 enum { GOLDEN_BF16_CASES = sizeof golden_bf16_cases / sizeof golden_bf16_cases[0] };
 
 static const char *const golden_cases[] = {
-    "v3",        "v3bf16",       "v2",       "v2f16",     "v2lite",  "v3pad",
-    "qwen3moe",  "qwen3moebf16", "qwen2moe", "mixtral",   "dynamic", "qwen3",
-    "qwen3bf16", "qwen2",        "llama",    "llamabf16", "mistral"};
+    "v3",           "v3bf16",   "v2",           "v2f16",     "v2lite",      "v3pad",   "qwen3moe",
+    "qwen3moebf16", "qwen2moe", "qwen2moebf16", "mixtral",   "mixtralbf16", "dynamic", "qwen3",
+    "qwen3bf16",    "qwen2",    "llama",        "llamabf16", "mistral"};
 enum { GOLDEN_CASES = sizeof golden_cases / sizeof golden_cases[0] };
 
 #endif
