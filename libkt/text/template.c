@@ -52,7 +52,7 @@ kt_status kt_chat_open(const kt_tokenizer *tokenizer, const char *template_name,
                              .template = kt_template_find(template_name),
                              .eos = tokenizer->eos,
                              .thinking = thinking};
-    if (thinking < KT_THINKING_ON || thinking > KT_THINKING_EITHER)
+    if ((unsigned)thinking > KT_THINKING_EITHER)
         return kt_fail(tokenizer->ctx, KT_ERROR_INVALID_ARGUMENT,
                        "thinking is %d; it must be one of kt_thinking", (int)thinking);
     if (!chat->template)

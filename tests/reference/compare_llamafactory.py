@@ -89,6 +89,12 @@ CASES = {
     "qwen3moe": dict(config=families.QWEN3_MOE, router_lora=True, yaml=dict(
         template="deepseek3", per_device_train_batch_size=2, gradient_accumulation_steps=2,
         learning_rate=1.0e-3, max_steps=6, lr_scheduler_type="cosine", warmup_ratio=0.1)),
+    "qwen2moeone": dict(config=families.QWEN2_MOE, router_lora=True, yaml=dict(
+        template="default", per_device_train_batch_size=4, gradient_accumulation_steps=1,
+        learning_rate=1.0e-3, max_steps=6, lr_scheduler_type="cosine", weight_decay=0.01)),
+    "qwen3moeone": dict(config=families.QWEN3_MOE, router_lora=True, yaml=dict(
+        template="deepseek3", per_device_train_batch_size=3, gradient_accumulation_steps=1,
+        learning_rate=1.0e-3, max_steps=6, lr_scheduler_type="linear", weight_decay=0.01)),
 }
 
 
