@@ -173,7 +173,7 @@ static inline float *golden_gradients(const kt_lora *lora)
 
 /** Every way to compute experts. "amx" alone needs another machine than most; its kernels are those
  * of "amx-emulated". */
-static const char *const golden_backends[] = {"reference", "cpu", "amx-emulated"};
+static const char *const golden_backends[] = {"reference", "llamafile", "amx-emulated"};
 enum { GOLDEN_BACKENDS = sizeof golden_backends / sizeof golden_backends[0] };
 
 /** Cases with bfloat16 weights, for which PyTorch's own error in bfloat16 is known. */
