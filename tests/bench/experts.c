@@ -21,8 +21,8 @@
 #include <unistd.h>
 
 #include "backends/amx/experts.h"
+#include "ceilings.h"
 #include "config.h"
-#include "core/context.h"
 
 enum { MIN_MS = 300, CHUNK_BYTES = 4 << 20, MAX_EXPERTS = 256, MAX_SCALES = 1 << 18 };
 
@@ -121,7 +121,7 @@ static void run_pieces(void *arg)
 #if defined(KT_HAVE_AMX)
 #include <immintrin.h>
 
-enum { ROUNDS = 200000, L2_BYTES = 512 << 10, L2_ROUNDS = 400, CHAINS = 12 };
+enum { ROUNDS = 200000, L2_BYTES = 512 << 10, L2_ROUNDS = 400 };
 
 struct amx_ceiling {
     const struct kt_amx_kernels *kernels;
@@ -182,24 +182,6 @@ TILES static void multiply_l2(void *arg, int64_t begin, int64_t end, int32_t thr
     c->kernels->leave();
 }
 
-__attribute__((target("avx512f,avx512bf16"))) static void
-multiply_vectors(void *arg, int64_t begin, int64_t end, int32_t thread)
-{
-    __m512 sum[CHAINS], x = _mm512_setzero_ps();
-    (void)thread;
-#pragma GCC unroll 12
-    for (int c = 0; c < CHAINS; c++)
-        sum[c] = x;
-    for (int64_t step = begin * ROUNDS; step < end * ROUNDS; step++) {
-#pragma GCC unroll 12
-        for (int c = 0; c < CHAINS; c++) {
-            sum[c] = _mm512_dpbf16_ps(sum[c], (__m512bh)x, (__m512bh)x);
-            __asm__ volatile("" : "+v"(sum[c]));
-        }
-    }
-    (void)arg;
-}
-
 static double rate(const struct bench *b, kt_range_fn fn, void *arg, int64_t pieces, double work)
 {
     struct pieces p = {b->ctx->pool, fn, arg, pieces};
@@ -207,16 +189,11 @@ static double rate(const struct bench *b, kt_range_fn fn, void *arg, int64_t pie
     return (double)pieces * work / t.best;
 }
 
-static void measure_products(struct bench *b)
+static void measure_tiles(struct bench *b)
 {
     int64_t threads = kt_pool_num_threads(b->ctx->pool);
     uint32_t isa = b->ctx->cpu.isa;
     const double product = 4 * 16384.0;
-    if (isa & KT_ISA_AVX512_BF16) {
-        double flops = rate(b, multiply_vectors, NULL, threads, 64.0 * CHAINS * ROUNDS);
-        printf("ceiling: AVX-512-BF16 from registers  %7.2f TFLOP/s\n", flops * 1e-12);
-        b->flops = flops;
-    }
     if (!(isa & KT_ISA_AMX_BF16) || strcmp(b->experts->ops->name, "amx") != 0)
         return;
     struct kt_amx_experts *amx = (struct kt_amx_experts *)b->experts;
@@ -230,11 +207,18 @@ static void measure_products(struct bench *b)
     munmap(c.memory, (size_t)(threads * L2_BYTES));
 }
 #else
-static void measure_products(struct bench *b)
+static void measure_tiles(struct bench *b)
 {
     (void)b;
 }
 #endif
+
+static void measure_products(struct bench *b)
+{
+    b->flops = ceiling_products(b->ctx, 1);
+    printf("ceiling: vectors from registers       %7.2f TFLOP/s\n", b->flops * 1e-12);
+    measure_tiles(b);
+}
 
 static void fill_chunks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {

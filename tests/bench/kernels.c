@@ -1,34 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Speed of the CPU device's operations against what this machine can do, measured in the same run:
  * multiply-adds from registers, and reading memory. Usage: kernels [threads] [isa mask, hex]. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
 #include "backend/device.h"
-#include "core/context.h"
+#include "ceilings.h"
 #include "core/dtype.h"
-#include "core/memory.h"
 
 enum { MIN_MS = 300 };
-
-/* One thread is timed by what it used of the CPU, so that other work on the machine counts less;
- * several by the clock on the wall. */
-static clockid_t timer = CLOCK_MONOTONIC;
 
 struct bench {
     kt_context *ctx;
     struct kt_device *dev;
     double peak[2], bandwidth; /* FLOP/s by compute, bytes/s */
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(timer, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void fail(const struct bench *b, const char *what)
 {
@@ -41,122 +24,21 @@ typedef void (*bench_fn)(void *arg);
 /* Seconds of one call: the best of as many as fit into MIN_MS, at least 3. */
 static double seconds(bench_fn fn, void *arg)
 {
-    double best = 1e30, start = now();
-    for (int i = 0; i < 3 || now() - start < MIN_MS * 1e-3; i++) {
-        double from = now();
+    double best = 1e30, start = ceiling_now();
+    for (int i = 0; i < 3 || ceiling_now() - start < MIN_MS * 1e-3; i++) {
+        double from = ceiling_now();
         fn(arg);
-        double took = now() - from;
+        double took = ceiling_now() - from;
         best = took < best ? took : best;
     }
     return best;
 }
 
-/* -- ceilings ---------------------------------------------------------------------------------- */
-
-enum { CHAINS = 12, STEPS = 100000 };
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#define PEAK(name, isa, type, add, expression)                                                     \
-    __attribute__((target(isa))) static void name(void *arg, int64_t begin, int64_t end,           \
-                                                  int32_t thread)                                  \
-    {                                                                                              \
-        type sum[CHAINS], x = {0};                                                                 \
-        _Pragma("GCC unroll 12") for (int c = 0; c < CHAINS; c++) sum[c] = x;                      \
-        for (int64_t step = begin * STEPS; step < end * STEPS; step++)                             \
-            _Pragma("GCC unroll 12") for (int c = 0; c < CHAINS; c++)                              \
-            {                                                                                      \
-                sum[c] = expression;                                                               \
-                __asm__ volatile("" : "+v"(sum[c]));                                               \
-            }                                                                                      \
-        _Pragma("GCC unroll 12") for (int c = 1; c < CHAINS; c++) sum[0] = add(sum[0], sum[c]);    \
-        memcpy((char *)arg + thread * 64, &sum[0], sizeof x);                                      \
-    }
-PEAK(peak_avx2, "avx2,fma", __m256, _mm256_add_ps, _mm256_fmadd_ps(x, x, sum[c]))
-PEAK(peak_avx512, "avx512f", __m512, _mm512_add_ps, _mm512_fmadd_ps(x, x, sum[c]))
-PEAK(peak_bf16, "avx512f,avx512bf16", __m512, _mm512_add_ps,
-     _mm512_dpbf16_ps(sum[c], (__m512bh)x, (__m512bh)x))
-#endif
-
-struct peak {
-    struct bench *b;
-    kt_range_fn fn;
-    char *sink;
-};
-
-static void run_peak(void *arg)
-{
-    struct peak *p = arg;
-    kt_parallel_for(p->b->ctx->pool, 4 * kt_context_num_threads(p->b->ctx), 1, p->fn, p->sink);
-}
-
-static double measure_peak(struct bench *b, kt_range_fn fn, double flops_a_step)
-{
-    struct peak p = {b, fn, malloc(64 * (size_t)kt_context_num_threads(b->ctx))};
-    double took = seconds(run_peak, &p);
-    free(p.sink);
-    return 4.0 * kt_context_num_threads(b->ctx) * CHAINS * STEPS * flops_a_step / took;
-}
-
-struct reading {
-    struct bench *b;
-    const uint64_t *data;
-    int64_t blocks;
-    uint64_t sums[256];
-};
-
-enum { BLOCK_WORDS = 1 << 15, STREAMS = 4 };
-
-typedef uint64_t words __attribute__((vector_size(64), aligned(8)));
-
-#if defined(__x86_64__)
-__attribute__((target("avx2")))
-#endif
-static void
-read_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
-{
-    struct reading *r = arg;
-    words sum[STREAMS] = {{0}};
-    for (int64_t block = begin; block < end; block++) {
-        const uint64_t *at = r->data + block * BLOCK_WORDS;
-        for (int64_t i = 0; i < BLOCK_WORDS / STREAMS; i += 8)
-            for (int64_t k = 0; k < STREAMS; k++)
-                sum[k] += *(const words *)(at + k * BLOCK_WORDS / STREAMS + i);
-    }
-    r->sums[thread & 255] += (sum[0] + sum[1] + sum[2] + sum[3])[3];
-}
-
-static void run_reading(void *arg)
-{
-    struct reading *r = arg;
-    kt_parallel_for(r->b->ctx->pool, r->blocks, 16, read_blocks, r);
-}
-
-static double measure_bandwidth(struct bench *b)
-{
-    struct reading r = {.b = b, .blocks = 2048};
-    void *memory;
-    size_t bytes = (size_t)r.blocks * BLOCK_WORDS * 8;
-    if (kt_buffer_alloc(b->ctx, bytes, 1, "bandwidth", &memory) != KT_OK)
-        fail(b, "bandwidth");
-    memset(memory, 1, bytes);
-    r.data = memory;
-    double took = seconds(run_reading, &r);
-    kt_buffer_free(b->ctx, memory);
-    return (double)bytes / took;
-}
-
 static void measure_ceilings(struct bench *b)
 {
-#if defined(__x86_64__)
-    uint32_t isa = b->ctx->cpu.isa;
-    if (isa & KT_ISA_AVX512)
-        b->peak[0] = measure_peak(b, peak_avx512, 32);
-    else if (isa & KT_ISA_AVX2)
-        b->peak[0] = measure_peak(b, peak_avx2, 16);
-    b->peak[1] = isa & KT_ISA_AVX512_BF16 ? measure_peak(b, peak_bf16, 64) : b->peak[0];
-#endif
-    b->bandwidth = measure_bandwidth(b);
+    for (int bf16 = 0; bf16 < 2; bf16++)
+        b->peak[bf16] = ceiling_products(b->ctx, bf16);
+    b->bandwidth = ceiling_memory(b->ctx);
     printf("peak: float32 %.1f GFLOP/s, bfloat16 %.1f GFLOP/s; memory read %.1f GB/s\n",
            b->peak[0] * 1e-9, b->peak[1] * 1e-9, b->bandwidth * 1e-9);
 }
@@ -353,7 +235,7 @@ int main(int argc, char **argv)
         kt_device_open(b.ctx, "cpu", &b.dev) != KT_OK)
         return 1;
     if (kt_context_num_threads(b.ctx) == 1)
-        timer = CLOCK_PROCESS_CPUTIME_ID;
+        ceiling_timer = CLOCK_PROCESS_CPUTIME_ID;
     printf("%s\n", kt_context_cpu_description(b.ctx));
     measure_ceilings(&b);
     bench_linear(&b, KT_DTYPE_BF16, 1024, 2048, 2048, 1);

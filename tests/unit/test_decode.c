@@ -46,8 +46,8 @@ static void check_part(const struct kt_kernels *kernels, const struct kt_weight 
         char *want = malloc((size_t)n * size);
         int64_t wrong = 0;
         memset(want, 0xa5, (size_t)n * size);
-        kernels->decode[d](w, row, col, rows, cols, got.data, ld);
-        kt_decoders_c[d](w, row, col, rows, cols, want, ld);
+        kernels->decode[d](w, row, col, rows, cols, 64, got.data, ld);
+        kt_decoders_c[d](w, row, col, rows, cols, 64, want, ld);
         for (int64_t i = 0; i < n; i++)
             wrong += !same(d, (char *)got.data + (size_t)i * size, want + (size_t)i * size);
         ck_assert_msg(wrong == 0, "%s, decoding %d, row %d + %d, column %d + %d: %d differ",
@@ -172,8 +172,8 @@ START_TEST(plain_c_rounds_to_nearest_even)
     struct kt_weight w = {data, KT_DTYPE_I8, ROWS, COLS, scale, 1, COLS, 1, 0};
     for (int64_t row = 0; row < ROWS; row++) {
         kt_weight_decode(&w, row, 0, COLS, exact);
-        kt_decoders_c[KT_DECODE_ROUNDED](&w, row, 0, 1, COLS, rounded, COLS);
-        kt_decoders_c[KT_DECODE_BF16](&w, row, 0, 1, COLS, half, COLS);
+        kt_decoders_c[KT_DECODE_ROUNDED](&w, row, 0, 1, COLS, 0, rounded, COLS);
+        kt_decoders_c[KT_DECODE_BF16](&w, row, 0, 1, COLS, 0, half, COLS);
         for (int i = 0; i < COLS; i++) {
             ck_assert_uint_eq(half[i], kt_f32_to_bf16(exact[i]));
             ck_assert(rounded[i] == kt_bf16_to_f32(half[i]));

@@ -66,6 +66,97 @@ static inline __attribute__((always_inline)) void store_unit(const enum kt_decod
     }
 }
 
+/* -- tables ------------------------------------------------------------------------------------
+ * Scaling and rounding to bfloat16 commute with a factor of a power of two. So all that E4M3
+ * becomes under a scale is told by 16 products: of the 8 mantissas of normal numbers with the
+ * smallest exponent, to whose exponent that of the code is added, and of the 8 subnormal numbers;
+ * and I4 has 16 codes anyway. Shuffles look up the low and the high bytes of the products. */
+#define DECODE_TABLES
+
+struct code_table {
+    float scale;
+    __m256i low, high; /* bytes of 16 bfloat16 in both lanes */
+};
+
+static void make_table(struct code_table *t, kt_dtype dtype, float scale)
+{
+    static const float f8[16] = {0 * 0x1p-9f,   1 * 0x1p-9f,   2 * 0x1p-9f,   3 * 0x1p-9f,
+                                 4 * 0x1p-9f,   5 * 0x1p-9f,   6 * 0x1p-9f,   7 * 0x1p-9f,
+                                 8 * 0x1p-10f,  9 * 0x1p-10f,  10 * 0x1p-10f, 11 * 0x1p-10f,
+                                 12 * 0x1p-10f, 13 * 0x1p-10f, 14 * 0x1p-10f, 15 * 0x1p-10f};
+    static const float i4[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+    const float *values = dtype == KT_DTYPE_I4 ? i4 : f8;
+    __m256 factor = _mm256_set1_ps(scale);
+    __m256i a = round_up_halves(_mm256_mul_ps(_mm256_loadu_ps(values), factor));
+    __m256i b = round_up_halves(_mm256_mul_ps(_mm256_loadu_ps(values + 8), factor));
+    a = _mm256_packus_epi32(_mm256_srli_epi32(a, 16), _mm256_srli_epi32(b, 16));
+    a = _mm256_permute4x64_epi64(a, 0xd8);
+    a = _mm256_packus_epi16(_mm256_and_si256(a, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(a, 8));
+    a = _mm256_permute4x64_epi64(a, 0xd8);
+    t->low = _mm256_permute2x128_si256(a, a, 0x00);
+    t->high = _mm256_permute2x128_si256(a, a, 0x11);
+    t->scale = scale;
+}
+
+/* The order of 32 codes from which unpacking gives results in the order of memory. */
+static inline __m256i order_codes(enum kt_decoding decoding, __m256i codes)
+{
+    if (decoding == KT_DECODE_BF16)
+        return _mm256_permute4x64_epi64(codes, 0xd8);
+    return _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+}
+
+/* bfloat16 of the first and second 8 codes of each lane. */
+static inline void store_words(enum kt_decoding decoding, __m256i first, __m256i second, char *to)
+{
+    __m256i *out = (__m256i *)(void *)to, zero = _mm256_setzero_si256();
+    if (decoding == KT_DECODE_BF16) {
+        _mm256_storeu_si256(out, first);
+        _mm256_storeu_si256(out + 1, second);
+        return;
+    }
+    _mm256_storeu_si256(out, _mm256_unpacklo_epi16(zero, first));
+    _mm256_storeu_si256(out + 1, _mm256_unpackhi_epi16(zero, first));
+    _mm256_storeu_si256(out + 2, _mm256_unpacklo_epi16(zero, second));
+    _mm256_storeu_si256(out + 3, _mm256_unpackhi_epi16(zero, second));
+}
+
+/* What a code, in the upper byte of each lane, adds to its mantissa: sign and exponent. */
+static inline __m256i sign_and_exponent(__m256i codes)
+{
+    __m256i exponent = _mm256_and_si256(_mm256_srli_epi16(codes, 4), _mm256_set1_epi16(0x780));
+    return _mm256_add_epi16(_mm256_and_si256(codes, _mm256_set1_epi16((short)0x8000)), exponent);
+}
+
+static inline int look_up_f8(enum kt_decoding decoding, const struct code_table *t,
+                             const uint8_t *from, char *to)
+{
+    __m256i codes = order_codes(decoding, _mm256_loadu_si256((const __m256i *)(const void *)from));
+    __m256i magnitude = _mm256_and_si256(codes, _mm256_set1_epi8(0x7f)), zero = {0};
+    __m256i normal =
+        _mm256_or_si256(_mm256_and_si256(codes, _mm256_set1_epi8(7)), _mm256_set1_epi8(8));
+    __m256i index = _mm256_min_epu8(magnitude, normal);
+    __m256i low = _mm256_shuffle_epi8(t->low, index), high = _mm256_shuffle_epi8(t->high, index);
+    __m256i first = _mm256_add_epi16(_mm256_unpacklo_epi8(low, high),
+                                     sign_and_exponent(_mm256_unpacklo_epi8(zero, codes)));
+    __m256i second = _mm256_add_epi16(_mm256_unpackhi_epi8(low, high),
+                                      sign_and_exponent(_mm256_unpackhi_epi8(zero, codes)));
+    store_words(decoding, first, second, to);
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(magnitude, _mm256_set1_epi8(0x7f)));
+}
+
+static inline int look_up_i4(enum kt_decoding decoding, const struct code_table *t,
+                             const uint8_t *from, char *to)
+{
+    __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)from));
+    __m256i index =
+        _mm256_and_si256(_mm256_or_si256(wide, _mm256_slli_epi16(wide, 4)), _mm256_set1_epi8(15));
+    index = order_codes(decoding, index);
+    __m256i low = _mm256_shuffle_epi8(t->low, index), high = _mm256_shuffle_epi8(t->high, index);
+    store_words(decoding, _mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high), to);
+    return 0;
+}
+
 #include "backends/cpu/decode_template.h"
 
 const kt_decode_fn kt_decoders_avx2[KT_DECODINGS] = DECODERS;

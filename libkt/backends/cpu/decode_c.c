@@ -8,15 +8,17 @@
 enum { PART = 256 }; /* elements: whole blocks of every format */
 
 static void decode_f32(const struct kt_weight *w, int64_t row, int64_t col, int64_t rows,
-                       int64_t cols, void *to, int64_t ld)
+                       int64_t cols, int64_t ahead, void *to, int64_t ld)
 {
+    (void)ahead;
     for (int64_t r = 0; r < rows; r++)
         kt_weight_decode(w, row + r, col, cols, (float *)to + r * ld);
 }
 
 static void decode_rounded(const struct kt_weight *w, int64_t row, int64_t col, int64_t rows,
-                           int64_t cols, void *to, int64_t ld)
+                           int64_t cols, int64_t ahead, void *to, int64_t ld)
 {
+    (void)ahead;
     for (int64_t r = 0; r < rows; r++) {
         float *out = (float *)to + r * ld;
         kt_weight_decode(w, row + r, col, cols, out);
@@ -26,8 +28,9 @@ static void decode_rounded(const struct kt_weight *w, int64_t row, int64_t col, 
 }
 
 static void decode_bf16(const struct kt_weight *w, int64_t row, int64_t col, int64_t rows,
-                        int64_t cols, void *to, int64_t ld)
+                        int64_t cols, int64_t ahead, void *to, int64_t ld)
 {
+    (void)ahead;
     float part[PART];
     for (int64_t r = 0; r < rows; r++) {
         uint16_t *out = (uint16_t *)to + r * ld;

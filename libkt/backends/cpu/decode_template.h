@@ -6,8 +6,11 @@
  * VECTOR_SET(x), VECTOR_MULTIPLY(x, y), VECTOR_SUBTRACT(x, y) widen_bytes(bytes, v)     v = 32
  * signed bytes of a __m256i as float32 widen_f8(codes, v)        v = 32 codes of E4M3 / 256
  *   store_unit(decoding, to, v)
+ * and, where tables are worth it, DECODE_TABLES, struct code_table (its member `scale` is 0 at
+ * first), make_table(table, dtype, scale) and look_up_f8, look_up_i4(decoding, table, codes, to).
  * Defines `decoders`, the values of enum kt_decoding. */
 #include <math.h>
+#include <string.h>
 
 #include "backends/cpu/kernels.h"
 #include "core/memory.h"
@@ -116,11 +119,12 @@ static ALWAYS_INLINE void unit_q6_k(const uint8_t *row, int64_t col, VECTOR v[VE
     }
 }
 
+/* A row of a call. */
 struct decode_call {
     const struct kt_weight *w;
     int64_t row;         /* of the weight */
     const uint8_t *data; /* of that row */
-    int64_t col;
+    int64_t col, ahead;
     char *to; /* of element (row, col) */
 };
 
@@ -130,92 +134,155 @@ static inline int64_t element_bytes(enum kt_decoding decoding)
 }
 
 /* Elements [begin, end) of the row in plain C. */
-static void decode_rest(enum kt_decoding decoding, const struct decode_call *d, int64_t begin,
-                        int64_t end)
+static __attribute__((noinline)) void
+decode_rest(enum kt_decoding decoding, const struct decode_call *d, int64_t begin, int64_t end)
 {
-    if (begin < end)
-        kt_decoders_c[decoding](d->w, d->row, begin, 1, end - begin,
-                                d->to + (begin - d->col) * element_bytes(decoding), 0);
+    kt_decoders_c[decoding](d->w, d->row, begin, 1, end - begin, 0,
+                            d->to + (begin - d->col) * element_bytes(decoding), 0);
 }
 
-/* Elements [begin, end), which share a scale: factor times what the unit function gives. */
+/* Elements [begin, end), which share a scale: factor times what the unit function gives. A unit
+ * takes unit_bytes, or about as many. */
 static ALWAYS_INLINE void decode_run(const enum kt_decoding decoding, unit_fn unit,
-                                     const int64_t alignment, const struct decode_call *d,
-                                     int64_t begin, int64_t end, const int scaled, float factor)
+                                     const int64_t alignment, const int64_t unit_bytes,
+                                     const struct decode_call *d, int64_t begin, int64_t end,
+                                     const int scaled, float factor)
 {
-    int64_t from = (begin + alignment - 1) / alignment * alignment, at = from;
-    char *to = d->to + (from - d->col) * element_bytes(decoding);
-    if (from > end)
-        from = at = end;
+    int64_t at = kt_min_i64((begin + alignment - 1) / alignment * alignment, end);
+    char *to = d->to + (at - d->col) * element_bytes(decoding);
+    if (begin < at)
+        decode_rest(decoding, d, begin, at);
     for (; at + UNIT <= end; at += UNIT, to += UNIT * element_bytes(decoding)) {
         VECTOR v[VECTORS];
+        __builtin_prefetch(d->data + at / UNIT * unit_bytes + d->ahead);
         unit(d->data, at, v);
         if (scaled)
             multiply(v, factor);
         store_unit(decoding, to, v);
     }
-    decode_rest(decoding, d, begin, from);
-    decode_rest(decoding, d, at, end);
+    if (at < end)
+        decode_rest(decoding, d, at, end);
 }
 
-/* Scales with which no product leaves the range of normal numbers. */
+/* Scales of 2^-100 to 2^100, with which no product leaves the range of normal numbers. */
 static inline int is_common(float scale)
 {
-    return fabsf(scale) >= 0x1p-100f && fabsf(scale) < 0x1p100f;
+    uint32_t bits;
+    memcpy(&bits, &scale, sizeof bits);
+    return (bits >> 23 & 255) - 27 < 200;
 }
 
-/* A scale for every scale_cols elements; unit_factor: what makes up for the unit function's. */
-static ALWAYS_INLINE void decode_scaled_row(const enum kt_decoding decoding, unit_fn unit,
-                                            const int64_t alignment, const float unit_factor,
-                                            const struct decode_call *d, int64_t cols)
+/* Elements [begin, end) of a format whose scales lie apart; unit_factor makes up for the unit
+ * function's. */
+static ALWAYS_INLINE void decode_scaled(const enum kt_decoding decoding, unit_fn unit,
+                                        const int64_t alignment, const int64_t unit_bytes,
+                                        const float unit_factor, const struct decode_call *d,
+                                        int64_t begin, int64_t end, float scale)
 {
-    const struct kt_weight *w = d->w;
-    const float *scale = w->scale;
-    int64_t end = d->col + cols, i = 0, width = end;
-    if (scale) {
-        scale += (w->first_row + d->row) / w->scale_rows * w->scale_ld;
-        i = d->col / w->scale_cols;
-        width = w->scale_cols;
-    }
-    for (int64_t begin = d->col; begin < end; i++) {
-        int64_t stop = kt_min_i64((i + 1) * width, end);
-        float factor = scale ? scale[i] : 1.0f;
-        if (is_common(factor))
-            decode_run(decoding, unit, alignment, d, begin, stop, 1, factor * unit_factor);
-        else
-            decode_rest(decoding, d, begin, stop);
-        begin = stop;
-    }
+    if (is_common(scale))
+        decode_run(decoding, unit, alignment, unit_bytes, d, begin, end, 1, scale * unit_factor);
+    else
+        decode_rest(decoding, d, begin, end);
 }
 
-static ALWAYS_INLINE void decode_row(const enum kt_decoding decoding, const struct decode_call *d,
-                                     int64_t cols)
+#if defined(DECODE_TABLES)
+/* The same by a table of what the codes become under the scale, made anew when it changes. A lookup
+ * returns whether it met a NaN, which it cannot give. */
+static ALWAYS_INLINE void decode_looked_up(const enum kt_decoding decoding, const kt_dtype dtype,
+                                           const struct decode_call *d, int64_t begin, int64_t end,
+                                           float scale, struct code_table *table)
 {
-    int64_t end = d->col + cols;
+    int64_t at = dtype == KT_DTYPE_I4 ? begin + begin % 2 : begin;
+    char *to = d->to + (at - d->col) * element_bytes(decoding);
+    int is_nan = 0;
+    if (!is_common(scale) || at + UNIT > end) {
+        decode_rest(decoding, d, begin, end);
+        return;
+    }
+    if (table->scale != scale)
+        make_table(table, dtype, scale);
+    if (begin < at)
+        decode_rest(decoding, d, begin, at);
+    for (; at + UNIT <= end; at += UNIT, to += UNIT * element_bytes(decoding)) {
+        const uint8_t *codes = d->data + (dtype == KT_DTYPE_I4 ? at / 2 : at);
+        __builtin_prefetch(codes + d->ahead);
+        is_nan |= dtype == KT_DTYPE_I4 ? look_up_i4(decoding, table, codes, to)
+                                       : look_up_f8(decoding, table, codes, to);
+    }
+    if (is_nan)
+        decode_rest(decoding, d, begin, at);
+    if (at < end)
+        decode_rest(decoding, d, at, end);
+}
+#else
+struct code_table {
+    float scale;
+};
+#endif
+
+/* Elements [begin, end) of a row, which share a scale. */
+static ALWAYS_INLINE void decode_segment(const enum kt_decoding decoding,
+                                         const struct decode_call *d, int64_t begin, int64_t end,
+                                         float scale, struct code_table *table)
+{
+    (void)table;
     switch (d->w->dtype) {
     case KT_DTYPE_F8_E4M3:
-        decode_scaled_row(decoding, unit_f8, 1, 256, d, cols);
-        break;
-    case KT_DTYPE_I8:
-        decode_scaled_row(decoding, unit_i8, 1, 1, d, cols);
+#if defined(DECODE_TABLES)
+        if (decoding != KT_DECODE_F32) {
+            decode_looked_up(decoding, KT_DTYPE_F8_E4M3, d, begin, end, scale, table);
+            break;
+        }
+#endif
+        decode_scaled(decoding, unit_f8, 1, UNIT, 256, d, begin, end, scale);
         break;
     case KT_DTYPE_I4:
-        decode_scaled_row(decoding, unit_i4, 2, 1, d, cols);
+#if defined(DECODE_TABLES)
+        if (decoding != KT_DECODE_F32) {
+            decode_looked_up(decoding, KT_DTYPE_I4, d, begin, end, scale, table);
+            break;
+        }
+#endif
+        decode_scaled(decoding, unit_i4, 2, UNIT / 2, 1, d, begin, end, scale);
+        break;
+    case KT_DTYPE_I8:
+        decode_scaled(decoding, unit_i8, 1, UNIT, 1, d, begin, end, scale);
         break;
     case KT_DTYPE_Q8_0:
-        decode_run(decoding, unit_q8_0, UNIT, d, d->col, end, 0, 1);
+        decode_run(decoding, unit_q8_0, UNIT, 34, d, begin, end, 0, 1);
         break;
     case KT_DTYPE_Q4_0:
-        decode_run(decoding, unit_q4_0, UNIT, d, d->col, end, 0, 1);
+        decode_run(decoding, unit_q4_0, UNIT, 18, d, begin, end, 0, 1);
         break;
     case KT_DTYPE_Q4_K:
-        decode_run(decoding, unit_q4_k, UNIT, d, d->col, end, 0, 1);
+        decode_run(decoding, unit_q4_k, UNIT, 18, d, begin, end, 0, 1);
         break;
     case KT_DTYPE_Q6_K:
-        decode_run(decoding, unit_q6_k, UNIT, d, d->col, end, 0, 1);
+        decode_run(decoding, unit_q6_k, UNIT, 26, d, begin, end, 0, 1);
         break;
     default:
-        decode_rest(decoding, d, d->col, end);
+        decode_rest(decoding, d, begin, end);
+    }
+}
+
+/* Columns [begin, end) of all rows; scale: of the first row, NULL = 1. */
+static ALWAYS_INLINE void decode_columns(const enum kt_decoding decoding, struct decode_call d,
+                                         int64_t rows, int64_t ld, int64_t begin, int64_t end,
+                                         const float *scale)
+{
+    const struct kt_weight *w = d.w;
+    int64_t row_bytes = (int64_t)kt_format_row_bytes(w->dtype, w->cols);
+    int64_t left = scale ? w->scale_rows - (w->first_row + d.row) % w->scale_rows : rows;
+    struct code_table table = {0};
+    for (int64_t r = 0; r < rows; r++) {
+        decode_segment(decoding, &d, begin, end, scale ? *scale : 1.0f, &table);
+        d.row++;
+        d.data += row_bytes;
+        d.to += ld * element_bytes(decoding);
+        if (--left == 0 && scale) {
+            scale += w->scale_ld;
+            left = w->scale_rows;
+        }
     }
 }
 
@@ -226,27 +293,35 @@ static int has_vectors(const struct kt_weight *w)
            w->dtype == KT_DTYPE_I4;
 }
 
+/* Scale by scale through the columns, so that rows that share one follow each other. */
 static ALWAYS_INLINE void decode(const enum kt_decoding decoding, const struct kt_weight *w,
-                                 int64_t row, int64_t col, int64_t rows, int64_t cols, void *to,
-                                 int64_t ld)
+                                 int64_t row, int64_t col, int64_t rows, int64_t cols,
+                                 int64_t ahead, void *to, int64_t ld)
 {
-    int64_t row_bytes = (int64_t)kt_format_row_bytes(w->dtype, w->cols);
+    int64_t row_bytes = (int64_t)kt_format_row_bytes(w->dtype, w->cols), end = col + cols;
+    struct decode_call d = {w, row, (const uint8_t *)w->data + row * row_bytes, col, ahead, to};
     if (!has_vectors(w)) {
-        kt_decoders_c[decoding](w, row, col, rows, cols, to, ld);
+        kt_decoders_c[decoding](w, row, col, rows, cols, ahead, to, ld);
         return;
     }
-    for (int64_t r = 0; r < rows; r++) {
-        struct decode_call d = {w, row + r, (const uint8_t *)w->data + (row + r) * row_bytes, col,
-                                (char *)to + r * ld * element_bytes(decoding)};
-        decode_row(decoding, &d, cols);
+    if (!w->scale) {
+        decode_columns(decoding, d, rows, ld, col, end, NULL);
+        return;
+    }
+    int64_t i = col / w->scale_cols;
+    const float *scale = w->scale + (w->first_row + row) / w->scale_rows * w->scale_ld + i;
+    for (int64_t begin = col; begin < end; scale++) {
+        int64_t stop = kt_min_i64(++i * w->scale_cols, end);
+        decode_columns(decoding, d, rows, ld, begin, stop, scale);
+        begin = stop;
     }
 }
 
 #define DECODER(name, decoding)                                                                    \
     static void name(const struct kt_weight *w, int64_t row, int64_t col, int64_t rows,            \
-                     int64_t cols, void *to, int64_t ld)                                           \
+                     int64_t cols, int64_t ahead, void *to, int64_t ld)                            \
     {                                                                                              \
-        decode(decoding, w, row, col, rows, cols, to, ld);                                         \
+        decode(decoding, w, row, col, rows, cols, ahead, to, ld);                                  \
     }
 DECODER(decode_f32, KT_DECODE_F32)
 DECODER(decode_rounded, KT_DECODE_ROUNDED)

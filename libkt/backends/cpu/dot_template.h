@@ -19,8 +19,8 @@ enum { DOT_BYTES = 2 << 10 }; /* of a converted row at a time */
         _Pragma("GCC unroll 8") for (int i = 0; i < rows; i++)                                     \
         {                                                                                          \
             VECTOR x = DOT_LOAD_A(a + i * a_bytes, p, n);                                          \
-            _Pragma("GCC unroll 8") for (int j = 0; j < cols; j++) sum[i][j] =                     \
-                VECTOR_MULTIPLY_ADD(x, right[j], sum[i][j]);                                       \
+            _Pragma("GCC unroll 8") for (int j = 0; j < cols; j++) sum[i * cols + j] =             \
+                VECTOR_MULTIPLY_ADD(x, right[j], sum[i * cols + j]);                               \
         }                                                                                          \
     }
 
@@ -30,12 +30,12 @@ dot_group(const kt_dtype dtype, const int rows, const int cols, int64_t k, const
           int accumulate, float *c, int64_t ldc)
 {
     const int64_t size = dtype == KT_DTYPE_F32 ? 4 : 2;
-    VECTOR sum[DOT_ROWS][DOT_COLS], right[DOT_COLS];
+    VECTOR sum[DOT_ROWS * DOT_COLS], right[2 * DOT_COLS];
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 8
         for (int j = 0; j < cols; j++)
-            sum[i][j] = VECTOR_ZERO();
+            sum[i * cols + j] = VECTOR_ZERO();
     int64_t p = 0;
     for (; p + DOT_DEPTH <= k; p += DOT_DEPTH) {
 #pragma GCC unroll 8
@@ -50,7 +50,7 @@ dot_group(const kt_dtype dtype, const int rows, const int cols, int64_t k, const
 #pragma GCC unroll 8
         for (int j = 0; j < cols; j++)
             c[i * ldc + j] =
-                (accumulate ? c[i * ldc + j] : 0.0f) + alpha * VECTOR_REDUCE(sum[i][j]);
+                (accumulate ? c[i * ldc + j] : 0.0f) + alpha * VECTOR_REDUCE(sum[i * cols + j]);
 }
 
 static inline __attribute__((always_inline)) void
@@ -60,6 +60,10 @@ dot_columns(const kt_dtype dtype, const int rows, int64_t cols, int64_t k, const
 {
     int64_t b_bytes = b->ld * (dtype == KT_DTYPE_F32 ? 4 : 2), j = 0;
     const char *right = b->data;
+    /* One row hides the latency of its sums behind more columns. */
+    for (; rows == 1 && j + 2 * DOT_COLS <= cols; j += 2 * DOT_COLS)
+        dot_group(dtype, 1, 2 * DOT_COLS, k, a, a_bytes, right + j * b_bytes, b_bytes, ahead, alpha,
+                  accumulate, c + j, ldc);
     for (; j + DOT_COLS <= cols; j += DOT_COLS)
         dot_group(dtype, rows, DOT_COLS, k, a, a_bytes, right + j * b_bytes, b_bytes, ahead, alpha,
                   accumulate, c + j, ldc);

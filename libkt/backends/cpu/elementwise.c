@@ -74,7 +74,7 @@ static void embed_rows(void *arg, int64_t begin, int64_t end, int32_t thread)
     int64_t cols = r->table->cols;
     (void)thread;
     for (int64_t t = begin; t < end; t++)
-        r->decode(r->table, r->ids[t], 0, 1, cols, r->y + t * r->ldy, cols);
+        r->decode(r->table, r->ids[t], 0, 1, cols, 0, r->y + t * r->ldy, cols);
 }
 
 kt_status kt_cpu_embedding(struct kt_device *dev, const struct kt_weight *table, int64_t tokens,

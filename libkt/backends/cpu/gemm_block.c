@@ -6,9 +6,10 @@
 #include "core/memory.h"
 
 enum {
-    STAGED_BYTES = 64 << 10, /* of decoded elements at a time */
+    STAGED_BYTES = 96 << 10, /* of decoded elements at a time */
+    STAGED_GAP = 64,         /* between their rows */
     PACKED_COLS = 64,        /* columns of a panel block that are decoded at a time */
-    DIRECT_BYTES = 2 << 10,  /* of a row that is decoded at a time for dot products */
+    DOT_BYTES = 1536,        /* of a row that is decoded at a time for dot products */
     DOT_COLS = 12,           /* rows of a transposed factor that are decoded at a time */
     OUTER_DEPTH = 8,         /* rows of another factor that are decoded at a time */
     OUTER_TILE_BYTES = 20 << 10,
@@ -67,14 +68,15 @@ struct kt_gemm_right kt_gemm_right_at(const struct kt_gemm_right *b, int64_t row
     return sub;
 }
 
-/* Decodes [rows, cols] of the factor as it lies in memory. */
+/* Decodes [rows, cols] of the factor as it lies in memory. Rows are spread over cache sets. */
 static struct kt_matrix stage(const struct kt_gemm_kernel *kernel, enum kt_decoding decoding,
                               const struct kt_gemm_right *b, int64_t rows, int64_t cols,
-                              void *staging)
+                              int64_t ahead, void *staging)
 {
-    kernel->decode[decoding](b->weight, b->row, b->col, rows, cols, staging, cols);
+    int64_t ld = cols + STAGED_GAP / (decoding == KT_DECODE_BF16 ? 2 : 4);
+    kernel->decode[decoding](b->weight, b->row, b->col, rows, cols, ahead, staging, ld);
     return (struct kt_matrix){staging, decoding == KT_DECODE_BF16 ? KT_DTYPE_BF16 : KT_DTYPE_F32,
-                              cols};
+                              ld};
 }
 
 /* -- products that pack the factor ------------------------------------------------------------- */
@@ -93,8 +95,8 @@ static void pack_block(const struct kt_gemm_kernel *kernel, int64_t depth, int64
         int64_t n = kt_min_i64(PACKED_COLS, cols - j);
         struct kt_gemm_right part = kt_gemm_right_at(b, 0, j);
         struct kt_matrix staged =
-            b->transposed ? stage(kernel, decoding, &part, n, depth, panels + packed_bytes(kernel))
-                          : stage(kernel, decoding, &part, depth, n, panels + packed_bytes(kernel));
+            stage(kernel, decoding, &part, b->transposed ? n : depth, b->transposed ? depth : n, 0,
+                  panels + packed_bytes(kernel));
         pack(depth, n, &staged, panels + j / kernel->nr * panel_bytes);
     }
 }
@@ -161,8 +163,11 @@ static struct kt_matrix direct_piece(const struct kt_gemm_kernel *kernel,
 {
     if (!b->weight)
         return b->matrix;
-    return stage(kernel, direct_decoding(kernel), b, b->transposed ? cols : depth,
-                 b->transposed ? depth : cols, staging);
+    if (b->transposed)
+        return stage(kernel, direct_decoding(kernel), b, cols, depth,
+                     (int64_t)kt_format_row_bytes(b->weight->dtype, depth), staging);
+    return stage(kernel, direct_decoding(kernel), b, depth, cols,
+                 depth * (int64_t)kt_format_row_bytes(b->weight->dtype, b->weight->cols), staging);
 }
 
 static void dot_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
@@ -170,7 +175,7 @@ static void dot_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n,
                       int accumulate, float *c, int64_t ldc, char *panels)
 {
     int64_t max_cols = b->weight ? DOT_COLS : n;
-    int64_t max_depth = b->weight ? DIRECT_BYTES / kernel->element_size : k;
+    int64_t max_depth = b->weight ? DOT_BYTES / kernel->element_size : k;
     for (int64_t col = 0; col < n; col += max_cols) {
         int64_t cols = kt_min_i64(max_cols, n - col);
         for (int64_t from = 0; from < k; from += max_depth) {

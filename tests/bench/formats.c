@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Speed of linears by the format of their weights, in bfloat16, against bfloat16 weights and
+ * against what this machine can do. Formats take turns, call by call, so that other work on the
+ * machine falls on all of them. Usage: bench_formats [threads] [isa mask, hex] [tokens].
+ *
+ * Each entry: milliseconds of the best call; x time of bfloat16 weights; the larger of its shares
+ * of the two ceilings (p: products, m: reading the weight's bytes from memory). */
+#include "backend/device.h"
+#include "ceilings.h"
+#include "core/dtype.h"
+
+enum { ROWS = 2048, COLS = 2048, CACHE_BYTES = 128 << 20, SECONDS = 4 };
+
+static const struct weight_type {
+    const char *name;
+    kt_dtype dtype;
+    int64_t scale_rows, scale_cols; /* 0 = none */
+} types[] = {{"bf16", KT_DTYPE_BF16, 0, 0},  {"fp8", KT_DTYPE_F8_E4M3, 128, 128},
+             {"int8", KT_DTYPE_I8, 1, COLS}, {"int4", KT_DTYPE_I4, 1, 128},
+             {"q8_0", KT_DTYPE_Q8_0, 0, 0},  {"q4_0", KT_DTYPE_Q4_0, 0, 0},
+             {"q4_k", KT_DTYPE_Q4_K, 0, 0},  {"q6_k", KT_DTYPE_Q6_K, 0, 0}};
+
+enum { TYPES = sizeof types / sizeof *types };
+
+struct bench {
+    kt_context *ctx;
+    struct kt_device *dev;
+    char *data; /* CACHE_BYTES of finite numbers in every format */
+    float *scale, *x, *y;
+    double peak, bandwidth;
+};
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "bench_formats: %s\n", what);
+    exit(1);
+}
+
+static float *random_floats(int64_t n)
+{
+    float *x = malloc((size_t)n * sizeof *x);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (float)((i * 2654435761u >> 8) % 2001) * 1e-3f - 1;
+    return x;
+}
+
+static int64_t matrix_bytes(int type)
+{
+    return ROWS * (int64_t)kt_format_row_bytes(types[type].dtype, COLS);
+}
+
+/* One call; each takes the next copy of the weight, so that few tokens read them from memory and
+ * not from cache. */
+static double time_call(const struct bench *b, int type, int backward, int64_t tokens, int call)
+{
+    const struct weight_type *t = &types[type];
+    int64_t copies = CACHE_BYTES / matrix_bytes(type);
+    struct kt_weight w = {.data = b->data + call % copies * matrix_bytes(type),
+                          .dtype = t->dtype,
+                          .rows = ROWS,
+                          .cols = COLS};
+    if (t->scale_rows) {
+        w.scale = b->scale;
+        w.scale_rows = t->scale_rows;
+        w.scale_cols = t->scale_cols;
+        w.scale_ld = COLS / t->scale_cols;
+    }
+    double from = ceiling_now();
+    kt_status status = backward ? b->dev->ops->linear_backward(b->dev, &w, KT_COMPUTE_BF16, tokens,
+                                                               b->y, ROWS, 0, b->x, COLS)
+                                : b->dev->ops->linear_forward(b->dev, &w, KT_COMPUTE_BF16, tokens,
+                                                              b->x, COLS, 0, b->y, ROWS);
+    if (status != KT_OK)
+        fail(kt_last_error(b->ctx));
+    return ceiling_now() - from;
+}
+
+static void bench_tokens(const struct bench *b, int backward, int64_t tokens)
+{
+    double best[TYPES], start = ceiling_now();
+    for (int type = 0; type < TYPES; type++)
+        best[type] = 1e30;
+    for (int call = 0; call < 5 || (call < 1000 && ceiling_now() - start < SECONDS); call++)
+        for (int type = 0; type < TYPES; type++) {
+            double took = time_call(b, type, backward, tokens, call);
+            best[type] = took < best[type] ? took : best[type];
+        }
+    printf("%5lld %s", (long long)tokens, backward ? "back" : "forw");
+    for (int type = 0; type < TYPES; type++) {
+        double products = 2.0 * (double)tokens * ROWS * COLS / best[type] / b->peak;
+        double memory = (double)matrix_bytes(type) / best[type] / b->bandwidth;
+        printf(" |%8.2f %4.2fx %3.0f%%%c", best[type] * 1e3, best[type] / best[0],
+               100 * (products > memory ? products : memory), products > memory ? 'p' : 'm');
+    }
+    printf("\n");
+    fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+    static const int64_t counts[] = {1, 2, 4, 8, 16, 32, 128, 1024, 4096};
+    struct bench b = {0};
+    kt_context_options options;
+    kt_context_options_init(&options, sizeof options);
+    options.num_threads = argc > 1 ? atoi(argv[1]) : 0;
+    options.isa_mask = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 16) : 0;
+    int64_t only = argc > 3 ? atoll(argv[3]) : 0;
+    if (kt_context_create(&options, &b.ctx) != KT_OK ||
+        kt_device_open(b.ctx, "cpu", &b.dev) != KT_OK)
+        fail("no device");
+    if (kt_context_num_threads(b.ctx) == 1)
+        ceiling_timer = CLOCK_PROCESS_CPUTIME_ID;
+    b.peak = ceiling_products(b.ctx, 1);
+    b.bandwidth = ceiling_memory(b.ctx);
+    b.data = malloc(CACHE_BYTES);
+    for (int64_t i = 0; i < CACHE_BYTES; i++)
+        b.data[i] = (char)(i * 2654435761u >> 13 & 0xbf & (i % 2 ? 0xbf : 0xff));
+    b.scale = random_floats(ROWS * COLS / 128);
+    b.x = random_floats(4096 * COLS), b.y = random_floats(4096 * ROWS);
+    printf("%s\npeak %.1f GFLOP/s, memory %.1f GB/s; weight %d x %d\ntokens    ",
+           kt_context_cpu_description(b.ctx), b.peak * 1e-9, b.bandwidth * 1e-9, ROWS, COLS);
+    for (int type = 0; type < TYPES; type++)
+        printf(" | %-18s", types[type].name);
+    printf("\n");
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        for (int backward = 0; backward < 2 && (!only || only == counts[i]); backward++)
+            bench_tokens(&b, backward, counts[i]);
+    free(b.data), free(b.scale), free(b.x), free(b.y);
+    kt_device_close(b.dev);
+    kt_context_free(b.ctx);
+    return 0;
+}
