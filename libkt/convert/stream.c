@@ -44,7 +44,7 @@ static int64_t divide_up(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* Asks the system to read `bytes` from `data`, or to drop them from this process. */
+/* Asks the system to read `bytes` from `data`, a mapped file, or to drop them from this process. */
 static void advise(const void *data, uint64_t bytes, int advice)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data, end = begin + bytes;

@@ -63,7 +63,7 @@ static int fixture_files(int clear)
     return num;
 }
 
-static void fixture_teardown(void)
+__attribute__((unused)) static void fixture_teardown(void)
 {
     fixture_files(1);
     rmdir(fixture_folder);

@@ -165,7 +165,8 @@ static void tiny_write(struct tiny *t)
     free(text);
     for (size_t size = 8; size; size /= 2)
         for (size_t i = 0; i < t->num; i++)
-            if (kt_dtype_size(t->tensors[i].dtype) == size)
+            if (kt_dtype_size(t->tensors[i].dtype) == size ||
+                (size == 1 && t->tensors[i].dtype == KT_DTYPE_UNKNOWN))
                 sorted[num++] = t->tensors[i];
     ck_assert_uint_eq(num, t->num);
     ck_assert_int_eq(

@@ -37,8 +37,8 @@ static float tiny_code(const struct kt_tensor *t, int64_t row, int64_t col)
 }
 
 /** Every element that `w` decodes to is code times scale, by the layout of docs/checkpoints.md. */
-static void tiny_check(struct tiny *t, const struct kt_weight *w, const char *name, int64_t rows,
-                       int64_t cols)
+__attribute__((unused)) static void tiny_check(struct tiny *t, const struct kt_weight *w,
+                                               const char *name, int64_t rows, int64_t cols)
 {
     const struct kt_tensor *codes = tiny_find(t, name);
     char scales_name[160];
