@@ -260,7 +260,7 @@ static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, 
         if (n && is_bf16(weight))
             row = (const uint16_t *)(const void *)element_at(weight, w->first[i] + r, from);
         else if (n)
-            w->decode(weight, w->first[i] + r, from, 1, cols, stage, 0);
+            w->decode(weight, w->first[i] + r, from, 1, cols, 0, stage, 0);
         for (int64_t k = row == stage ? n / KT_AMX_STEP * KT_AMX_STEP : 0; k < stage_ld;
              k += KT_AMX_STEP)
             line_store(stage + k, line_load_part(row + k, n - k));
@@ -372,7 +372,7 @@ static struct columns decode_columns(const struct kt_amx_strip *w, int64_t from,
             w->weight->cols};
     if (col == first)
         w->decode(w->weight, from, w->col + col, count,
-                  kt_min_i64(KT_AMX_DECODED_COLS, w->cols - col), decoded, KT_AMX_DECODED_COLS);
+                  kt_min_i64(KT_AMX_DECODED_COLS, w->cols - col), 0, decoded, KT_AMX_DECODED_COLS);
     return (struct columns){decoded + (col - first), KT_AMX_DECODED_COLS};
 }
 
