@@ -117,6 +117,9 @@ static kt_status place(struct kt_amx_call *c, struct kt_scratch *scratch, int64_
                           "the routed experts", &memory));
     place_tiles(c, tiles, backward, memory);
     c->threads = (char *)memory + tile_bytes;
+    for (int32_t i = 0; i < kt_pool_num_threads(c->pool); i++)
+        kt_pool_bind_memory(c->pool, c->threads + (uint64_t)i * c->thread_bytes, c->thread_bytes,
+                            kt_pool_node(c->pool, i));
     c->blocks = (struct kt_amx_block *)(void *)(c->threads + threads);
     c->first = (int64_t *)(c->blocks + blocks_bound(c, slots, backward));
     c->order = (int32_t *)(c->first + c->layer->num_experts + 1);
