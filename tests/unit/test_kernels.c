@@ -149,15 +149,18 @@ static bool direct_takes(const struct kt_gemm_kernel *k, kt_dtype dtype)
     return !k->bf16 || k->element_size == 2 || dtype == KT_DTYPE_BF16;
 }
 
-static void check_dot(const struct kt_gemm_kernel *k, kt_dtype dtype, int64_t rows, int64_t cols,
-                      int64_t depth)
+/* dot with a factor [cols, depth], or outer with one [depth, cols]. */
+static void check_direct(const struct kt_gemm_kernel *k, int outer, kt_dtype dtype, int64_t rows,
+                         int64_t cols, int64_t depth)
 {
-    int64_t n = padded(k, depth), lda = n + 2 * k->k_step, ldc = cols + 1, ldb = depth + 3;
+    int64_t n = padded(k, depth), lda = n + 2 * k->k_step, ldc = cols + 1;
+    int64_t height = outer ? depth : cols, width = outer ? cols : depth, ldb = width + 3;
     struct guarded a = guard((size_t)(((rows - 1) * lda + n) * k->element_size));
-    struct guarded m = guarded_random(dtype, 2, (cols - 1) * ldb + depth);
+    struct guarded m = guarded_random(dtype, 2, (height - 1) * ldb + width);
     struct guarded c = guarded_random(KT_DTYPE_F32, 5, (rows - 1) * ldc + cols);
     struct kt_matrix b = {m.data, dtype, ldb};
     float *before = malloc((size_t)((rows - 1) * ldc + cols) * 4), *got = c.data;
+    double alpha = outer ? 1 : -0.5;
     int wrong = 0;
     for (int64_t i = 0; i < rows; i++) {
         float *row = test_random(10 + (uint64_t)i, depth);
@@ -166,48 +169,18 @@ static void check_dot(const struct kt_gemm_kernel *k, kt_dtype dtype, int64_t ro
     }
     for (int accumulate = 1; accumulate >= 0; accumulate--) {
         memcpy(before, c.data, (size_t)((rows - 1) * ldc + cols) * 4);
-        k->dot(rows, cols, depth, a.data, lda, &b, -0.5f, accumulate, c.data, ldc);
+        if (outer)
+            k->outer(rows, cols, depth, a.data, lda, &b, accumulate, c.data, ldc);
+        else
+            k->dot(rows, cols, depth, a.data, lda, &b, (float)alpha, accumulate, c.data, ldc);
         for (int64_t i = 0; i < rows; i++) {
             for (int64_t j = 0; j < cols; j++) {
                 double sum = 0;
                 for (int64_t p = 0; p < depth; p++)
                     sum += (double)element_of(k, a.data, i * lda + p) *
-                           (double)rounded(k, value_of(dtype, m.data, j * ldb + p));
-                double want = (accumulate ? before[i * ldc + j] : 0) - 0.5 * sum;
-                wrong += !(fabs(got[i * ldc + j] - want) < 2e-6 * sqrt((double)depth) + 1e-6);
-            }
-            wrong += i + 1 < rows && got[i * ldc + cols] != before[i * ldc + cols];
-        }
-    }
-    ck_assert_int_eq(wrong, 0);
-    free(before);
-    release(&a), release(&m), release(&c);
-}
-
-static void check_outer(const struct kt_gemm_kernel *k, kt_dtype dtype, int64_t rows, int64_t cols,
-                        int64_t depth)
-{
-    int64_t n = padded(k, depth), lda = n + 2 * k->k_step, ldc = cols + 1, ldb = cols + 3;
-    struct guarded a = guard((size_t)(((rows - 1) * lda + n) * k->element_size));
-    struct guarded m = guarded_random(dtype, 2, (depth - 1) * ldb + cols);
-    struct guarded c = guarded_random(KT_DTYPE_F32, 5, (rows - 1) * ldc + cols);
-    struct kt_matrix b = {m.data, dtype, ldb};
-    float *before = malloc((size_t)((rows - 1) * ldc + cols) * 4), *got = c.data;
-    int wrong = 0;
-    for (int64_t i = 0; i < rows; i++) {
-        float *row = test_random(10 + (uint64_t)i, depth);
-        k->convert(depth, row, (char *)a.data + i * lda * k->element_size);
-        free(row);
-    }
-    for (int accumulate = 1; accumulate >= 0; accumulate--) {
-        memcpy(before, c.data, (size_t)((rows - 1) * ldc + cols) * 4);
-        k->outer(rows, cols, depth, a.data, lda, &b, accumulate, c.data, ldc);
-        for (int64_t i = 0; i < rows; i++) {
-            for (int64_t j = 0; j < cols; j++) {
-                double want = accumulate ? before[i * ldc + j] : 0;
-                for (int64_t p = 0; p < depth; p++)
-                    want += (double)element_of(k, a.data, i * lda + p) *
-                            (double)rounded(k, value_of(dtype, m.data, p * ldb + j));
+                           (double)rounded(
+                               k, value_of(dtype, m.data, outer ? p * ldb + j : j * ldb + p));
+                double want = (accumulate ? before[i * ldc + j] : 0) + alpha * sum;
                 wrong += !(fabs(got[i * ldc + j] - want) < 2e-6 * sqrt((double)depth) + 1e-6);
             }
             wrong += i + 1 < rows && got[i * ldc + cols] != before[i * ldc + cols];
@@ -249,12 +222,14 @@ START_TEST(matrix_kernels)
             for (int64_t cols = 1; cols < 20; cols += rows < 12 ? 1 : 6)
                 for (int dtype = KT_DTYPE_F32; dtype <= KT_DTYPE_BF16; dtype++)
                     if (direct_takes(k, (kt_dtype)dtype))
-                        check_dot(k, (kt_dtype)dtype, rows, cols, sizes[(rows + cols) % SIZES]);
+                        check_direct(k, 0, (kt_dtype)dtype, rows, cols,
+                                     sizes[(rows + cols) % SIZES]);
         for (int64_t rows = 1; rows <= k->outer_rows; rows = rows < 12 ? rows + 1 : rows + 7)
             for (int64_t cols = 1; cols < 70; cols = next_cols(k, cols))
                 for (int dtype = KT_DTYPE_F32; dtype <= KT_DTYPE_BF16; dtype++)
                     if (direct_takes(k, (kt_dtype)dtype))
-                        check_outer(k, (kt_dtype)dtype, rows, cols, sizes[(rows + cols) % SIZES]);
+                        check_direct(k, 1, (kt_dtype)dtype, rows, cols,
+                                     sizes[(rows + cols) % SIZES]);
         for (int64_t rows = 1; rows <= k->mr; rows++)
             for (int64_t cols = 1; cols <= k->nr; cols = next_cols(k, cols))
                 check_tile(k, rows, cols, sizes[(rows + cols) % SIZES]);
