@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static void print_error(const char *kind, const char *format, va_list args)
 {
@@ -119,4 +120,11 @@ char *format_time(char *out, double seconds)
     unsigned long total = seconds > 0 && seconds < 1e9 ? (unsigned long)seconds : 0;
     snprintf(out, FORMAT_SIZE, "%lu:%02lu:%02lu", total / 3600, total / 60 % 60, total % 60);
     return out;
+}
+
+double now_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }

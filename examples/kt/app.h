@@ -28,6 +28,7 @@ extern const command commands[];
 const command *command_find(const char *name);
 
 int info_command(int argc, char **argv);
+int convert_command(int argc, char **argv);
 int data_command(int argc, char **argv);
 int train_command(int argc, char **argv);
 int chat_command(int argc, char **argv);
@@ -46,6 +47,9 @@ void *app_resize(void *pointer, size_t count, size_t size);
 char *app_copy(const char *text);
 /** printf into new memory. */
 char *app_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/** Of a clock that never goes back. */
+double now_seconds(void);
 
 /** Number formats. Each writes into `out`, of at least FORMAT_SIZE bytes, and returns it. */
 #define FORMAT_SIZE 32

@@ -53,11 +53,22 @@ static const char generate_help[] =
     "  --prompt TEXT   the prompt; - reads it from standard input\n" EXPERTS "\n"
     "Without the key template the text is continued as it stands.\n";
 
+static const char convert_help[] =
+    "usage: kt convert SRC DST --to bf16|fp8|int8|int4|f32 [--experts-only] [key=value ...]\n\n"
+    "Writes the checkpoint in folder SRC into folder DST with its linears in another format;\n"
+    "everything else is copied. The keys cpu_infer and memory_limit count.\n\n"
+    "  --to FORMAT     bf16, f32; fp8: one scale for 128 x 128 numbers, as DeepSeek-V3 is "
+    "released;\n"
+    "                  int8: one scale for a row; int4: one scale for 128 numbers of a row\n"
+    "  --experts-only  the routed experts alone\n\n"
+    "Ctrl-C leaves only whole files, and the same command goes on from there.\n";
+
 const command commands[] = {
     {"train", train_command, "fine-tune a model with LoRA", train_help},
     {"chat", chat_command, "talk with a model", chat_help},
     {"generate", generate_command, "answer one prompt", generate_help},
     {"data", data_command, "show what a dataset becomes", data_help},
+    {"convert", convert_command, "write a checkpoint in another format", convert_help},
     {"info", info_command, "describe a checkpoint", info_help},
     {0},
 };

@@ -2,36 +2,20 @@
 /* A bar at the bottom of a terminal; lines where there is none. */
 #include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "app.h"
+#include "bar.h"
 #include "train.h"
 
 static struct {
-    bool terminal, shown;
+    bool terminal;
     uint64_t tokens; /**< at the latest log entry */
     double time;     /**< of that entry */
     double drawn;    /**< when the bar was drawn last */
     const train_run *run;
     double loss; /**< of the latest step */
 } screen;
-
-double now_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void clear_bar(void)
-{
-    if (screen.shown)
-        fputs("\r\033[K", stdout);
-    screen.shown = false;
-}
 
 static void show_layers(const char *what, uint64_t done, uint64_t total);
 
@@ -41,14 +25,8 @@ void progress_begin(const train_run *run)
     screen.terminal = isatty(STDOUT_FILENO) && !run->options.quiet;
     screen.tokens = run->state.tokens;
     screen.time = now_seconds();
-    session_before_warning = clear_bar;
+    session_before_warning = bar_clear;
     session_progress = show_layers;
-}
-
-static int columns(void)
-{
-    struct winsize size;
-    return !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) && size.ws_col ? size.ws_col : 80;
 }
 
 static double seconds_left(const train_run *run)
@@ -64,33 +42,26 @@ static double tokens_per_second(const train_run *run)
     return elapsed > 0 ? (double)(run->state.tokens - screen.tokens) / elapsed : 0;
 }
 
-static int print_numbers(char *out, size_t size, const char *suffix)
+static void print_numbers(char *out, size_t size, const char *suffix)
 {
     char left[FORMAT_SIZE];
     const train_run *run = screen.run;
     if (run->state.step == run->start_step)
-        return snprintf(out, size, " %llu/%llu%s", (unsigned long long)run->state.step,
-                        (unsigned long long)run->plan.total_steps, suffix);
-    return snprintf(out, size, " %llu/%llu  loss %.4f  lr %.2e  %.0f tokens/s  left %s%s",
-                    (unsigned long long)run->state.step, (unsigned long long)run->plan.total_steps,
-                    screen.loss, run->learning_rate, tokens_per_second(run),
-                    format_time(left, seconds_left(run)), suffix);
+        snprintf(out, size, " %llu/%llu%s", (unsigned long long)run->state.step,
+                 (unsigned long long)run->plan.total_steps, suffix);
+    else
+        snprintf(out, size, " %llu/%llu  loss %.4f  lr %.2e  %.0f tokens/s  left %s%s",
+                 (unsigned long long)run->state.step, (unsigned long long)run->plan.total_steps,
+                 screen.loss, run->learning_rate, tokens_per_second(run),
+                 format_time(left, seconds_left(run)), suffix);
 }
 
 static void draw(const char *suffix)
 {
     char numbers[200];
-    double share = (double)screen.run->state.step / (double)screen.run->plan.total_steps;
-    int room = columns() - 6, width = room - print_numbers(numbers, sizeof numbers, suffix);
-    width = width > 40 ? 40 : width;
-    clear_bar();
-    printf("%3.0f%% ", 100 * share);
-    for (int i = 0; i < width; i++)
-        fputs(i < (int)(width * share) ? "█" : "░", stdout);
-    printf("%.*s", room, numbers);
-    screen.shown = true;
+    print_numbers(numbers, sizeof numbers, suffix);
+    bar_draw((double)screen.run->state.step / (double)screen.run->plan.total_steps, numbers);
     screen.drawn = now_seconds();
-    fflush(stdout);
 }
 
 void progress_step(double loss)
@@ -122,7 +93,7 @@ void progress_log(const train_run *run, const json_t *item)
     bool trained = json_object_get(item, "loss"), evaluated = json_object_get(item, "eval_loss");
     if (!trained && !evaluated)
         return;
-    clear_bar();
+    bar_clear();
     printf("step %llu/%llu  epoch %.2f", (unsigned long long)run->state.step,
            (unsigned long long)run->plan.total_steps, member(item, "epoch"));
     if (evaluated) {
@@ -142,7 +113,7 @@ void progress_log(const train_run *run, const json_t *item)
 void progress_message(const char *format, ...)
 {
     va_list args;
-    clear_bar();
+    bar_clear();
     va_start(args, format);
     vprintf(format, args);
     va_end(args);
@@ -152,7 +123,7 @@ void progress_message(const char *format, ...)
 
 void progress_end(void)
 {
-    clear_bar();
+    bar_clear();
     fflush(stdout);
     session_before_warning = NULL;
     session_progress = NULL;

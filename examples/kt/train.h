@@ -90,8 +90,6 @@ typedef struct train_run {
     double grad_norm, learning_rate; /**< of the latest step */
 } train_run;
 
-double now_seconds(void);
-
 /** Adds a micro-batch to run->batch, with the padding that transformers would give it: to its
  * longest sequence, when training rounded up to a multiple of 8. Padding decides which experts'
  * matrices AdamW touches, and counts in the length that dynamic rope_scaling looks at. */
