@@ -9,7 +9,7 @@
  *   VECTOR_REDUCE(x)     sum of the lanes
  * Defines dot(), for kt_gemm_kernel.dot. */
 
-enum { DOT_BYTES = 2 << 10 }; /* of a converted row at a time */
+enum { DOT_BYTES = 64 << 10 }; /* of converted rows at a time */
 
 /* One vector of depth, n units of it there. */
 #define DOT_STEP(n)                                                                                \
@@ -114,7 +114,8 @@ static void dot(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t ld
 {
     int64_t groups = (rows + DOT_ROWS - 1) / DOT_ROWS, size = (rows + groups - 1) / groups;
     int64_t a_bytes = lda * DOT_ELEMENT_SIZE, b_size = b->dtype == KT_DTYPE_F32 ? 4 : 2;
-    int64_t max_depth = (rows > DOT_ROWS ? DOT_BYTES : 4 * DOT_BYTES) / DOT_ELEMENT_SIZE;
+    int64_t max_depth = DOT_BYTES / DOT_ELEMENT_SIZE / rows / DOT_DEPTH * DOT_DEPTH;
+    max_depth = kt_max_i64(max_depth, 128);
     /* The left factor goes by pieces of depth that stay in level-1 cache for all columns, and
      * columns by small blocks that stay there for the next group of rows. */
     for (int64_t from = 0; from < k; from += max_depth) {

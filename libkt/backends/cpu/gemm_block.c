@@ -14,7 +14,8 @@ enum {
     OUTER_DEPTH = 8,         /* rows of another factor that are decoded at a time */
     OUTER_TILE_BYTES = 20 << 10,
     OUTER_STEP = 64,
-    MAX_OUTER_COLS = 512
+    MAX_OUTER_COLS = 2048,
+    STAGED_OUTER_COLS = 512
 };
 
 static int64_t round_up(int64_t n, int64_t step)
@@ -194,7 +195,11 @@ static void outer_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t 
                         float *c, int64_t ldc, char *panels)
 {
     float *tile = (float *)(void *)panels;
-    int64_t max_cols = kt_gemm_outer_cols(m), max_depth = b->weight ? OUTER_DEPTH : k;
+    int64_t max_cols = kt_gemm_outer_cols(m), max_depth = k;
+    if (b->weight) {
+        max_cols = kt_min_i64(max_cols, STAGED_OUTER_COLS);
+        max_depth = OUTER_DEPTH;
+    }
     for (int64_t col = 0; col < n; col += max_cols) {
         int64_t cols = kt_min_i64(max_cols, n - col);
         for (int64_t from = 0; from < k; from += max_depth) {

@@ -133,14 +133,26 @@ static void sort_slots(struct kt_expert_call *c, int64_t slots)
     c->first[0] = 0;
 }
 
+/* Backward of few rows reads pieces of the weights' rows as they lie: the longer, the faster. */
+static int64_t block_cols(const struct kt_expert_call *c, int64_t rows)
+{
+    struct kt_gemm_right w = kt_gemm_right_weight(&c->layer->weights[KT_EXPERT_DOWN][0], 0);
+    int64_t most = KT_EXPERT_BLOCK_ROWS * KT_EXPERT_BLOCK_COLS / KT_EXPERT_WIDE_COLS;
+    if (c->dy && rows <= most && kt_gemm_way(c->kernel, rows, 1.0f, &w) == KT_GEMM_DIRECT)
+        return KT_EXPERT_WIDE_COLS;
+    return KT_EXPERT_BLOCK_COLS;
+}
+
 /* Experts of the chunk, each cut into row blocks of about the same size. */
 static void cut_chunk(struct kt_expert_call *c)
 {
+    int64_t most = 0;
     c->num_experts = c->num_blocks = 0;
     for (int32_t e = 0; e < c->layer->num_experts; e++) {
         int64_t from = kt_max_i64(c->first[e], c->begin), to = kt_min_i64(c->first[e + 1], c->end);
         if (from >= to)
             continue;
+        most = kt_max_i64(most, to - from);
         c->experts[c->num_experts++] = (struct kt_expert_rows){e, from - c->begin, to - from};
         int64_t pieces = kt_blocks(to - from, KT_EXPERT_BLOCK_ROWS);
         for (int64_t i = 0; i < pieces; i++) {
@@ -149,6 +161,7 @@ static void cut_chunk(struct kt_expert_call *c)
             c->blocks[c->num_blocks++] = (struct kt_expert_rows){e, first - c->begin, last - first};
         }
     }
+    c->block_cols = block_cols(c, most);
 }
 
 static kt_status run(struct kt_experts *e, struct kt_expert_call *c, int backward)

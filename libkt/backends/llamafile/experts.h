@@ -18,6 +18,7 @@
 enum {
     KT_EXPERT_BLOCK_ROWS = 256,
     KT_EXPERT_BLOCK_COLS = KT_GEMM_BLOCK_COLS,
+    KT_EXPERT_WIDE_COLS = 2 * KT_EXPERT_BLOCK_COLS,
     KT_EXPERT_MIN_CHUNK_ROWS = 64
 };
 
@@ -36,7 +37,7 @@ struct kt_expert_rows {
     int64_t first, count;
 };
 
-/** What one thread works in. Tiles are [BLOCK_ROWS, BLOCK_COLS] floats. */
+/** What one thread works in. Tiles are BLOCK_ROWS x BLOCK_COLS floats. */
 struct kt_expert_thread {
     void *panels;
     float *gate, *up, *dh, *tile;
@@ -63,7 +64,8 @@ struct kt_expert_call {
     int64_t begin, end;                      /**< rows of the chunk */
     struct kt_expert_rows *experts, *blocks; /**< of the chunk: whole, and cut into row blocks */
     int64_t num_experts, num_blocks;
-    int small; /**< not worth waking threads for */
+    int64_t block_cols; /**< columns of a task, and floats between rows of a thread's tiles */
+    int small;          /**< not worth waking threads for */
 
     char *x, *dy_rows;                     /**< [rows, hidden] converted */
     char *h;                               /**< [rows, inter] converted; in backward dgate */

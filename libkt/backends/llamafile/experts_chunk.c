@@ -5,8 +5,6 @@
 #include "backends/llamafile/experts.h"
 #include "core/memory.h"
 
-enum { LD = KT_EXPERT_BLOCK_COLS };
-
 static char *inter_row(const struct kt_expert_call *c, char *buffer, int64_t row, int64_t col)
 {
     return buffer + (row * c->inter_stride + col) * c->kernel->element_size;
@@ -30,15 +28,17 @@ static void gate_up_blocks(void *arg, int64_t begin, int64_t end, int32_t thread
 {
     const struct kt_expert_call *c = arg;
     struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
-    int64_t col_blocks = kt_blocks(c->inter, LD);
+    int64_t col_blocks = kt_blocks(c->inter, c->block_cols);
     for (int64_t i = begin; i < end; i++) {
         const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
-        int64_t col = i % col_blocks * LD, cols = kt_min_i64(LD, c->inter - col);
+        int64_t col = i % col_blocks * c->block_cols,
+                cols = kt_min_i64(c->block_cols, c->inter - col);
         kt_expert_linear(c, &t, KT_EXPERT_GATE, rows, c->x, c->hidden_stride, col, cols, t.gate,
-                         LD);
-        kt_expert_linear(c, &t, KT_EXPERT_UP, rows, c->x, c->hidden_stride, col, cols, t.up, LD);
+                         c->block_cols);
+        kt_expert_linear(c, &t, KT_EXPERT_UP, rows, c->x, c->hidden_stride, col, cols, t.up,
+                         c->block_cols);
         for (int64_t r = 0; r < rows->count; r++) {
-            float *h = t.gate + r * LD, *up = t.up + r * LD;
+            float *h = t.gate + r * c->block_cols, *up = t.up + r * c->block_cols;
             if (c->batch->kept) {
                 int64_t row = rows->first + r;
                 memcpy(kept_row(c, row, KT_EXPERT_GATE, col), h, (size_t)cols * sizeof *h);
@@ -55,10 +55,11 @@ static void down_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_expert_call *c = arg;
     struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
-    int64_t col_blocks = kt_blocks(c->hidden, LD);
+    int64_t col_blocks = kt_blocks(c->hidden, c->block_cols);
     for (int64_t i = begin; i < end; i++) {
         const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
-        int64_t col = i % col_blocks * LD, cols = kt_min_i64(LD, c->hidden - col);
+        int64_t col = i % col_blocks * c->block_cols,
+                cols = kt_min_i64(c->block_cols, c->hidden - col);
         kt_expert_linear(c, &t, KT_EXPERT_DOWN, rows, c->h, c->inter_stride, col, cols,
                          c->out + rows->first * c->hidden + col, c->hidden);
     }
@@ -69,9 +70,9 @@ void kt_expert_chunk_forward(struct kt_expert_call *c)
     kt_expert_gather(c, c->batch->x, c->x);
     kt_expert_low(c, KT_EXPERT_GATE);
     kt_expert_low(c, KT_EXPERT_UP);
-    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->inter, LD), gate_up_blocks, c);
+    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->inter, c->block_cols), gate_up_blocks, c);
     kt_expert_low(c, KT_EXPERT_DOWN);
-    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->hidden, LD), down_blocks, c);
+    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->hidden, c->block_cols), down_blocks, c);
     kt_expert_scatter(c, 1);
 }
 
@@ -79,11 +80,12 @@ void kt_expert_chunk_forward(struct kt_expert_call *c)
 static void activate_row(const struct kt_expert_call *c, struct kt_expert_thread *t, int64_t row,
                          int64_t r, int64_t block, int64_t cols)
 {
-    float *gate = t->gate + r * LD, *up = t->up + r * LD, *dh = t->dh + r * LD, *h = t->tile;
+    float *gate = t->gate + r * c->block_cols, *up = t->up + r * c->block_cols,
+          *dh = t->dh + r * c->block_cols, *h = t->tile;
     float weight = c->batch->topk_weights[kt_expert_slot(c, row)];
-    int64_t col = block * LD;
+    int64_t col = block * c->block_cols;
     c->kernels->row.silu_mul(cols, gate, up, h);
-    c->partial[row * kt_blocks(c->inter, LD) + block] = c->kernels->row.dot(cols, dh, h);
+    c->partial[row * kt_blocks(c->inter, c->block_cols) + block] = c->kernels->row.dot(cols, dh, h);
     keep_full(c, c->h_full, row, col, cols, h);
     c->kernels->row.silu_mul_backward(cols, weight, gate, up, dh, gate, up);
     c->kernel->convert(cols, gate, inter_row(c, c->h, row, col));
@@ -98,15 +100,16 @@ static void gate_and_up(const struct kt_expert_call *c, struct kt_expert_thread 
 {
     if (!c->batch->kept) {
         kt_expert_linear(c, t, KT_EXPERT_GATE, rows, c->x, c->hidden_stride, col, cols, t->gate,
-                         LD);
-        kt_expert_linear(c, t, KT_EXPERT_UP, rows, c->x, c->hidden_stride, col, cols, t->up, LD);
+                         c->block_cols);
+        kt_expert_linear(c, t, KT_EXPERT_UP, rows, c->x, c->hidden_stride, col, cols, t->up,
+                         c->block_cols);
         return;
     }
     for (int64_t r = 0; r < rows->count; r++) {
         int64_t row = rows->first + r;
         size_t bytes = (size_t)cols * sizeof(float);
-        memcpy(t->gate + r * LD, kept_row(c, row, KT_EXPERT_GATE, col), bytes);
-        memcpy(t->up + r * LD, kept_row(c, row, KT_EXPERT_UP, col), bytes);
+        memcpy(t->gate + r * c->block_cols, kept_row(c, row, KT_EXPERT_GATE, col), bytes);
+        memcpy(t->up + r * c->block_cols, kept_row(c, row, KT_EXPERT_UP, col), bytes);
     }
 }
 
@@ -114,13 +117,14 @@ static void activation_blocks(void *arg, int64_t begin, int64_t end, int32_t thr
 {
     const struct kt_expert_call *c = arg;
     struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
-    int64_t col_blocks = kt_blocks(c->inter, LD);
+    int64_t col_blocks = kt_blocks(c->inter, c->block_cols);
     for (int64_t i = begin; i < end; i++) {
         const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
-        int64_t block = i % col_blocks, col = block * LD, cols = kt_min_i64(LD, c->inter - col);
+        int64_t block = i % col_blocks, col = block * c->block_cols,
+                cols = kt_min_i64(c->block_cols, c->inter - col);
         gate_and_up(c, &t, rows, col, cols);
         kt_expert_linear_backward(c, &t, KT_EXPERT_DOWN, rows, c->dy_rows, c->hidden_stride, col,
-                                  cols, 0, t.dh, LD);
+                                  cols, 0, t.dh, c->block_cols);
         for (int64_t r = 0; r < rows->count; r++)
             activate_row(c, &t, rows->first + r, r, block, cols);
     }
@@ -130,10 +134,11 @@ static void dx_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_expert_call *c = arg;
     struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
-    int64_t col_blocks = kt_blocks(c->hidden, LD);
+    int64_t col_blocks = kt_blocks(c->hidden, c->block_cols);
     for (int64_t i = begin; i < end; i++) {
         const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
-        int64_t col = i % col_blocks * LD, cols = kt_min_i64(LD, c->hidden - col);
+        int64_t col = i % col_blocks * c->block_cols,
+                cols = kt_min_i64(c->block_cols, c->hidden - col);
         float *out = c->out + rows->first * c->hidden + col;
         kt_expert_linear_backward(c, &t, KT_EXPERT_GATE, rows, c->h, c->inter_stride, col, cols, 0,
                                   out, c->hidden);
@@ -144,7 +149,7 @@ static void dx_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 
 static void sum_partials(struct kt_expert_call *c)
 {
-    int64_t col_blocks = kt_blocks(c->inter, LD);
+    int64_t col_blocks = kt_blocks(c->inter, c->block_cols);
     for (int64_t row = 0; row < c->end - c->begin; row++) {
         float sum = 0;
         for (int64_t i = 0; i < col_blocks; i++)
@@ -161,12 +166,12 @@ void kt_expert_chunk_backward(struct kt_expert_call *c)
     kt_expert_low(c, KT_EXPERT_GATE);
     kt_expert_low(c, KT_EXPERT_UP);
     kt_expert_dlow(c, KT_EXPERT_DOWN);
-    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->inter, LD), activation_blocks, c);
+    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->inter, c->block_cols), activation_blocks, c);
     sum_partials(c);
     kt_expert_low(c, KT_EXPERT_DOWN);
     kt_expert_dlow(c, KT_EXPERT_GATE);
     kt_expert_dlow(c, KT_EXPERT_UP);
     kt_expert_lora_gradients(c);
-    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->hidden, LD), dx_blocks, c);
+    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->hidden, c->block_cols), dx_blocks, c);
     kt_expert_scatter(c, 0);
 }

@@ -69,10 +69,10 @@ void kt_expert_linear_backward(const struct kt_expert_call *c, struct kt_expert_
     int dropped = drops(c, lora);
     b = right_f32(lora->a, in_features(c, which), 0, col);
     kt_gemm_block(&c->kernels->f32, rows->count, cols, lora->rank, 1.0f, dlow, c->max_rank, &b,
-                  !dropped, dropped ? t->tile : tile, dropped ? LD : ld, t->panels);
+                  !dropped, dropped ? t->tile : tile, dropped ? cols : ld, t->panels);
     for (int64_t r = 0; dropped && r < rows->count; r++)
         kt_dropout_row(lora->dropout, lora->dropout_key, kt_expert_token(c, rows->first + r), col,
-                       cols, t->tile + r * LD, 1, tile + r * ld);
+                       cols, t->tile + r * cols, 1, tile + r * ld);
 }
 
 /* tile = a block of the LoRA input, after dropout. */
