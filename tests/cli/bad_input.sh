@@ -124,6 +124,6 @@ refuses 1 'memory_limit: a step needs .*lower per_device_train_batch_size' \
     "${train[@]}" memory_limit=400K
 refuses 1 'memory_limit: ' "${train[@]}" memory_limit=100K
 refuses 1 'memory_limit: an evaluation needs .*lower per_device_eval_batch_size' "${train[@]}" \
-    memory_limit=2900K val_size=6 eval_strategy=steps eval_steps=2 per_device_eval_batch_size=6 \
+    memory_limit=3200K val_size=6 eval_strategy=steps eval_steps=2 per_device_eval_batch_size=6 \
     per_device_train_batch_size=1 gradient_accumulation_steps=1
 echo ok
