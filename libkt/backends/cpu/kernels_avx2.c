@@ -194,9 +194,9 @@ void kt_kernels_init_avx2(struct kt_kernels *kernels)
                                            .pack_nt = pack_nt_0,
                                            .pack_nn = pack_nn_0,
                                            .tile = tile,
-                                           .dot_rows = 24,
+                                           .dot_rows = 32,
                                            .dot = dot,
-                                           .outer_rows = 24,
+                                           .outer_rows = 64,
                                            .outer = outer};
     kernels->bf16 = kernels->f32;
     kernels->bf16.bf16 = 1;
