@@ -2,7 +2,7 @@
 /* AVX2, F16C. */
 #include <immintrin.h>
 
-#include "backends/cpu/kernels.h"
+#include "backends/cpu/decode_table.h"
 
 #define VECTOR __m256
 #define VECTOR_LANES 8
@@ -66,12 +66,10 @@ static inline __attribute__((always_inline)) void store_unit(const enum kt_decod
     }
 }
 
-/* -- tables ------------------------------------------------------------------------------------
- * Scaling and rounding to bfloat16 commute with a factor of a power of two. So all that E4M3
- * becomes under a scale is told by 16 products: of the 8 mantissas of normal numbers with the
- * smallest exponent, to whose exponent that of the code is added, and of the 8 subnormal numbers;
- * and I4 has 16 codes anyway. Shuffles look up the low and the high bytes of the products. */
-#define DECODE_TABLES
+/* -- tables, see decode_table.h -----------------------------------------------------------------
+ */
+
+#define DECODE_TABLES 32
 
 struct code_table {
     float scale;
@@ -80,12 +78,7 @@ struct code_table {
 
 static void make_table(struct code_table *t, kt_dtype dtype, float scale)
 {
-    static const float f8[16] = {0 * 0x1p-9f,   1 * 0x1p-9f,   2 * 0x1p-9f,   3 * 0x1p-9f,
-                                 4 * 0x1p-9f,   5 * 0x1p-9f,   6 * 0x1p-9f,   7 * 0x1p-9f,
-                                 8 * 0x1p-10f,  9 * 0x1p-10f,  10 * 0x1p-10f, 11 * 0x1p-10f,
-                                 12 * 0x1p-10f, 13 * 0x1p-10f, 14 * 0x1p-10f, 15 * 0x1p-10f};
-    static const float i4[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-    const float *values = dtype == KT_DTYPE_I4 ? i4 : f8;
+    const float *values = dtype == KT_DTYPE_I4 ? i4_values : f8_values;
     __m256 factor = _mm256_set1_ps(scale);
     __m256i a = round_up_halves(_mm256_mul_ps(_mm256_loadu_ps(values), factor));
     __m256i b = round_up_halves(_mm256_mul_ps(_mm256_loadu_ps(values + 8), factor));

@@ -6,8 +6,9 @@
  * VECTOR_SET(x), VECTOR_MULTIPLY(x, y), VECTOR_SUBTRACT(x, y) widen_bytes(bytes, v)     v = 32
  * signed bytes of a __m256i as float32 widen_f8(codes, v)        v = 32 codes of E4M3 / 256
  *   store_unit(decoding, to, v)
- * and, where tables are worth it, DECODE_TABLES, struct code_table (its member `scale` is 0 at
- * first), make_table(table, dtype, scale) and look_up_f8, look_up_i4(decoding, table, codes, to).
+ * and, where tables are worth it, DECODE_TABLES, the number of codes that are looked up at a time,
+ * struct code_table (its member `scale` is 0 at first), make_table(table, dtype, scale) and
+ * look_up_f8, look_up_i4(decoding, table, codes, to).
  * Defines `decoders`, the values of enum kt_decoding. */
 #include <math.h>
 #include <string.h>
@@ -192,27 +193,25 @@ static ALWAYS_INLINE void decode_looked_up(const enum kt_decoding decoding, cons
                                            const struct decode_call *d, int64_t begin, int64_t end,
                                            float scale, struct code_table *table)
 {
-    int64_t at = dtype == KT_DTYPE_I4 ? begin + begin % 2 : begin;
+    const int is_i4 = dtype == KT_DTYPE_I4;
+    int64_t first = is_i4 ? begin + begin % 2 : begin, at = first;
     char *to = d->to + (at - d->col) * element_bytes(decoding);
     int is_nan = 0;
-    if (!is_common(scale) || at + UNIT > end) {
-        decode_rest(decoding, d, begin, end);
-        return;
-    }
-    if (table->scale != scale)
+    if (is_common(scale) && at + DECODE_TABLES <= end && table->scale != scale)
         make_table(table, dtype, scale);
-    if (begin < at)
-        decode_rest(decoding, d, begin, at);
-    for (; at + UNIT <= end; at += UNIT, to += UNIT * element_bytes(decoding)) {
-        const uint8_t *codes = d->data + (dtype == KT_DTYPE_I4 ? at / 2 : at);
+    for (; is_common(scale) && at + DECODE_TABLES <= end; at += DECODE_TABLES) {
+        const uint8_t *codes = d->data + (is_i4 ? at / 2 : at);
         __builtin_prefetch(codes + d->ahead);
-        is_nan |= dtype == KT_DTYPE_I4 ? look_up_i4(decoding, table, codes, to)
-                                       : look_up_f8(decoding, table, codes, to);
+        is_nan |=
+            is_i4 ? look_up_i4(decoding, table, codes, to) : look_up_f8(decoding, table, codes, to);
+        to += DECODE_TABLES * element_bytes(decoding);
     }
-    if (is_nan)
-        decode_rest(decoding, d, begin, at);
-    if (at < end)
-        decode_rest(decoding, d, at, end);
+    if (is_nan || begin < first)
+        decode_rest(decoding, d, begin, is_nan ? at : first);
+    if (at < end && is_i4)
+        decode_scaled(decoding, unit_i4, 2, UNIT / 2, 1, d, at, end, scale);
+    else if (at < end)
+        decode_scaled(decoding, unit_f8, 1, UNIT, 256, d, at, end, scale);
 }
 #else
 struct code_table {
