@@ -101,6 +101,8 @@ static void encode_tile(struct chunk *k, const struct part *tile, float *values,
         sharing.cols = k->scale_cols;
     }
     *scale = find_scale(k, &sharing, values);
+    if (atomic_load(&k->problem))
+        return;
     if (sharing.cols == tile->cols && tile->rows * tile->cols <= SCRATCH) {
         encode(k, tile, *scale, values);
         return;
