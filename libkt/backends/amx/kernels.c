@@ -254,15 +254,16 @@ static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, 
                         int64_t stage_ld, uint16_t *stage)
 {
     const struct kt_weight *weight = w->weight[i];
+    int64_t whole = cols / KT_AMX_STEP * KT_AMX_STEP;
+    int decoded = !is_bf16(weight);
+    if (decoded)
+        w->decode(weight, w->first[i], from, w->rows[i], cols, 0, stage, stage_ld);
     for (int64_t r = 0; r < KT_AMX_ROWS; r++, stage += stage_ld) {
         const uint16_t *row = stage;
         int64_t n = r < w->rows[i] ? cols : 0;
-        if (n && is_bf16(weight))
+        if (n && !decoded)
             row = (const uint16_t *)(const void *)element_at(weight, w->first[i] + r, from);
-        else if (n)
-            w->decode(weight, w->first[i] + r, from, 1, cols, 0, stage, 0);
-        for (int64_t k = row == stage ? n / KT_AMX_STEP * KT_AMX_STEP : 0; k < stage_ld;
-             k += KT_AMX_STEP)
+        for (int64_t k = n && decoded ? whole : 0; k < stage_ld; k += KT_AMX_STEP)
             line_store(stage + k, line_load_part(row + k, n - k));
     }
 }
