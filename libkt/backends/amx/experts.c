@@ -298,7 +298,6 @@ static kt_status open_with(kt_context *ctx, const struct kt_experts_ops *ops,
     amx->backward_tiles = BACKWARD_TILES;
     amx->forward_chunk = amx->backward_chunk = CHUNK;
     kt_kernels_init(&amx->rows, ctx->cpu.isa);
-    amx->decode = amx->rows.bf16.decode[KT_DECODE_BF16];
     *out = &amx->base;
     return KT_OK;
 }

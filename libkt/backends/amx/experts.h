@@ -27,7 +27,6 @@ struct kt_amx_experts {
     struct kt_experts *general; /**< for what this backend does not do */
     struct kt_kernels rows;     /**< element-wise kernels */
     struct kt_amx_kernels kernels;
-    kt_decode_fn decode; /**< of weights that are not BF16 */
     struct kt_scratch scratch;
     uint64_t group_bytes;
     int64_t forward_tiles, backward_tiles; /**< of a block, at most */

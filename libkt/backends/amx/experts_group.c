@@ -77,7 +77,7 @@ static void add_rows(struct kt_amx_blocks *b, const struct kt_weight *w, int64_t
 
 static struct kt_amx_blocks gate_up_rows(const struct kt_amx_call *c, const struct task *t)
 {
-    struct kt_amx_blocks b = {.decode = c->amx->decode};
+    struct kt_amx_blocks b = {.decode = c->amx->rows.decode[KT_DECODE_BF16]};
     add_rows(&b, weight(c, KT_EXPERT_GATE, t), t->from, t->features);
     add_rows(&b, weight(c, KT_EXPERT_UP, t), t->from, t->features);
     return b;
@@ -85,14 +85,14 @@ static struct kt_amx_blocks gate_up_rows(const struct kt_amx_call *c, const stru
 
 static struct kt_amx_blocks down_rows(const struct kt_amx_call *c, const struct task *t)
 {
-    struct kt_amx_blocks b = {.decode = c->amx->decode};
+    struct kt_amx_blocks b = {.decode = c->amx->rows.decode[KT_DECODE_BF16]};
     add_rows(&b, weight(c, KT_EXPERT_DOWN, t), t->from, t->features);
     return b;
 }
 
 static struct kt_amx_strip strip(const struct kt_amx_call *c, int which, const struct task *t)
 {
-    return (struct kt_amx_strip){.decode = c->amx->decode,
+    return (struct kt_amx_strip){.decode = c->amx->rows.decode[KT_DECODE_BF16],
                                  .weight = weight(c, which, t),
                                  .col = t->from,
                                  .cols = t->features};
