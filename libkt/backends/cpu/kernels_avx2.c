@@ -30,6 +30,7 @@ static inline void store_lanes(float *p, int64_t n, __m256 x)
 
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
+#define TILE_UNROLL 2
 #define VECTOR __m256
 #define VECTOR_LANES 8
 #define VECTOR_ZERO() _mm256_setzero_ps()

@@ -8,6 +8,7 @@
 MULTIPLY_ADD("vfmadd231ps")
 #define TILE_ROWS 12
 #define TILE_VECTORS 2
+#define TILE_UNROLL 1
 #define UNITS(k) (k)
 #include "backends/cpu/tile_template.h"
 

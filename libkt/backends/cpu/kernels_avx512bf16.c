@@ -7,6 +7,7 @@
 MULTIPLY_ADD("vdpbf16ps")
 #define TILE_ROWS 12
 #define TILE_VECTORS 2
+#define TILE_UNROLL 1
 #define UNITS(k) ((k) / 2)
 #include "backends/cpu/tile_template.h"
 

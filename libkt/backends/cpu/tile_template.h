@@ -4,6 +4,7 @@
  * set. Panels and rows are counted in units of 4 bytes: a float32, or a pair of bfloat16. Before
  * including, define
  *   TILE_ROWS, TILE_VECTORS  size of the tile: rows x vectors of VECTOR_LANES results
+ *   TILE_UNROLL              depths of a turn of the loop
  *   VECTOR, VECTOR_LANES     a vector of float32
  *   VECTOR_ZERO(), VECTOR_LOAD(p), VECTOR_BROADCAST(p), VECTOR_SET(x)
  *   VECTOR_MULTIPLY_ADD(x, y, sum)   of units: float32, or the dot products of bfloat16 pairs
@@ -15,11 +16,36 @@
  * otherwise keep a stride for each row and spill vectors. */
 #define TILE_KEEP_POINTER(p) __asm__("" : "+r"(p))
 
+/* sum += depths [0, unroll) of the rows and the panel, which both go on behind them. */
+static inline __attribute__((always_inline)) const float *
+tile_depths(const int rows, const int vectors, const int unroll, const float *base[TILE_ROWS / 3],
+            int64_t lda, const float *panel, VECTOR sum[TILE_ROWS][TILE_VECTORS])
+{
+    VECTOR b[TILE_VECTORS];
+#pragma GCC unroll 4
+    for (int u = 0; u < unroll; u++, panel += TILE_VECTORS * VECTOR_LANES) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            b[v] = VECTOR_LOAD(panel + v * VECTOR_LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            VECTOR x = VECTOR_BROADCAST(base[i / 3] + i % 3 * lda + u);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                sum[i][v] = VECTOR_MULTIPLY_ADD(x, b[v], sum[i][v]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i += 3)
+        base[i / 3] += unroll;
+    return panel;
+}
+
 static inline __attribute__((always_inline)) void
 tile_body(const int rows, const int vectors, int64_t cols, int64_t units, const float *a,
           int64_t lda, const float *panel, float alpha, int accumulate, float *c, int64_t ldc)
 {
-    VECTOR sum[TILE_ROWS][TILE_VECTORS], b[TILE_VECTORS];
+    VECTOR sum[TILE_ROWS][TILE_VECTORS];
     const float *base[TILE_ROWS / 3];
 #pragma GCC unroll 4
     for (int i = 0; i < rows; i += 3) {
@@ -33,21 +59,11 @@ tile_body(const int rows, const int vectors, int64_t cols, int64_t units, const 
         for (int v = 0; v < vectors; v++)
             sum[i][v] = VECTOR_ZERO();
     }
-    for (int64_t p = 0; p < units; p++, panel += TILE_VECTORS * VECTOR_LANES) {
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++)
-            b[v] = VECTOR_LOAD(panel + v * VECTOR_LANES);
-#pragma GCC unroll 16
-        for (int i = 0; i < rows; i++) {
-            VECTOR x = VECTOR_BROADCAST(base[i / 3] + i % 3 * lda);
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++)
-                sum[i][v] = VECTOR_MULTIPLY_ADD(x, b[v], sum[i][v]);
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < rows; i += 3)
-            base[i / 3]++;
-    }
+    int64_t p = 0;
+    for (; p <= units - TILE_UNROLL; p += TILE_UNROLL)
+        panel = tile_depths(rows, vectors, TILE_UNROLL, base, lda, panel, sum);
+    for (; p < units; p++)
+        panel = tile_depths(rows, vectors, 1, base, lda, panel, sum);
     VECTOR factor = VECTOR_SET(alpha);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
