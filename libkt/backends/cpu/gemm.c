@@ -252,6 +252,8 @@ static void choose_blocks(struct product *p, int64_t threads)
     p->block_cols = kt_gemm_block_cols(p->kernel);
     if (p->way == KT_GEMM_DIRECT)
         p->block_cols = p->b->transposed ? DOT_BLOCK_COLS : outer_cols(p, threads);
+    if (p->transposed_c)
+        p->block_cols = kt_min_i64(p->block_cols, KT_GEMM_BLOCK_COLS);
     int64_t col_blocks = (p->n + p->block_cols - 1) / p->block_cols;
     while (rows > MIN_BLOCK_ROWS &&
            (p->m + rows - 1) / rows * col_blocks < TASKS_A_THREAD * threads)
@@ -324,7 +326,7 @@ kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
         clear(&p);
         return KT_OK;
     }
-    p.way = kt_gemm_way(kernel, m, alpha, b);
+    p.way = kt_gemm_way(kernel, m, b);
     if (!trans_a && !b->weight && (b->transposed || b->matrix.dtype == KT_DTYPE_F32) &&
         uses_row_dots(&p))
         return run_row_dots(ctx, scratch, &p);
@@ -333,7 +335,7 @@ kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
     if (trans_a && !b->transposed && !b->weight && b->matrix.dtype == KT_DTYPE_F32 && n < m) {
         right = swap_factors(&p);
         p.b = &right;
-        p.way = KT_GEMM_PACKED;
+        p.way = kt_gemm_way(kernel, p.m, &right);
     }
     return run_converted(ctx, scratch, &p);
 }

@@ -37,7 +37,7 @@ struct kt_gemm_right kt_gemm_right_weight(const struct kt_weight *w, int transpo
 enum kt_gemm_way { KT_GEMM_PACKED, KT_GEMM_DIRECT };
 
 /** The faster way for a product of m rows. */
-enum kt_gemm_way kt_gemm_way(const struct kt_gemm_kernel *kernel, int64_t m, float alpha,
+enum kt_gemm_way kt_gemm_way(const struct kt_gemm_kernel *kernel, int64_t m,
                              const struct kt_gemm_right *b);
 
 /** Elements between converted rows of depth k: padded against cache-set conflicts. */

@@ -137,7 +137,7 @@ static void packed_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t
 /* -- products of few rows, which read the factor as it lies -------------------------------------
  */
 
-enum kt_gemm_way kt_gemm_way(const struct kt_gemm_kernel *kernel, int64_t m, float alpha,
+enum kt_gemm_way kt_gemm_way(const struct kt_gemm_kernel *kernel, int64_t m,
                              const struct kt_gemm_right *b)
 {
     /* What would have to be rounded first is packed. */
@@ -147,7 +147,7 @@ enum kt_gemm_way kt_gemm_way(const struct kt_gemm_kernel *kernel, int64_t m, flo
         return KT_GEMM_PACKED;
     if (b->transposed)
         return m <= kernel->dot_rows ? KT_GEMM_DIRECT : KT_GEMM_PACKED;
-    return m <= kernel->outer_rows && alpha == 1.0f ? KT_GEMM_DIRECT : KT_GEMM_PACKED;
+    return m <= kernel->outer_rows ? KT_GEMM_DIRECT : KT_GEMM_PACKED;
 }
 
 static enum kt_decoding direct_decoding(const struct kt_gemm_kernel *kernel)
@@ -191,8 +191,8 @@ static void dot_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n,
 
 /* Results are summed in a tile of their own, which stays in level-1 cache whatever ldc is. */
 static void outer_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
-                        const void *a, int64_t lda, const struct kt_gemm_right *b, int accumulate,
-                        float *c, int64_t ldc, char *panels)
+                        float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
+                        int accumulate, float *c, int64_t ldc, char *panels)
 {
     float *tile = (float *)(void *)panels;
     int64_t max_cols = kt_gemm_outer_cols(m), max_depth = k;
@@ -213,7 +213,7 @@ static void outer_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t 
         for (int64_t i = 0; i < m; i++)
             for (int64_t j = 0; j < cols; j++)
                 c[i * ldc + col + j] =
-                    (accumulate ? c[i * ldc + col + j] : 0.0f) + tile[i * max_cols + j];
+                    (accumulate ? c[i * ldc + col + j] : 0.0f) + alpha * tile[i * max_cols + j];
     }
 }
 
@@ -233,13 +233,13 @@ void kt_gemm_block_by(enum kt_gemm_way way, const struct kt_gemm_kernel *kernel,
     else if (b->transposed)
         dot_block(kernel, m, n, k, alpha, a, lda, b, accumulate, c, ldc, panels);
     else
-        outer_block(kernel, m, n, k, a, lda, b, accumulate, c, ldc, panels);
+        outer_block(kernel, m, n, k, alpha, a, lda, b, accumulate, c, ldc, panels);
 }
 
 void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
                    float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
                    int accumulate, float *c, int64_t ldc, void *panels)
 {
-    kt_gemm_block_by(kt_gemm_way(kernel, m, alpha, b), kernel, m, n, k, alpha, a, lda, b,
+    kt_gemm_block_by(kt_gemm_way(kernel, m, b), kernel, m, n, k, alpha, a, lda, b,
                      accumulate, c, ldc, panels);
 }

@@ -138,7 +138,7 @@ static int64_t block_cols(const struct kt_expert_call *c, int64_t rows)
 {
     struct kt_gemm_right w = kt_gemm_right_weight(&c->layer->weights[KT_EXPERT_DOWN][0], 0);
     int64_t most = KT_EXPERT_BLOCK_ROWS * KT_EXPERT_BLOCK_COLS / KT_EXPERT_WIDE_COLS;
-    if (c->dy && rows <= most && kt_gemm_way(c->kernel, rows, 1.0f, &w) == KT_GEMM_DIRECT)
+    if (c->dy && rows <= most && kt_gemm_way(c->kernel, rows, &w) == KT_GEMM_DIRECT)
         return KT_EXPERT_WIDE_COLS;
     return KT_EXPERT_BLOCK_COLS;
 }
