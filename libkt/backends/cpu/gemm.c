@@ -8,7 +8,7 @@
 enum {
     TRANSPOSE_BLOCK = 64,       /* depth that is transposed at a time */
     CONVERTED_BYTES = 16 << 20, /* of rows converted at a time */
-    MIN_CONVERTED_ROWS = 48,
+    MIN_CONVERTED_DEPTH = 2048,
     MAX_BLOCK_ROWS = 480, /* rows that share a packed block; multiples of every kernel's mr */
     MIN_BLOCK_ROWS = 60,
     DOT_BLOCK_COLS = 48,
@@ -154,17 +154,23 @@ static uint64_t thread_bytes(const struct kt_gemm_kernel *kernel)
     return kt_gemm_panel_bytes(kernel) + (tile > slab ? tile : slab);
 }
 
-/* Rows of depth k that are converted at a time. */
-static int64_t converted_rows(const struct kt_gemm_kernel *kernel, int64_t m, int64_t k)
-{
-    int64_t row_bytes = kt_gemm_row_stride(kernel, k) * kernel->element_size;
-    return kt_min_i64(m, kt_max_i64(CONVERTED_BYTES / row_bytes, MIN_CONVERTED_ROWS));
-}
+/* What is converted at a time: a part of the depth rather than of the rows, since all rows of a
+ * part share a packed block. */
+struct part {
+    int64_t rows, depth, stride;
+};
 
-static uint64_t converted_bytes(const struct kt_gemm_kernel *kernel, int64_t m, int64_t k)
+static struct part converted_part(const struct kt_gemm_kernel *kernel, int64_t m, int64_t k)
 {
-    return (uint64_t)converted_rows(kernel, m, k) * (uint64_t)kt_gemm_row_stride(kernel, k) *
-           (uint64_t)kernel->element_size;
+    struct part part;
+    int64_t step = kt_gemm_block_depth(kernel);
+    int64_t depth = CONVERTED_BYTES / kernel->element_size / m / step * step;
+    part.depth = kt_min_i64(k, kt_max_i64(depth, MIN_CONVERTED_DEPTH));
+    part.stride = kt_gemm_row_stride(kernel, part.depth);
+    int64_t rows = CONVERTED_BYTES / (part.stride * kernel->element_size);
+    int64_t times = (m + rows - 1) / rows;
+    part.rows = (m + times - 1) / times;
+    return part;
 }
 
 uint64_t kt_gemm_scratch_bytes(const struct kt_context *ctx, const struct kt_gemm_kernel *kernel,
@@ -172,7 +178,9 @@ uint64_t kt_gemm_scratch_bytes(const struct kt_context *ctx, const struct kt_gem
 {
     uint64_t transposed =
         DOT_NARROW_COLS * (uint64_t)kt_min_i64(k, DOT_NARROW_DEPTH) * sizeof(float);
-    uint64_t converted = converted_bytes(kernel, m, k);
+    uint64_t row_bytes = (uint64_t)kt_gemm_row_stride(kernel, k) * (uint64_t)kernel->element_size;
+    uint64_t converted =
+        (uint64_t)m < CONVERTED_BYTES / row_bytes ? (uint64_t)m * row_bytes : CONVERTED_BYTES;
     return thread_bytes(kernel) * (uint64_t)kt_pool_num_threads(ctx->pool) +
            (converted > transposed ? converted : transposed);
 }
@@ -272,20 +280,30 @@ static void multiply_converted(struct kt_pool *pool, struct product *p)
     kt_parallel_for(pool, tasks, small ? tasks : 1, multiply_blocks, p);
 }
 
+static void multiply_part(struct kt_pool *pool, const struct product *whole,
+                          const struct part *part, int64_t row, int64_t from)
+{
+    struct product p = *whole;
+    struct kt_gemm_right b = kt_gemm_right_at(whole->b, from, 0);
+    p.b = &b;
+    p.m = kt_min_i64(part->rows, whole->m - row);
+    p.k = kt_min_i64(part->depth, whole->k - from);
+    p.a += p.trans_a ? from * p.lda + row : row * p.lda + from;
+    p.c += row * (p.transposed_c ? 1 : p.ldc);
+    p.accumulate |= from > 0;
+    multiply_converted(pool, &p);
+}
+
 static kt_status run_converted(struct kt_context *ctx, struct kt_scratch *scratch,
                                struct product *p)
 {
-    int64_t m = p->m, rows = converted_rows(p->kernel, m, p->k);
-    const float *a = p->a;
-    float *c = p->c;
-    p->row_stride = kt_gemm_row_stride(p->kernel, p->k);
-    KT_TRY(get_scratch(ctx, scratch, p, converted_bytes(p->kernel, m, p->k)));
-    for (int64_t row = 0; row < m; row += rows) {
-        p->m = kt_min_i64(rows, m - row);
-        p->a = a + row * (p->trans_a ? 1 : p->lda);
-        p->c = c + row * (p->transposed_c ? 1 : p->ldc);
-        multiply_converted(ctx->pool, p);
-    }
+    struct part part = converted_part(p->kernel, p->m, p->k);
+    p->row_stride = part.stride;
+    KT_TRY(get_scratch(ctx, scratch, p,
+                       (uint64_t)(part.rows * part.stride * p->kernel->element_size)));
+    for (int64_t row = 0; row < p->m; row += part.rows)
+        for (int64_t from = 0; from < p->k; from += part.depth)
+            multiply_part(ctx->pool, p, &part, row, from);
     return KT_OK;
 }
 
