@@ -297,17 +297,22 @@ static void activation_tasks(void *arg, int64_t begin, int64_t end, int32_t thre
     const struct kt_amx_call *c = arg;
     const struct kt_amx_kernels *k = &c->amx->kernels;
     struct kt_amx_thread s = kt_amx_thread_scratch(c, thread);
+    struct task t = task_at(c, begin, c->inter), next = t;
     k->enter();
-    for (int64_t i = begin; i < end; i++) {
-        struct task t = task_at(c, i, c->inter);
-        struct kt_amx_strip down = strip(c, KT_EXPERT_DOWN, &t);
+    for (int64_t i = begin; i < end; i++, t = next) {
+        struct kt_amx_strip down = strip(c, KT_EXPERT_DOWN, &t), ahead;
+        if (i + 1 < end) {
+            next = task_at(c, i + 1, c->inter);
+            ahead = strip(c, KT_EXPERT_DOWN, &next);
+        }
         int64_t tiles = t.block->tiles, at = t.block->tile * tile_bytes(c->hidden_steps);
         if (c->batch->kept)
             load_products(c, &s, &t);
         else
             recompute_products(c, &s, &t);
-        k->backward(&down, NULL, c->dy_rows + at, tiles, c->amx->backward_chunk, 0, s.dh, KT_AMX_LD,
-                    s.stage);
+        k->backward(&down, i + 1 < end ? &ahead : NULL, c->dy_rows + at, tiles,
+                    c->amx->backward_chunk, 0, s.dh, KT_AMX_LD, s.stage);
+        k->order_columns(s.dh, KT_AMX_LD, t.block->rows, t.features, s.dh, KT_AMX_LD);
         for (int64_t row = 0; row < t.block->rows; row++)
             activate_row(c, &s, &t, row);
         pack_gradient(c, &t, s.gate, c->dgate);
@@ -350,9 +355,9 @@ static void dx_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
                     s.products, KT_AMX_LD, s.stage);
         k->backward(&up, i + 1 < end ? &ahead : NULL, c->dup + at, t.block->tiles,
                     c->amx->backward_chunk, 1, s.products, KT_AMX_LD, s.stage);
-        for (int64_t row = 0; row < t.block->rows; row++)
-            memcpy(c->out + (t.block->tile * KT_AMX_TOKENS + row) * kt_amx_out_ld(c) + t.from,
-                   s.products + row * KT_AMX_LD, (size_t)t.features * sizeof(float));
+        k->order_columns(s.products, KT_AMX_LD, t.block->rows, t.features,
+                         c->out + t.block->tile * KT_AMX_TOKENS * kt_amx_out_ld(c) + t.from,
+                         kt_amx_out_ld(c));
     }
     k->leave();
 }

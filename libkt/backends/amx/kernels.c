@@ -344,16 +344,33 @@ static void forward(const struct kt_amx_blocks *w, const struct kt_amx_blocks *n
     }
 }
 
-/* Rows of 32 columns as right factors: [rows / 32][2][16 pairs of rows][16 columns][2]. */
+/* Rows of 32 columns as right factors: [rows / 32][2][16 pairs of rows][16 columns][2]. The first
+ * of the two has columns 0 to 3 of every eight, which takes fewer instructions than 0 to 15;
+ * products have their columns in that order until order_columns. */
 static void interleave_rows(const uint16_t *w, int64_t ld, int64_t rows, int64_t cols, char *out)
 {
-    for (int64_t r = 0; r < steps_of(rows) * KT_AMX_STEP; r += 2) {
-        line low, high, a = line_load_part(w + r * ld, r < rows ? cols : 0);
-        line b = line_load_part(w + (r + 1) * ld, r + 1 < rows ? cols : 0);
+    for (int64_t r = 0; r < steps_of(rows) * KT_AMX_STEP; r += 2, w += 2 * ld) {
+        int whole = r + 2 <= rows && cols >= KT_AMX_STEP;
+        line low, high, a, b;
+        a = whole ? line_load(w) : line_load_part(w, r < rows ? cols : 0);
+        b = whole ? line_load(w + ld) : line_load_part(w + ld, r + 1 < rows ? cols : 0);
         line_interleave(a, b, &low, &high);
         char *to = out + r / KT_AMX_STEP * 2 * TILE_BYTES + r % KT_AMX_STEP / 2 * TILE_LINE;
         line_store(to, low);
         line_store(to + TILE_BYTES, high);
+    }
+}
+
+static void order_columns(const float *products, int64_t ld, int64_t num_rows, int64_t cols,
+                          float *rows, int64_t rows_ld)
+{
+    for (int64_t i = 0; i < num_rows; i++, products += ld, rows += rows_ld) {
+        for (int64_t col = 0; col < cols; col += KT_AMX_STEP) {
+            line block[2];
+            line_join(line_load(products + col), line_load(products + col + 16), &block[0],
+                      &block[1]);
+            memcpy(rows + col, block, (size_t)kt_min_i64(KT_AMX_STEP, cols - col) * sizeof *rows);
+        }
     }
 }
 
@@ -420,5 +437,6 @@ void KT_AMX_INIT(struct kt_amx_kernels *kernels)
                                        .repack_columns = repack_columns,
                                        .transpose = transpose,
                                        .forward = forward,
-                                       .backward = backward};
+                                       .backward = backward,
+                                       .order_columns = order_columns};
 }

@@ -63,10 +63,15 @@ struct kt_amx_kernels {
                     const void *columns, int64_t tiles, int64_t chunk, float *products,
                     void *stage);
     /** products [tiles x 16 tokens][cols] (+)= dY W, row stride ld, written up to the next multiple
-     * of 32 columns. `chunk` rows at a time, as above; `stage` likewise. */
+     * of 32 columns, which are in an order of their own until order_columns. `chunk` rows at a
+     * time, as above; `stage` likewise. */
     void (*backward)(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
                      const void *rows, int64_t tiles, int64_t chunk, int accumulate,
                      float *products, int64_t ld, void *stage);
+    /** rows [num_rows][cols] = what backward left, in the order of columns. rows may be products.
+     */
+    void (*order_columns)(const float *products, int64_t ld, int64_t num_rows, int64_t cols,
+                          float *rows, int64_t rows_ld);
 };
 
 /* kernels.c, compiled once for each. */

@@ -57,15 +57,20 @@ static inline line line_round_pairs(const float *even, const float *odd)
     return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
-/** Pairs (a[i], b[i]) of 32 bfloat16: i < 16 into *low, the others into *high. */
+/** Pairs (a[i], b[i]) of 32 bfloat16: those with i % 8 < 4 into *low, the others into *high. */
 static inline void line_interleave(line a, line b, line *low, line *high)
 {
-    const __m512i first =
-        _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
-                         37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
-    *low = _mm512_permutex2var_epi16(a, first, b);
-    *high = _mm512_permutex2var_epi16(a, second, b);
+    *low = _mm512_unpacklo_epi16(a, b);
+    *high = _mm512_unpackhi_epi16(a, b);
+}
+
+/** Words of 32 bits in the order of columns again: *first gets columns 0 to 15 of 32 whose pairs
+ * line_interleave put into low and high. */
+static inline void line_join(line low, line high, line *first, line *second)
+{
+    const __m512i from = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
+    *first = _mm512_permutex2var_epi32(low, from, high);
+    *second = _mm512_permutex2var_epi32(low, _mm512_add_epi32(from, _mm512_set1_epi32(8)), high);
 }
 
 /** Transposes 16 x 16 words of 32 bits. */
@@ -143,15 +148,26 @@ static inline line line_round_pairs(const float *even, const float *odd)
 
 static inline void line_interleave(line a, line b, line *low, line *high)
 {
-    uint16_t left[32], right[32], out[64];
+    uint16_t left[32], right[32], out[2][32];
     memcpy(left, &a, sizeof left);
     memcpy(right, &b, sizeof right);
     for (int i = 0; i < 32; i++) {
-        out[2 * i] = left[i];
-        out[2 * i + 1] = right[i];
+        int at = i / 8 * 8 + i % 4 * 2;
+        out[i % 8 / 4][at] = left[i];
+        out[i % 8 / 4][at + 1] = right[i];
     }
-    *low = line_load(out);
-    *high = line_load(out + 32);
+    *low = line_load(out[0]);
+    *high = line_load(out[1]);
+}
+
+static inline void line_join(line low, line high, line *first, line *second)
+{
+    for (int i = 0; i < 16; i++) {
+        const line *from = i % 8 < 4 ? &low : &high;
+        int at = i / 8 * 4 + i % 4;
+        first->word[i] = from->word[at];
+        second->word[i] = from->word[at + 8];
+    }
 }
 
 static inline void line_transpose(line r[16])
