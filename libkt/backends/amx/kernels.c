@@ -394,36 +394,132 @@ static struct columns decode_columns(const struct kt_amx_strip *w, int64_t from,
     return (struct columns){decoded + (col - first), KT_AMX_DECODED_COLS};
 }
 
+/* Rows that are multiplied at a time if they are interleaved for one product only: fewer, since
+ * what is read ahead must find room in level 2, where rows a page apart share few sets. */
+enum { SINGLE_USE_ROWS = 64 };
+
+/* One product of a strip: 32 columns of `count` rows, all tiles of tokens. */
+struct strip_product {
+    struct columns w;
+    int64_t count, cols; /* of w that exist */
+    const char *rows;
+    int64_t tiles, tile_bytes;
+    int first;
+    float *c;
+    int64_t ld;
+    char *stage;
+};
+
+/* Rows are interleaved once for all tiles. */
+static void multiply_staged(const struct strip_product *p, struct walk *ahead)
+{
+    interleave_rows(p->w.data, p->w.ld, p->count, p->cols, p->stage);
+    for (int64_t tile = 0; tile < p->tiles; tile += 2) {
+        struct factors f = {.a = p->rows + tile * p->tile_bytes,
+                            .b = p->stage,
+                            .lda = TILE_LINE,
+                            .a_next = p->tile_bytes,
+                            .a_step = TILE_BYTES,
+                            .b_next = TILE_BYTES,
+                            .b_step = 2 * TILE_BYTES,
+                            .steps = steps_of(p->count)};
+        float *to = p->c + tile * 16 * p->ld;
+        if (tile + 1 < p->tiles)
+            multiply_2x2(&f, p->first, to, 16 * p->ld, 16, p->ld * 4, ahead);
+        else
+            multiply_1x2(&f, p->first, to, 16, p->ld * 4, ahead);
+    }
+}
+
+INLINE void interleave_step(const struct strip_product *p, int64_t step)
+{
+    int64_t row = step * KT_AMX_STEP;
+    interleave_rows(p->w.data + row * p->w.ld, p->w.ld, kt_min_i64(KT_AMX_STEP, p->count - row),
+                    p->cols, p->stage + step * 2 * TILE_BYTES);
+}
+
+#define load_results(t, u, c, ld, zero)                                                            \
+    do {                                                                                           \
+        if (zero) {                                                                                \
+            tile_zero(t);                                                                          \
+            tile_zero(u);                                                                          \
+        } else {                                                                                   \
+            tile_load(t, c, ld);                                                                   \
+            tile_load(u, (c) + 16, ld);                                                            \
+        }                                                                                          \
+    } while (0)
+#define store_results(t, u, c, ld)                                                                 \
+    do {                                                                                           \
+        tile_store(t, c, ld);                                                                      \
+        tile_store(u, (c) + 16, ld);                                                               \
+    } while (0)
+
+/* One or two tiles: each step is interleaved while the one before is multiplied. */
+INLINE void multiply_once(const struct strip_product *p, const int two, struct walk *ahead)
+{
+    const char *a = p->rows, *b = p->stage;
+    int64_t steps = steps_of(p->count), c_ld = p->ld * 4;
+    float *c = p->c, *next = p->c + 16 * p->ld;
+    tile_see(c);
+    load_results(0, 1, c, c_ld, p->first);
+    if (two)
+        load_results(2, 3, next, c_ld, p->first);
+    interleave_step(p, 0);
+    for (int64_t k = 0; k < steps; k++, a += TILE_BYTES, b += 2 * TILE_BYTES) {
+        if (k + 1 < steps)
+            interleave_step(p, k + 1);
+        tile_see(b);
+        tile_load(4, a, TILE_LINE);
+        tile_load(6, b, TILE_LINE);
+        tile_multiply(0, 4, 6);
+        tile_load(7, b + TILE_BYTES, TILE_LINE);
+        tile_multiply(1, 4, 7);
+        if (two) {
+            tile_load(5, a + p->tile_bytes, TILE_LINE);
+            tile_multiply(2, 5, 6);
+            tile_multiply(3, 5, 7);
+        }
+        walk_on(ahead);
+    }
+    store_results(0, 1, c, c_ld);
+    if (two)
+        store_results(2, 3, next, c_ld);
+}
+
+static void multiply_strip(const struct strip_product *p, struct walk *ahead)
+{
+    if (p->tiles == 1)
+        multiply_once(p, 0, ahead);
+    else if (p->tiles == 2)
+        multiply_once(p, 1, ahead);
+    else
+        multiply_staged(p, ahead);
+}
+
 static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
                      const void *rows, int64_t tiles, int64_t chunk, int accumulate,
                      float *products, int64_t ld, void *stage)
 {
     int64_t depth = w->weight->rows, tile_bytes = steps_of(depth) * TILE_BYTES;
+    chunk = tiles <= 2 ? kt_min_i64(chunk, SINGLE_USE_ROWS) : chunk;
     uint16_t *decoded = (uint16_t *)stage + KT_AMX_ROWS * KT_AMX_MAX_CHUNK;
     for (int64_t from = 0; from < depth; from += chunk) {
         int64_t count = kt_min_i64(chunk, depth - from), steps = steps_of(count);
-        int more = from + chunk < depth, first = !accumulate && from == 0;
+        int more = from + chunk < depth;
         struct walk ahead = walk_strip(more ? w : next, more ? from + chunk : 0, chunk,
                                        steps_of(w->cols) * steps * ((tiles + 1) / 2));
         for (int64_t col = 0; col < w->cols; col += KT_AMX_STEP) {
-            struct columns c = decode_columns(w, from, count, col, decoded);
-            interleave_rows(c.data, c.ld, count, w->cols - col, stage);
-            for (int64_t tile = 0; tile < tiles; tile += 2) {
-                struct factors f = {.a = (const char *)rows + tile * tile_bytes +
-                                         from / KT_AMX_STEP * TILE_BYTES,
-                                    .b = stage,
-                                    .lda = TILE_LINE,
-                                    .a_next = tile_bytes,
-                                    .a_step = TILE_BYTES,
-                                    .b_next = TILE_BYTES,
-                                    .b_step = 2 * TILE_BYTES,
-                                    .steps = steps};
-                float *to = products + tile * 16 * ld + col;
-                if (tile + 1 < tiles)
-                    multiply_2x2(&f, first, to, 16 * ld, 16, ld * 4, &ahead);
-                else
-                    multiply_1x2(&f, first, to, 16, ld * 4, &ahead);
-            }
+            struct strip_product p = {.w = decode_columns(w, from, count, col, decoded),
+                                      .count = count,
+                                      .cols = w->cols - col,
+                                      .rows = (const char *)rows + from / KT_AMX_STEP * TILE_BYTES,
+                                      .tiles = tiles,
+                                      .tile_bytes = tile_bytes,
+                                      .first = !accumulate && from == 0,
+                                      .c = products + col,
+                                      .ld = ld,
+                                      .stage = stage};
+            multiply_strip(&p, &ahead);
         }
     }
 }
