@@ -71,6 +71,11 @@ static inline __attribute__((always_inline)) void store_unit(const enum kt_decod
 
 #define DECODE_TABLES 32
 
+static inline int has_tables(enum kt_decoding decoding)
+{
+    return decoding != KT_DECODE_F32;
+}
+
 struct code_table {
     float scale;
     __m256i low, high; /* bytes of 16 bfloat16 in both lanes */

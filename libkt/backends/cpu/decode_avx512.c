@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* AVX-512 F, BW, VL, DQ. */
-#include "backends/cpu/decode_avx512.h"
+#include "backends/cpu/decode_avx512_table.h"
 
 static inline __attribute__((always_inline)) void store_unit(const enum kt_decoding decoding,
                                                              char *to, const __m512 v[2])

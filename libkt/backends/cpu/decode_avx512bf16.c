@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* AVX-512 with BF16. */
-#include "backends/cpu/decode_avx512.h"
+#include "backends/cpu/decode_avx512_table.h"
 
 /* The instruction takes subnormal numbers for zero; is_common keeps them away. */
 static inline __attribute__((always_inline)) void store_unit(const enum kt_decoding decoding,

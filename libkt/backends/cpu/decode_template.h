@@ -3,13 +3,17 @@
  * Decoders of weights, written once and included by the file of each instruction set from AVX2 on.
  * A row is decoded by units of 32 elements; what is no whole unit, has a scale out of the common
  * range or an unusual format goes to plain C. Before including, define VECTOR, VECTOR_LANES,
- * VECTOR_SET(x), VECTOR_MULTIPLY(x, y), VECTOR_SUBTRACT(x, y) widen_bytes(bytes, v)     v = 32
- * signed bytes of a __m256i as float32 widen_f8(codes, v)        v = 32 codes of E4M3 / 256
+ * VECTOR_SET(x), VECTOR_MULTIPLY(x, y), VECTOR_SUBTRACT(x, y) and
+ *   widen_bytes(bytes, v)        v = 32 signed bytes of a __m256i as float32
+ *   widen_f8(codes, v)           v = 32 codes of E4M3 / 256
  *   store_unit(decoding, to, v)
- * and, where tables are worth it, DECODE_TABLES, the number of codes that are looked up at a time,
- * struct code_table (its member `scale` is 0 at first), make_table(table, dtype, scale) and
- * look_up_f8, look_up_i4(decoding, table, codes, to).
- * Defines `decoders`, the values of enum kt_decoding. */
+ * and for formats that are looked up in tables DECODE_TABLES, the number of codes at a time,
+ *   has_tables(decoding)
+ *   struct code_table            its member `scale` is 0 at first
+ *   make_table(table, dtype, scale)
+ *   look_up_f8, look_up_i4(decoding, table, codes, to)
+ *                                return whether they met a NaN, which they then did not give.
+ * Defines DECODERS, the values of enum kt_decoding. */
 #include <math.h>
 #include <string.h>
 
@@ -120,13 +124,13 @@ static ALWAYS_INLINE void unit_q6_k(const uint8_t *row, int64_t col, VECTOR v[VE
     }
 }
 
-/* A row of a call. */
+/* Rows and columns of a call. */
 struct decode_call {
     const struct kt_weight *w;
-    int64_t row;         /* of the weight */
-    const uint8_t *data; /* of that row */
+    int64_t row, rows;
     int64_t col, ahead;
     char *to; /* of element (row, col) */
+    int64_t ld;
 };
 
 static inline int64_t element_bytes(enum kt_decoding decoding)
@@ -134,35 +138,15 @@ static inline int64_t element_bytes(enum kt_decoding decoding)
     return decoding == KT_DECODE_BF16 ? 2 : 4;
 }
 
-/* Elements [begin, end) of the row in plain C. */
-static __attribute__((noinline)) void
-decode_rest(enum kt_decoding decoding, const struct decode_call *d, int64_t begin, int64_t end)
+/* Elements [begin, end) of `rows` rows from the call's row `first` on, in plain C. */
+static __attribute__((noinline)) void decode_rest(enum kt_decoding decoding,
+                                                  const struct decode_call *d, int64_t first,
+                                                  int64_t rows, int64_t begin, int64_t end)
 {
-    kt_decoders_c[decoding](d->w, d->row, begin, 1, end - begin, 0,
-                            d->to + (begin - d->col) * element_bytes(decoding), 0);
-}
-
-/* Elements [begin, end), which share a scale: factor times what the unit function gives. A unit
- * takes unit_bytes, or about as many. */
-static ALWAYS_INLINE void decode_run(const enum kt_decoding decoding, unit_fn unit,
-                                     const int64_t alignment, const int64_t unit_bytes,
-                                     const struct decode_call *d, int64_t begin, int64_t end,
-                                     const int scaled, float factor)
-{
-    int64_t at = kt_min_i64((begin + alignment - 1) / alignment * alignment, end);
-    char *to = d->to + (at - d->col) * element_bytes(decoding);
-    if (begin < at)
-        decode_rest(decoding, d, begin, at);
-    for (; at + UNIT <= end; at += UNIT, to += UNIT * element_bytes(decoding)) {
-        VECTOR v[VECTORS];
-        __builtin_prefetch(d->data + at / UNIT * unit_bytes + d->ahead);
-        unit(d->data, at, v);
-        if (scaled)
-            multiply(v, factor);
-        store_unit(decoding, to, v);
-    }
-    if (at < end)
-        decode_rest(decoding, d, at, end);
+    if (begin < end)
+        kt_decoders_c[decoding](d->w, d->row + first, begin, rows, end - begin, 0,
+                                d->to + (first * d->ld + begin - d->col) * element_bytes(decoding),
+                                d->ld);
 }
 
 /* Scales of 2^-100 to 2^100, with which no product leaves the range of normal numbers. */
@@ -173,116 +157,149 @@ static inline int is_common(float scale)
     return (bits >> 23 & 255) - 27 < 200;
 }
 
-/* Elements [begin, end) of a format whose scales lie apart; unit_factor makes up for the unit
- * function's. */
-static ALWAYS_INLINE void decode_scaled(const enum kt_decoding decoding, unit_fn unit,
-                                        const int64_t alignment, const int64_t unit_bytes,
-                                        const float unit_factor, const struct decode_call *d,
-                                        int64_t begin, int64_t end, float scale)
-{
-    if (is_common(scale))
-        decode_run(decoding, unit, alignment, unit_bytes, d, begin, end, 1, scale * unit_factor);
-    else
-        decode_rest(decoding, d, begin, end);
-}
-
-#if defined(DECODE_TABLES)
-/* The same by a table of what the codes become under the scale, made anew when it changes. A lookup
- * returns whether it met a NaN, which it cannot give. */
-static ALWAYS_INLINE void decode_looked_up(const enum kt_decoding decoding, const kt_dtype dtype,
-                                           const struct decode_call *d, int64_t begin, int64_t end,
-                                           float scale, struct code_table *table)
-{
-    const int is_i4 = dtype == KT_DTYPE_I4;
-    int64_t first = is_i4 ? begin + begin % 2 : begin, at = first;
-    char *to = d->to + (at - d->col) * element_bytes(decoding);
-    int is_nan = 0;
-    if (is_common(scale) && at + DECODE_TABLES <= end && table->scale != scale)
-        make_table(table, dtype, scale);
-    for (; is_common(scale) && at + DECODE_TABLES <= end; at += DECODE_TABLES) {
-        const uint8_t *codes = d->data + (is_i4 ? at / 2 : at);
-        __builtin_prefetch(codes + d->ahead);
-        is_nan |=
-            is_i4 ? look_up_i4(decoding, table, codes, to) : look_up_f8(decoding, table, codes, to);
-        to += DECODE_TABLES * element_bytes(decoding);
-    }
-    if (is_nan || begin < first)
-        decode_rest(decoding, d, begin, is_nan ? at : first);
-    if (at < end && is_i4)
-        decode_scaled(decoding, unit_i4, 2, UNIT / 2, 1, d, at, end, scale);
-    else if (at < end)
-        decode_scaled(decoding, unit_f8, 1, UNIT, 256, d, at, end, scale);
-}
-#else
-struct code_table {
-    float scale;
+/* A walk over the rows of a call. */
+struct row {
+    int64_t index, left; /* left: rows under this scale */
+    const uint8_t *data;
+    char *to; /* of the call's first column */
+    const float *scale;
 };
-#endif
 
-/* Elements [begin, end) of a row, which share a scale. */
-static ALWAYS_INLINE void decode_segment(const enum kt_decoding decoding,
-                                         const struct decode_call *d, int64_t begin, int64_t end,
-                                         float scale, struct code_table *table)
+static ALWAYS_INLINE struct row first_row(const struct decode_call *d, const float *scale)
 {
-    (void)table;
-    switch (d->w->dtype) {
-    case KT_DTYPE_F8_E4M3:
-#if defined(DECODE_TABLES)
-        if (decoding != KT_DECODE_F32) {
-            decode_looked_up(decoding, KT_DTYPE_F8_E4M3, d, begin, end, scale, table);
-            break;
-        }
-#endif
-        decode_scaled(decoding, unit_f8, 1, UNIT, 256, d, begin, end, scale);
-        break;
-    case KT_DTYPE_I4:
-#if defined(DECODE_TABLES)
-        if (decoding != KT_DECODE_F32) {
-            decode_looked_up(decoding, KT_DTYPE_I4, d, begin, end, scale, table);
-            break;
-        }
-#endif
-        decode_scaled(decoding, unit_i4, 2, UNIT / 2, 1, d, begin, end, scale);
-        break;
-    case KT_DTYPE_I8:
-        decode_scaled(decoding, unit_i8, 1, UNIT, 1, d, begin, end, scale);
-        break;
-    case KT_DTYPE_Q8_0:
-        decode_run(decoding, unit_q8_0, UNIT, 34, d, begin, end, 0, 1);
-        break;
-    case KT_DTYPE_Q4_0:
-        decode_run(decoding, unit_q4_0, UNIT, 18, d, begin, end, 0, 1);
-        break;
-    case KT_DTYPE_Q4_K:
-        decode_run(decoding, unit_q4_k, UNIT, 18, d, begin, end, 0, 1);
-        break;
-    case KT_DTYPE_Q6_K:
-        decode_run(decoding, unit_q6_k, UNIT, 26, d, begin, end, 0, 1);
-        break;
-    default:
-        decode_rest(decoding, d, begin, end);
+    const struct kt_weight *w = d->w;
+    int64_t left = w->scale ? w->scale_rows - (w->first_row + d->row) % w->scale_rows : INT64_MAX;
+    return (struct row){0, left,
+                        (const uint8_t *)w->data +
+                            d->row * (int64_t)kt_format_row_bytes(w->dtype, w->cols),
+                        d->to, scale};
+}
+
+static ALWAYS_INLINE void next_row(const struct decode_call *d, int64_t row_bytes, int64_t to_bytes,
+                                   struct row *r)
+{
+    r->index++;
+    r->data += row_bytes;
+    r->to += to_bytes;
+    if (--r->left == 0) {
+        r->scale += d->w->scale_ld;
+        r->left = d->w->scale_rows;
     }
 }
 
-/* Columns [begin, end) of all rows; scale: of the first row, NULL = 1. */
-static ALWAYS_INLINE void decode_columns(const enum kt_decoding decoding, struct decode_call d,
-                                         int64_t rows, int64_t ld, int64_t begin, int64_t end,
+/* Elements [begin, end) of all rows; scale: of the first row. A unit takes unit_bytes, or about as
+ * many. unit_factor makes up for the unit function's; 0: that gives the elements themselves. */
+static ALWAYS_INLINE void decode_units(const enum kt_decoding decoding, unit_fn unit,
+                                       const int64_t alignment, const int64_t unit_bytes,
+                                       const float unit_factor, const struct decode_call *d,
+                                       int64_t begin, int64_t end, const float *scale)
+{
+    const int scaled = unit_factor != 0;
+    int64_t bytes = element_bytes(decoding), ahead = d->ahead, rows = d->rows;
+    int64_t row_bytes = (int64_t)kt_format_row_bytes(d->w->dtype, d->w->cols);
+    int64_t first = kt_min_i64((begin + alignment - 1) / alignment * alignment, end);
+    int64_t stop = first + (end - first) / UNIT * UNIT, skip = (first - d->col) * bytes;
+    struct row r = first_row(d, scale);
+    for (; r.index < rows; next_row(d, row_bytes, d->ld * bytes, &r)) {
+        if (scaled && !is_common(*r.scale)) {
+            decode_rest(decoding, d, r.index, 1, first, stop);
+            continue;
+        }
+        float factor = *r.scale * unit_factor;
+        char *to = r.to + skip;
+        for (int64_t at = first; at < stop; at += UNIT, to += UNIT * bytes) {
+            VECTOR v[VECTORS];
+            __builtin_prefetch(r.data + at / UNIT * unit_bytes + ahead);
+            unit(r.data, at, v);
+            if (scaled)
+                multiply(v, factor);
+            store_unit(decoding, to, v);
+        }
+    }
+    decode_rest(decoding, d, 0, rows, begin, first);
+    decode_rest(decoding, d, 0, rows, stop, end);
+}
+
+static ALWAYS_INLINE void units_of_f8(const enum kt_decoding decoding, const struct decode_call *d,
+                                      int64_t begin, int64_t end, const float *scale)
+{
+    decode_units(decoding, unit_f8, 1, UNIT, 256, d, begin, end, scale);
+}
+
+static ALWAYS_INLINE void units_of_i4(const enum kt_decoding decoding, const struct decode_call *d,
+                                      int64_t begin, int64_t end, const float *scale)
+{
+    decode_units(decoding, unit_i4, 2, UNIT / 2, 1, d, begin, end, scale);
+}
+
+#if defined(DECODE_TABLES)
+/* The same by a table of what the codes become under the scale, made anew when it changes. */
+static ALWAYS_INLINE void decode_looked_up(const enum kt_decoding decoding, const int is_i4,
+                                           const struct decode_call *d, int64_t begin, int64_t end,
+                                           const float *scale)
+{
+    int64_t bytes = element_bytes(decoding), ahead = d->ahead, rows = d->rows;
+    int64_t row_bytes = (int64_t)kt_format_row_bytes(d->w->dtype, d->w->cols);
+    int64_t first = is_i4 ? begin + begin % 2 : begin;
+    int64_t stop = first + (end - first) / DECODE_TABLES * DECODE_TABLES;
+    int64_t skip = (first - d->col) * bytes, from = is_i4 ? first / 2 : first;
+    struct code_table table = {0};
+    struct row r = first_row(d, scale);
+    for (; r.index < rows && first < stop; next_row(d, row_bytes, d->ld * bytes, &r)) {
+        int is_rest = !is_common(*r.scale);
+        if (!is_rest && table.scale != *r.scale)
+            make_table(&table, is_i4 ? KT_DTYPE_I4 : KT_DTYPE_F8_E4M3, *r.scale);
+        const uint8_t *codes = r.data + from;
+        char *to = r.to + skip, *to_end = to + (is_rest ? 0 : stop - first) * bytes;
+        for (; to < to_end; to += DECODE_TABLES * bytes) {
+            __builtin_prefetch(codes + ahead);
+            is_rest |= is_i4 ? look_up_i4(decoding, &table, codes, to)
+                             : look_up_f8(decoding, &table, codes, to);
+            codes += is_i4 ? DECODE_TABLES / 2 : DECODE_TABLES;
+        }
+        if (is_rest)
+            decode_rest(decoding, d, r.index, 1, first, stop);
+    }
+    decode_rest(decoding, d, 0, rows, begin, first);
+    if (stop < end && is_i4)
+        units_of_i4(decoding, d, stop, end, scale);
+    else if (stop < end)
+        units_of_f8(decoding, d, stop, end, scale);
+}
+#endif
+
+/* Columns [begin, end) of all rows, which share a scale or have one each; scale: of the first. */
+static ALWAYS_INLINE void decode_columns(const enum kt_decoding decoding,
+                                         const struct decode_call *d, int64_t begin, int64_t end,
                                          const float *scale)
 {
-    const struct kt_weight *w = d.w;
-    int64_t row_bytes = (int64_t)kt_format_row_bytes(w->dtype, w->cols);
-    int64_t left = scale ? w->scale_rows - (w->first_row + d.row) % w->scale_rows : rows;
-    struct code_table table = {0};
-    for (int64_t r = 0; r < rows; r++) {
-        decode_segment(decoding, &d, begin, end, scale ? *scale : 1.0f, &table);
-        d.row++;
-        d.data += row_bytes;
-        d.to += ld * element_bytes(decoding);
-        if (--left == 0 && scale) {
-            scale += w->scale_ld;
-            left = w->scale_rows;
-        }
+    kt_dtype dtype = d->w->dtype;
+#if defined(DECODE_TABLES)
+    if (has_tables(decoding) && dtype == KT_DTYPE_F8_E4M3) {
+        decode_looked_up(decoding, 0, d, begin, end, scale);
+        return;
     }
+    if (has_tables(decoding) && dtype == KT_DTYPE_I4) {
+        decode_looked_up(decoding, 1, d, begin, end, scale);
+        return;
+    }
+#endif
+    if (dtype == KT_DTYPE_F8_E4M3)
+        units_of_f8(decoding, d, begin, end, scale);
+    else if (dtype == KT_DTYPE_I4)
+        units_of_i4(decoding, d, begin, end, scale);
+    else if (dtype == KT_DTYPE_I8)
+        decode_units(decoding, unit_i8, 1, UNIT, 1, d, begin, end, scale);
+    else if (dtype == KT_DTYPE_Q8_0)
+        decode_units(decoding, unit_q8_0, UNIT, 34, 0, d, begin, end, scale);
+    else if (dtype == KT_DTYPE_Q4_0)
+        decode_units(decoding, unit_q4_0, UNIT, 18, 0, d, begin, end, scale);
+    else if (dtype == KT_DTYPE_Q4_K)
+        decode_units(decoding, unit_q4_k, UNIT, 18, 0, d, begin, end, scale);
+    else if (dtype == KT_DTYPE_Q6_K)
+        decode_units(decoding, unit_q6_k, UNIT, 26, 0, d, begin, end, scale);
+    else
+        decode_rest(decoding, d, 0, d->rows, begin, end);
 }
 
 /* Blocks of GGUF have scales of their own. */
@@ -297,21 +314,19 @@ static ALWAYS_INLINE void decode(const enum kt_decoding decoding, const struct k
                                  int64_t row, int64_t col, int64_t rows, int64_t cols,
                                  int64_t ahead, void *to, int64_t ld)
 {
-    int64_t row_bytes = (int64_t)kt_format_row_bytes(w->dtype, w->cols), end = col + cols;
-    struct decode_call d = {w, row, (const uint8_t *)w->data + row * row_bytes, col, ahead, to};
+    static const float one = 1;
+    const struct decode_call d = {w, row, rows, col, ahead, to, ld};
+    int64_t end = col + cols;
     if (!has_vectors(w)) {
         kt_decoders_c[decoding](w, row, col, rows, cols, ahead, to, ld);
         return;
     }
-    if (!w->scale) {
-        decode_columns(decoding, d, rows, ld, col, end, NULL);
-        return;
-    }
-    int64_t i = col / w->scale_cols;
-    const float *scale = w->scale + (w->first_row + row) / w->scale_rows * w->scale_ld + i;
+    int64_t i = w->scale ? col / w->scale_cols : 0;
+    const float *scale =
+        w->scale ? w->scale + (w->first_row + row) / w->scale_rows * w->scale_ld + i : &one;
     for (int64_t begin = col; begin < end; scale++) {
-        int64_t stop = kt_min_i64(++i * w->scale_cols, end);
-        decode_columns(decoding, d, rows, ld, begin, stop, scale);
+        int64_t stop = w->scale ? kt_min_i64(++i * w->scale_cols, end) : end;
+        decode_columns(decoding, &d, begin, stop, scale);
         begin = stop;
     }
 }
