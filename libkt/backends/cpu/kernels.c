@@ -2,7 +2,6 @@
 #include "backends/cpu/kernels.h"
 
 #include <kt/context.h>
-#include <string.h>
 
 #include "config.h"
 
@@ -30,7 +29,5 @@ void kt_kernels_init(struct kt_kernels *kernels, uint32_t isa)
 #else
     (void)isa;
 #endif
-    memcpy(kernels->decode, decoders, sizeof kernels->decode);
-    memcpy(kernels->f32.decode, decoders, sizeof kernels->decode);
-    memcpy(kernels->bf16.decode, decoders, sizeof kernels->decode);
+    kernels->decode = kernels->f32.decode = kernels->bf16.decode = decoders;
 }

@@ -66,7 +66,7 @@ struct kt_gemm_kernel {
     int32_t outer_rows;
     void (*outer)(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
                   const struct kt_matrix *b, int accumulate, float *c, int64_t ldc);
-    kt_decode_fn decode[KT_DECODINGS];
+    const kt_decode_fn *decode; /**< by enum kt_decoding */
 };
 
 /** Kernels over one row of n floats. */
@@ -103,7 +103,7 @@ struct kt_row_kernels {
 struct kt_kernels {
     struct kt_gemm_kernel f32, bf16;
     struct kt_row_kernels row;
-    kt_decode_fn decode[KT_DECODINGS];
+    const kt_decode_fn *decode; /**< by enum kt_decoding; `f32` and `bf16` have the same */
 };
 
 /** Fills the table for a set of KT_ISA_* bits (as kt_cpu_detect found and masked them). */
