@@ -50,6 +50,8 @@ static uint32_t detect_isa(void)
         isa |= KT_ISA_AVX512;
     if ((isa & KT_ISA_AVX512) && __builtin_cpu_supports("avx512bf16"))
         isa |= KT_ISA_AVX512_BF16;
+    if ((isa & KT_ISA_AVX512_BF16) && __builtin_cpu_supports("avx512vbmi"))
+        isa |= KT_ISA_AVX512_VBMI;
     if ((isa & KT_ISA_AVX512) && __builtin_cpu_supports("avx512vnni"))
         isa |= KT_ISA_AVX512_VNNI;
     if (isa & KT_ISA_AVX512_BF16)
@@ -78,7 +80,7 @@ static uint32_t apply_mask(uint32_t isa, uint32_t mask)
     if (mask & KT_ISA_AVX512)
         mask |= KT_ISA_AVX512_BF16 | KT_ISA_AVX512_VNNI;
     if (mask & KT_ISA_AVX512_BF16)
-        mask |= ISA_AMX;
+        mask |= KT_ISA_AVX512_VBMI | ISA_AMX;
     return isa & ~mask;
 }
 
@@ -107,6 +109,7 @@ void kt_cpu_describe(const struct kt_cpu *cpu, const struct kt_topology *t,
     } sets[] = {{KT_ISA_AVX2, " AVX2"},
                 {KT_ISA_AVX512, " AVX-512"},
                 {KT_ISA_AVX512_BF16, " AVX-512-BF16"},
+                {KT_ISA_AVX512_VBMI, " AVX-512-VBMI"},
                 {KT_ISA_AVX512_VNNI, " AVX-512-VNNI"},
                 {KT_ISA_AMX_BF16, " AMX-BF16"},
                 {KT_ISA_AMX_INT8, " AMX-INT8"}};

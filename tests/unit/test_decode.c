@@ -129,6 +129,38 @@ START_TEST(scales_of_cut_blocks)
 }
 END_TEST
 
+/* Each code at every place of 64, where tables of 64 results and more are looked up; the scale
+ * changes its sign with every row. */
+START_TEST(all_codes_at_all_places)
+{
+    struct kt_kernels kernels;
+    if (!init_level(&kernels, levels[_i]))
+        return;
+    enum { ROWS = 64, COLS = 256 };
+    struct guarded data = guard(ROWS * COLS);
+    float *scale = test_random(6, ROWS);
+    for (int i = 0; i < ROWS * COLS; i++)
+        ((uint8_t *)data.data)[i] = (uint8_t)(i / COLS + i % COLS);
+    for (int row = 0; row < ROWS; row++)
+        scale[row] = row % 2 ? -fabsf(scale[row]) : fabsf(scale[row]);
+    struct kt_weight w = {.data = data.data,
+                          .rows = ROWS,
+                          .cols = COLS,
+                          .scale = scale,
+                          .scale_rows = 1,
+                          .scale_cols = COLS,
+                          .scale_ld = 1};
+    for (w.dtype = KT_DTYPE_F8_E4M3; w.dtype <= KT_DTYPE_I8; w.dtype++)
+        check_part(&kernels, &w, 0, 0, ROWS, COLS);
+    w.dtype = KT_DTYPE_I4;
+    w.rows = ROWS / 2;
+    w.cols = w.scale_cols = 2 * COLS;
+    check_part(&kernels, &w, 0, 0, w.rows, w.cols);
+    release(&data);
+    free(scale);
+}
+END_TEST
+
 /* Each code, under scales whose products are subnormal, overflow, round to even or are no numbers.
  */
 START_TEST(all_codes_under_all_scales)
@@ -189,6 +221,7 @@ int main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, parts_of_every_format, 0, LEVELS * DTYPES);
     tcase_add_loop_test(tc, scales_of_cut_blocks, 0, LEVELS);
+    tcase_add_loop_test(tc, all_codes_at_all_places, 0, LEVELS);
     tcase_add_loop_test(tc, all_codes_under_all_scales, 0, LEVELS);
     tcase_add_test(tc, plain_c_rounds_to_nearest_even);
     suite_add_tcase(suite, tc);

@@ -22,6 +22,8 @@ void kt_kernels_init(struct kt_kernels *kernels, uint32_t isa)
         kt_kernels_init_avx512bf16(kernels);
         decoders = kt_decoders_avx512bf16;
     }
+    if (isa & KT_ISA_AVX512_VBMI)
+        decoders = kt_decoders_avx512vbmi;
 #if defined(KT_HAVE_AMX)
     if (isa & KT_ISA_AMX_BF16)
         kt_kernels_init_amx(kernels);

@@ -123,6 +123,7 @@ extern const kt_decode_fn kt_decoders_c[KT_DECODINGS];
 extern const kt_decode_fn kt_decoders_avx2[KT_DECODINGS];
 extern const kt_decode_fn kt_decoders_avx512[KT_DECODINGS];
 extern const kt_decode_fn kt_decoders_avx512bf16[KT_DECODINGS];
+extern const kt_decode_fn kt_decoders_avx512vbmi[KT_DECODINGS];
 
 static inline const struct kt_gemm_kernel *kt_gemm_kernel_for(const struct kt_kernels *kernels,
                                                               kt_compute compute)

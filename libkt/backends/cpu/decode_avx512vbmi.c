@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* AVX-512 with BF16 and VBMI: shuffles of bytes that look up all 128 magnitudes of E4M3. */
+#include <math.h>
+
+#include "backends/cpu/decode_avx512.h"
+
+/* The instruction takes subnormal numbers for zero; is_common keeps them away. */
+static inline __m512i round_pair(__m512 low, __m512 high)
+{
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+static inline __attribute__((always_inline)) void store_unit(const enum kt_decoding decoding,
+                                                             char *to, const __m512 v[2])
+{
+    if (decoding == KT_DECODE_BF16)
+        _mm512_storeu_si512(to, round_pair(v[0], v[1]));
+    else
+        store_float32(decoding == KT_DECODE_ROUNDED, to, v);
+}
+
+/* -- tables of bfloat16 -------------------------------------------------------------------------
+ */
+
+#define DECODE_TABLES 64
+
+static inline int has_tables(enum kt_decoding decoding)
+{
+    return decoding == KT_DECODE_BF16;
+}
+
+struct code_table {
+    float scale;
+    __m512i low[2], high[2]; /* E4M3: bytes of what the codes 0 .. 127 become */
+    __m512i words;           /* I4: what the 16 codes become, twice */
+};
+
+#define OCTAVE(unit)                                                                               \
+    8 * unit, 9 * unit, 10 * unit, 11 * unit, 12 * unit, 13 * unit, 14 * unit, 15 * unit
+static const float f8_values[128] = {
+    0 * 0x1p-9f,     1 * 0x1p-9f,     2 * 0x1p-9f,     3 * 0x1p-9f,     4 * 0x1p-9f,
+    5 * 0x1p-9f,     6 * 0x1p-9f,     7 * 0x1p-9f,     OCTAVE(0x1p-9f), OCTAVE(0x1p-8f),
+    OCTAVE(0x1p-7f), OCTAVE(0x1p-6f), OCTAVE(0x1p-5f), OCTAVE(0x1p-4f), OCTAVE(0x1p-3f),
+    OCTAVE(0x1p-2f), OCTAVE(0x1p-1f), OCTAVE(0x1p0f),  OCTAVE(0x1p1f),  OCTAVE(0x1p2f),
+    OCTAVE(0x1p3f),  OCTAVE(0x1p4f),  8 * 0x1p5f,      9 * 0x1p5f,      10 * 0x1p5f,
+    11 * 0x1p5f,     12 * 0x1p5f,     13 * 0x1p5f,     14 * 0x1p5f,     NAN};
+static const float i4_values[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+
+/* bfloat16 of 32 values times a factor. */
+static inline __m512i round_products(const float *values, __m512 factor)
+{
+    return round_pair(_mm512_mul_ps(_mm512_loadu_ps(values), factor),
+                      _mm512_mul_ps(_mm512_loadu_ps(values + 16), factor));
+}
+
+/* The lower bytes of 64 words that have nothing above them. */
+static inline __m512i pack_bytes(__m512i first, __m512i second)
+{
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7),
+                                    _mm512_packus_epi16(first, second));
+}
+
+static inline void make_table(struct code_table *t, kt_dtype dtype, float scale)
+{
+    __m512 factor = _mm512_set1_ps(scale);
+    t->scale = scale;
+    if (dtype == KT_DTYPE_I4) {
+        __m512 products = _mm512_mul_ps(_mm512_loadu_ps(i4_values), factor);
+        t->words = round_pair(products, products);
+        return;
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        __m512i lower = _mm512_set1_epi16(0xff);
+        __m512i first = round_products(f8_values + 64 * i, factor);
+        __m512i second = round_products(f8_values + 64 * i + 32, factor);
+        t->low[i] = pack_bytes(_mm512_and_si512(first, lower), _mm512_and_si512(second, lower));
+        t->high[i] = pack_bytes(_mm512_srli_epi16(first, 8), _mm512_srli_epi16(second, 8));
+    }
+}
+
+/* 64 codes in the order 0, 32, 1, 33 ..: the lower bytes of words are the first 32, the upper ones
+ * the others, so that words of results need no shuffle. */
+static inline __m512i load_pairs(const uint8_t *codes)
+{
+    __m512i order =
+        _mm512_setr_epi32(0x21012000, 0x23032202, 0x25052404, 0x27072606, 0x29092808, 0x2b0b2a0a,
+                          0x2d0d2c0c, 0x2f0f2e0e, 0x31113010, 0x33133212, 0x35153414, 0x37173616,
+                          0x39193818, 0x3b1b3a1a, 0x3d1d3c1c, 0x3f1f3e1e);
+    return _mm512_permutexvar_epi8(order, _mm512_loadu_si512(codes));
+}
+
+/* A shuffle takes the lower 7 bits of a code; the upper one is the sign. */
+static inline int look_up_f8(enum kt_decoding decoding, const struct code_table *t,
+                             const uint8_t *from, char *to)
+{
+    __m512i codes = load_pairs(from), lower = _mm512_set1_epi16(0xff);
+    __m512i low = _mm512_permutex2var_epi8(t->low[0], codes, t->low[1]);
+    __m512i high = _mm512_permutex2var_epi8(t->high[0], codes, t->high[1]);
+    __m512i sign = _mm512_and_si512(codes, _mm512_set1_epi8((char)0x80));
+    (void)decoding;
+    high = _mm512_xor_si512(high, sign);
+    _mm512_storeu_si512(to, AND_OR(low, lower, _mm512_slli_epi16(high, 8)));
+    _mm512_storeu_si512(to + 64,
+                        AND_OR(high, _mm512_slli_epi16(lower, 8), _mm512_srli_epi16(low, 8)));
+    return 0;
+}
+
+/* 32 codes as bytes in 32-bit lanes, and again 12 bits up: each word has a code in its lower 4
+ * bits. A shuffle takes 5 of them, of which the upper one makes no difference. */
+static inline void look_up_half(const struct code_table *t, const uint8_t *from, char *to)
+{
+    __m512i pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)from));
+    __m512i index = _mm512_or_si512(pairs, _mm512_slli_epi32(pairs, 12));
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(index, t->words));
+}
+
+static inline int look_up_i4(enum kt_decoding decoding, const struct code_table *t,
+                             const uint8_t *from, char *to)
+{
+    (void)decoding;
+    look_up_half(t, from, to);
+    look_up_half(t, from + 16, to + 64);
+    return 0;
+}
+
+#include "backends/cpu/decode_template.h"
+
+const kt_decode_fn kt_decoders_avx512vbmi[KT_DECODINGS] = DECODERS;
