@@ -74,7 +74,7 @@ static inline void make_table(struct code_table *t, kt_dtype dtype, float scale)
         __m512i lower = _mm512_set1_epi16(0xff);
         __m512i first = round_products(f8_values + 64 * i, factor);
         __m512i second = round_products(f8_values + 64 * i + 32, factor);
-        t->low[i] = pack_bytes(_mm512_and_si512(first, lower), _mm512_and_si512(second, lower));
+        t->low[i] = pack_bytes(first & lower, second & lower);
         t->high[i] = pack_bytes(_mm512_srli_epi16(first, 8), _mm512_srli_epi16(second, 8));
     }
 }
@@ -94,15 +94,13 @@ static inline __m512i load_pairs(const uint8_t *codes)
 static inline int look_up_f8(enum kt_decoding decoding, const struct code_table *t,
                              const uint8_t *from, char *to)
 {
-    __m512i codes = load_pairs(from), lower = _mm512_set1_epi16(0xff);
+    __m512i lower = _mm512_set1_epi16(0xff), upper = _mm512_set1_epi16((short)0xff00);
+    __m512i codes = load_pairs(from), sign = codes & _mm512_set1_epi8((char)0x80);
     __m512i low = _mm512_permutex2var_epi8(t->low[0], codes, t->low[1]);
-    __m512i high = _mm512_permutex2var_epi8(t->high[0], codes, t->high[1]);
-    __m512i sign = _mm512_and_si512(codes, _mm512_set1_epi8((char)0x80));
+    __m512i high = _mm512_permutex2var_epi8(t->high[0], codes, t->high[1]) ^ sign;
     (void)decoding;
-    high = _mm512_xor_si512(high, sign);
-    _mm512_storeu_si512(to, AND_OR(low, lower, _mm512_slli_epi16(high, 8)));
-    _mm512_storeu_si512(to + 64,
-                        AND_OR(high, _mm512_slli_epi16(lower, 8), _mm512_srli_epi16(low, 8)));
+    _mm512_storeu_si512(to, (low & lower) | _mm512_slli_epi16(high, 8));
+    _mm512_storeu_si512(to + 64, (high & upper) | _mm512_srli_epi16(low, 8));
     return 0;
 }
 
@@ -111,7 +109,7 @@ static inline int look_up_f8(enum kt_decoding decoding, const struct code_table 
 static inline void look_up_half(const struct code_table *t, const uint8_t *from, char *to)
 {
     __m512i pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)from));
-    __m512i index = _mm512_or_si512(pairs, _mm512_slli_epi32(pairs, 12));
+    __m512i index = pairs | _mm512_slli_epi32(pairs, 12);
     _mm512_storeu_si512(to, _mm512_permutexvar_epi16(index, t->words));
 }
 
