@@ -3,15 +3,10 @@
 #include "backends/amx/kernels.h"
 
 #include "backends/amx/line.h"
-#include "backends/cpu/amx_tile.h"
-#include "core/memory.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-static int64_t steps_of(int64_t features)
-{
-    return (features + KT_AMX_STEP - 1) / KT_AMX_STEP;
-}
+enum { STEP = KT_AMX_STEP };
+#define TILE_PRODUCT tile_multiply
+#include "backends/amx/products_template.h"
 
 /* -- packing ----------------------------------------------------------------------------------- */
 
@@ -70,78 +65,40 @@ static void transpose(const float *products, int64_t tiles, int64_t num_features
     }
 }
 
-/* -- weights ----------------------------------------------------------------------------------- */
+/* -- forward ----------------------------------------------------------------------------------- */
 
-static int is_bf16(const struct kt_weight *w)
+static int is_direct(const struct kt_weight *w)
 {
     return w->dtype == KT_DTYPE_BF16 && !w->scale;
 }
 
-/* Where the block that holds an element begins. */
-static const char *element_at(const struct kt_weight *w, int64_t row, int64_t col)
+/* A block whose rows or features are not whole tiles, or not bfloat16, copied with zeros around. */
+static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
+                        int64_t stage_ld, void *memory)
 {
-    const struct kt_format *f = kt_format_of(w->dtype);
-    return (const char *)w->data + row * (w->cols / f->block * f->block_bytes) +
-           col / f->block * f->block_bytes;
-}
-
-/* Bytes of n elements of a row. */
-static int64_t bytes_of(const struct kt_weight *w, int64_t n)
-{
-    const struct kt_format *f = kt_format_of(w->dtype);
-    return (n + f->block - 1) / f->block * f->block_bytes;
-}
-
-/* -- reading ahead ----------------------------------------------------------------------------- */
-
-/* Fetches what the next chunk reads, row after row, a run of bytes each: memory is read in longer
- * pieces than in the order in which the products use it. Calls are spread over the whole chunk,
- * since a core has few misses under way at a time and a burst of them holds up the tiles' loads. */
-struct walk {
-    const struct kt_amx_blocks *blocks;
-    const char *row;
-    int64_t ld, run;           /* bytes */
-    int64_t rows, block_rows;  /* left, and in this block */
-    int64_t from, index, pace; /* pace: rows at a time */
-};
-
-INLINE void walk_on(struct walk *w)
-{
-    for (int64_t i = 0; i < w->pace && w->rows > 0; i++, w->rows--) {
-        for (int64_t at = 0; at < w->run; at += TILE_LINE)
-            __builtin_prefetch(w->row + at, 0, 2);
-        w->row += w->ld;
-        if (w->blocks && --w->block_rows == 0 && w->rows > 1) {
-            w->index++;
-            w->row = element_at(w->blocks->weight[w->index], w->blocks->first[w->index], w->from);
-            w->block_rows = w->blocks->rows[w->index];
-        }
+    const struct kt_weight *weight = w->weight[i];
+    uint16_t *stage = memory;
+    int64_t whole = cols / KT_AMX_STEP * KT_AMX_STEP;
+    int decoded = !is_direct(weight);
+    if (decoded)
+        w->decode(weight, w->first[i], from, w->rows[i], cols, 0, stage, stage_ld);
+    for (int64_t r = 0; r < KT_AMX_ROWS; r++, stage += stage_ld) {
+        const uint16_t *row = stage;
+        int64_t n = r < w->rows[i] ? cols : 0;
+        if (n && !decoded)
+            row = (const uint16_t *)(const void *)element_at(weight, w->first[i] + r, from);
+        for (int64_t k = n && decoded ? whole : 0; k < stage_ld; k += KT_AMX_STEP)
+            line_store(stage + k, line_load_part(row + k, n - k));
     }
 }
 
-static int64_t pace(int64_t rows, int64_t calls)
+static void forward(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next, int64_t depth,
+                    const void *columns, int64_t tiles, int64_t chunk, float *products, void *stage)
 {
-    return (rows + calls - 1) / calls;
+    multiply_chunks(w, next, depth, columns, NULL, tiles, chunk, products, stage, NULL);
 }
 
-/* `calls` calls of walk_on cover columns [from, from + chunk) of the blocks. */
-static struct walk walk_blocks(const struct kt_amx_blocks *b, int64_t from, int64_t chunk,
-                               int64_t depth, int64_t calls)
-{
-    struct walk w = {0};
-    if (!b)
-        return w;
-    w.blocks = b;
-    w.from = from;
-    w.row = element_at(b->weight[0], b->first[0], from);
-    w.block_rows = b->rows[0];
-    w.ld = bytes_of(b->weight[0], depth);
-    w.run = bytes_of(b->weight[0], kt_min_i64(chunk, depth - from));
-    for (int32_t i = 0; i < b->num; i++)
-        w.rows += b->rows[i];
-    w.pace = pace(w.rows, calls);
-    return w;
-}
+/* -- backward ---------------------------------------------------------------------------------- */
 
 static struct walk walk_strip(const struct kt_amx_strip *s, int64_t from, int64_t chunk,
                               int64_t calls)
@@ -155,73 +112,6 @@ static struct walk walk_strip(const struct kt_amx_strip *s, int64_t from, int64_
     w.rows = kt_min_i64(chunk, s->weight->rows - from);
     w.pace = pace(w.rows, calls);
     return w;
-}
-
-/* -- products ---------------------------------------------------------------------------------- */
-
-/* Two by `n` tiles of results, c[i][j] at c + i * c_row + j * c_col, over `steps` steps. Factors:
- * a and a + a_next (row stride lda), b and b + b_next. All in bytes but c's offsets. */
-struct factors {
-    const char *a, *b;
-    int64_t lda, a_next, a_step, b_next, b_step, steps;
-};
-
-INLINE void multiply_2x2(const struct factors *f, int first, float *c, int64_t c_row, int64_t c_col,
-                         int64_t c_ld, struct walk *ahead)
-{
-    const char *a = f->a, *b = f->b;
-    tile_see(b);
-    if (first) {
-        tile_zero(0);
-        tile_zero(1);
-        tile_zero(2);
-        tile_zero(3);
-    } else {
-        tile_load(0, c, c_ld);
-        tile_load(1, c + c_col, c_ld);
-        tile_load(2, c + c_row, c_ld);
-        tile_load(3, c + c_row + c_col, c_ld);
-    }
-    for (int64_t k = 0; k < f->steps; k++, a += f->a_step, b += f->b_step) {
-        tile_load(4, a, f->lda);
-        tile_load(6, b, TILE_LINE);
-        tile_multiply(0, 4, 6);
-        tile_load(7, b + f->b_next, TILE_LINE);
-        tile_multiply(1, 4, 7);
-        tile_load(5, a + f->a_next, f->lda);
-        tile_multiply(2, 5, 6);
-        tile_multiply(3, 5, 7);
-        walk_on(ahead);
-    }
-    tile_store(0, c, c_ld);
-    tile_store(1, c + c_col, c_ld);
-    tile_store(2, c + c_row, c_ld);
-    tile_store(3, c + c_row + c_col, c_ld);
-}
-
-/* Two tiles of a, one of b. */
-INLINE void multiply_2x1(const struct factors *f, int first, float *c, int64_t c_row, int64_t c_ld,
-                         struct walk *ahead)
-{
-    const char *a = f->a, *b = f->b;
-    tile_see(b);
-    if (first) {
-        tile_zero(0);
-        tile_zero(2);
-    } else {
-        tile_load(0, c, c_ld);
-        tile_load(2, c + c_row, c_ld);
-    }
-    for (int64_t k = 0; k < f->steps; k++, a += f->a_step, b += f->b_step) {
-        tile_load(6, b, TILE_LINE);
-        tile_load(4, a, f->lda);
-        tile_multiply(0, 4, 6);
-        tile_load(5, a + f->a_next, f->lda);
-        tile_multiply(2, 5, 6);
-        walk_on(ahead);
-    }
-    tile_store(0, c, c_ld);
-    tile_store(2, c + c_row, c_ld);
 }
 
 /* One tile of a, two of b. */
@@ -247,101 +137,6 @@ INLINE void multiply_1x2(const struct factors *f, int first, float *c, int64_t c
     }
     tile_store(0, c, c_ld);
     tile_store(1, c + c_col, c_ld);
-}
-
-/* A block whose rows or features are not whole tiles, or not bfloat16, copied with zeros around. */
-static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
-                        int64_t stage_ld, uint16_t *stage)
-{
-    const struct kt_weight *weight = w->weight[i];
-    int64_t whole = cols / KT_AMX_STEP * KT_AMX_STEP;
-    int decoded = !is_bf16(weight);
-    if (decoded)
-        w->decode(weight, w->first[i], from, w->rows[i], cols, 0, stage, stage_ld);
-    for (int64_t r = 0; r < KT_AMX_ROWS; r++, stage += stage_ld) {
-        const uint16_t *row = stage;
-        int64_t n = r < w->rows[i] ? cols : 0;
-        if (n && !decoded)
-            row = (const uint16_t *)(const void *)element_at(weight, w->first[i] + r, from);
-        for (int64_t k = n && decoded ? whole : 0; k < stage_ld; k += KT_AMX_STEP)
-            line_store(stage + k, line_load_part(row + k, n - k));
-    }
-}
-
-/* One chunk of features of one block. */
-struct chunk {
-    int64_t from, cols, steps;
-    const char *a;
-    int64_t lda;
-};
-
-static struct chunk open_chunk(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
-                               void *stage)
-{
-    struct chunk c = {.from = from, .cols = cols, .steps = steps_of(cols)};
-    if (is_bf16(w->weight[i]) && w->rows[i] == KT_AMX_ROWS && cols % KT_AMX_STEP == 0) {
-        c.a = element_at(w->weight[i], w->first[i], from);
-        c.lda = w->weight[i]->cols * 2;
-        return c;
-    }
-    stage_block(w, i, from, cols, c.steps * KT_AMX_STEP, stage);
-    c.a = stage;
-    c.lda = c.steps * TILE_LINE;
-    return c;
-}
-
-/* The products of a block's chunk with tiles `tile` and, if there is one, `tile` + 1. */
-INLINE void multiply_block(const struct chunk *c, const char *columns, int64_t tile_bytes,
-                           int64_t tile, int64_t tiles, float *products, struct walk *ahead)
-{
-    struct factors f = {.a = c->a,
-                        .b = columns + tile * tile_bytes + c->from / KT_AMX_STEP * TILE_BYTES,
-                        .lda = c->lda,
-                        .a_next = 16 * c->lda,
-                        .a_step = TILE_LINE,
-                        .b_next = tile_bytes,
-                        .b_step = TILE_BYTES,
-                        .steps = c->steps};
-    products += tile * 256;
-    if (tile + 1 < tiles)
-        multiply_2x2(&f, c->from == 0, products, tiles * 256, 256, TILE_LINE, ahead);
-    else
-        multiply_2x1(&f, c->from == 0, products, tiles * 256, TILE_LINE, ahead);
-}
-
-static int is_staged(const struct kt_amx_blocks *w, int64_t cols)
-{
-    int staged = cols % KT_AMX_STEP != 0;
-    for (int32_t i = 0; i < w->num; i++)
-        staged |= !is_bf16(w->weight[i]) || w->rows[i] < KT_AMX_ROWS;
-    return staged;
-}
-
-#ifndef KT_AMX_GROUP
-#define KT_AMX_GROUP 2
-#endif
-
-/* A group of tiles stays in level-1 cache for all blocks, which lie in level 2; a block that is
- * decoded stays there for all tiles instead, so that this happens once. */
-static void forward(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next, int64_t depth,
-                    const void *columns, int64_t tiles, int64_t chunk, float *products, void *stage)
-{
-    int64_t tile_bytes = steps_of(depth) * TILE_BYTES, block_floats = 2 * tiles * 256;
-    for (int64_t from = 0; from < depth; from += chunk) {
-        int64_t cols = kt_min_i64(chunk, depth - from);
-        int64_t group = is_staged(w, cols) ? tiles : KT_AMX_GROUP;
-        int more = from + chunk < depth;
-        struct walk ahead = walk_blocks(more ? w : next, more ? from + chunk : 0, chunk, depth,
-                                        w->num * steps_of(cols) * ((tiles + 1) / 2));
-        for (int64_t first = 0; first < tiles; first += group) {
-            for (int32_t i = 0; i < w->num; i++) {
-                struct chunk c = open_chunk(w, i, from, cols, stage);
-                for (int64_t tile = first; tile < kt_min_i64(first + group, tiles); tile += 2)
-                    multiply_block(&c, columns, tile_bytes, tile, tiles,
-                                   products + i * block_floats, &ahead);
-            }
-        }
-    }
 }
 
 /* Rows of 32 columns as right factors: [rows / 32][2][16 pairs of rows][16 columns][2]. The first
@@ -384,7 +179,7 @@ static struct columns decode_columns(const struct kt_amx_strip *w, int64_t from,
                                      int64_t col, uint16_t *decoded)
 {
     int64_t first = col / KT_AMX_DECODED_COLS * KT_AMX_DECODED_COLS;
-    if (is_bf16(w->weight))
+    if (is_direct(w->weight))
         return (struct columns){
             (const uint16_t *)(const void *)element_at(w->weight, from, w->col + col),
             w->weight->cols};
