@@ -30,13 +30,17 @@ kt_status kt_experts_open(kt_context *ctx, const char *name, struct kt_experts *
         return kt_amx_experts_open(ctx, out);
     if (strcmp(name, "amx-emulated") == 0)
         return kt_amx_emulated_experts_open(ctx, out);
+    if (strcmp(name, "amx-int8") == 0)
+        return kt_amx_int8_experts_open(ctx, out);
+    if (strcmp(name, "amx-int8-emulated") == 0)
+        return kt_amx_int8_emulated_experts_open(ctx, out);
     if (strcmp(name, "llamafile") == 0)
         return kt_llamafile_open(ctx, out);
     if (strcmp(name, "reference") == 0)
         return kt_reference_open(ctx, out);
     return kt_fail(ctx, KT_ERROR_NOT_FOUND,
-                   "experts backend \"%s\" is not available here; use \"amx\", \"llamafile\", "
-                   "\"reference\" or \"auto\"",
+                   "experts backend \"%s\" is not available here; use \"amx\", \"amx-int8\", "
+                   "\"llamafile\", \"reference\" or \"auto\"",
                    name);
 }
 

@@ -7,7 +7,13 @@
 #include "config.h"
 #include "core/memory.h"
 
-enum { GROUP_BYTES = 256 << 20, FORWARD_TILES = 16, BACKWARD_TILES = 16, CHUNK = 256 };
+enum {
+    GROUP_BYTES = 256 << 20,
+    FORWARD_TILES = 16,
+    BACKWARD_TILES = 16,
+    CHUNK = 256,
+    INT8_CHUNK = 512
+};
 
 /* -- scratch ----------------------------------------------------------------------------------- */
 
@@ -45,17 +51,22 @@ static uint64_t place_tiles(struct kt_amx_call *c, int64_t tiles, int backward, 
 {
     uint64_t n = (uint64_t)tiles, at = 0;
     uint64_t hidden = (uint64_t)c->hidden_steps * 1024, inter = (uint64_t)c->inter_steps * 1024;
+    int64_t out = KT_AMX_TOKENS * kt_amx_out_ld(c);
+    if (c->int8 && !backward)
+        out = kt_max_i64(out, kt_amx_h_floats(c));
     struct {
         void *pointer;
         int needed;
         uint64_t bytes;
     } list[] = {
-        {&c->x, 1, n * hidden},
-        {&c->h, !backward, n * inter},
+        {&c->x, 1, n * (uint64_t)c->x_bytes},
+        {&c->x_scales, c->int8, n * floats(KT_AMX_TOKENS)},
+        {&c->h, !backward, n * (uint64_t)c->h_bytes},
+        {&c->h_scales, c->int8 && !backward, n * floats(KT_AMX_TOKENS)},
         {&c->dy_rows, backward, n * hidden},
         {&c->dgate, backward, n * inter},
         {&c->dup, backward, n * inter},
-        {&c->out, 1, n * floats(KT_AMX_TOKENS * kt_amx_out_ld(c))},
+        {&c->out, 1, n * floats(out)},
         {&c->partial, backward, n * floats(KT_AMX_TOKENS * c->inter_steps)},
     };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
@@ -98,12 +109,26 @@ static uint64_t index_bytes(const struct kt_amx_call *c, int64_t slots, int back
            2 * (uint64_t)slots * sizeof(int32_t);
 }
 
+static int is_int8(const struct kt_expert_layer *layer)
+{
+    for (int which = 0; which < KT_EXPERT_LINEARS; which++)
+        for (int32_t e = 0; e < layer->num_experts; e++)
+            if (!kt_amx_is_int8(&layer->weights[which][e]))
+                return 0;
+    return 1;
+}
+
 static void measure(struct kt_amx_call *c)
 {
+    int64_t step;
     c->hidden = c->layer->hidden_size;
     c->inter = c->layer->intermediate_size;
     c->hidden_steps = kt_amx_blocks(c->hidden, KT_AMX_STEP);
     c->inter_steps = kt_amx_blocks(c->inter, KT_AMX_STEP);
+    c->int8 = c->amx->int8.forward && is_int8(c->layer);
+    step = c->int8 ? KT_AMX_INT8_STEP : KT_AMX_STEP;
+    c->x_bytes = kt_amx_blocks(c->hidden, step) * 1024;
+    c->h_bytes = kt_amx_blocks(c->inter, step) * 1024;
     c->thread_bytes = thread_bytes(c->amx);
 }
 
@@ -262,24 +287,22 @@ static void amx_close(struct kt_experts *e)
     free(amx);
 }
 
-static const struct kt_experts_ops amx_ops = {
-    .name = "amx",
-    .forward = amx_forward,
-    .backward = amx_backward,
-    .scratch_bytes = amx_scratch_bytes,
-    .close = amx_close,
-};
+/* Tables of one backend under the names that say how it multiplies. */
+#define OPS(backend)                                                                               \
+    {                                                                                              \
+        .name = backend, .forward = amx_forward, .backward = amx_backward,                         \
+        .scratch_bytes = amx_scratch_bytes, .close = amx_close                                     \
+    }
 
-static const struct kt_experts_ops emulated_ops = {
-    .name = "amx-emulated",
-    .forward = amx_forward,
-    .backward = amx_backward,
-    .scratch_bytes = amx_scratch_bytes,
-    .close = amx_close,
-};
+static const struct kt_experts_ops amx_ops = OPS("amx");
+static const struct kt_experts_ops emulated_ops = OPS("amx-emulated");
+static const struct kt_experts_ops int8_ops = OPS("amx-int8");
+static const struct kt_experts_ops int8_emulated_ops = OPS("amx-int8-emulated");
 
+/* int8: NULL = not in INT8 */
 static kt_status open_with(kt_context *ctx, const struct kt_experts_ops *ops,
-                           const struct kt_amx_kernels *kernels, struct kt_experts **out)
+                           const struct kt_amx_kernels *kernels,
+                           const struct kt_amx_int8_kernels *int8, struct kt_experts **out)
 {
     struct kt_experts *general;
     KT_TRY(kt_experts_open(ctx, "llamafile", &general));
@@ -292,11 +315,14 @@ static kt_status open_with(kt_context *ctx, const struct kt_experts_ops *ops,
     amx->base.ctx = ctx;
     amx->general = general;
     amx->kernels = *kernels;
+    if (int8)
+        amx->int8 = *int8;
     amx->scratch.ctx = ctx;
     amx->group_bytes = GROUP_BYTES;
     amx->forward_tiles = FORWARD_TILES;
     amx->backward_tiles = BACKWARD_TILES;
     amx->forward_chunk = amx->backward_chunk = CHUNK;
+    amx->int8_chunk = INT8_CHUNK;
     kt_kernels_init(&amx->rows, ctx->cpu.isa);
     *out = &amx->base;
     return KT_OK;
@@ -314,16 +340,54 @@ kt_status kt_amx_experts_open(kt_context *ctx, struct kt_experts **out)
             ctx, KT_ERROR_NOT_FOUND,
             "experts backend \"amx\" is not available here: it needs a processor with "
             "AMX-BF16 and AVX-512-BF16, and Linux's permission to use them; use \"auto\"");
-    return open_with(ctx, &amx_ops, &kernels, out);
+    return open_with(ctx, &amx_ops, &kernels, NULL, out);
+}
+
+kt_status kt_amx_int8_experts_open(kt_context *ctx, struct kt_experts **out)
+{
+    struct kt_amx_kernels kernels = {0};
+    struct kt_amx_int8_kernels int8 = {0};
+#if defined(KT_HAVE_AMX)
+    if ((ctx->cpu.isa & KT_ISA_AMX_BF16) && (ctx->cpu.isa & KT_ISA_AMX_INT8)) {
+        kt_amx_kernels_init_amx(&kernels);
+        kt_amx_int8_kernels_init_amx(&int8);
+    }
+#endif
+    if (!int8.forward)
+        return kt_fail(ctx, KT_ERROR_NOT_FOUND,
+                       "experts backend \"amx-int8\" is not available here: it needs a processor "
+                       "with AMX-INT8, AMX-BF16 and AVX-512-BF16, and Linux's permission to use "
+                       "them; use \"auto\"");
+    return open_with(ctx, &int8_ops, &kernels, &int8, out);
+}
+
+static void init_emulated(const kt_context *ctx, struct kt_amx_kernels *kernels,
+                          struct kt_amx_int8_kernels *int8)
+{
+    kt_amx_kernels_init_c(kernels);
+    kt_amx_int8_kernels_init_c(int8);
+#if defined(KT_HAVE_AMX)
+    if (ctx->cpu.isa & KT_ISA_AVX512_BF16) {
+        kt_amx_kernels_init_avx512bf16(kernels);
+        kt_amx_int8_kernels_init_avx512bf16(int8);
+    }
+#else
+    (void)ctx;
+#endif
 }
 
 kt_status kt_amx_emulated_experts_open(kt_context *ctx, struct kt_experts **out)
 {
     struct kt_amx_kernels kernels;
-    kt_amx_kernels_init_c(&kernels);
-#if defined(KT_HAVE_AMX)
-    if (ctx->cpu.isa & KT_ISA_AVX512_BF16)
-        kt_amx_kernels_init_avx512bf16(&kernels);
-#endif
-    return open_with(ctx, &emulated_ops, &kernels, out);
+    struct kt_amx_int8_kernels int8;
+    init_emulated(ctx, &kernels, &int8);
+    return open_with(ctx, &emulated_ops, &kernels, NULL, out);
+}
+
+kt_status kt_amx_int8_emulated_experts_open(kt_context *ctx, struct kt_experts **out)
+{
+    struct kt_amx_kernels kernels;
+    struct kt_amx_int8_kernels int8;
+    init_emulated(ctx, &kernels, &int8);
+    return open_with(ctx, &int8_emulated_ops, &kernels, &int8, out);
 }

@@ -7,6 +7,11 @@
  * Layers with LoRA on experts or with F32 or F16 weights, and calls in float32, go to the backend
  * "llamafile".
  *
+ * "amx-int8" (and "amx-int8-emulated") is the same backend, but where all weights of a layer are
+ * INT8 it quantises x and h and multiplies in INT8 (kernels_int8.h): in forward, and where backward
+ * recomputes gate and up. Backward's own products are made in bfloat16 of the decoded weights: the
+ * gradient at the gate and up products of forward, with rounding taken for the identity.
+ *
  * Slots (token, j) are sorted by expert into tiles of 16; an expert's last tile may be partly
  * empty. Tiles are cut into blocks of one expert, and blocks are worked on in groups, so that
  * scratch is bounded. A phase over a group is a list of tasks (columns or rows of a weight) x
@@ -14,12 +19,13 @@
  * tokens in a last phase that owns tokens. So bits do not depend on the number of threads.
  *
  * Scratch: a group's tiles (group_bytes, or one block), four index words a slot, and for each
- * thread the products of one task. */
+ * thread the products of one task. In INT8, h in float32 lies where `out` will be, as its scale is
+ * known only when all of it is. */
 #ifndef KT_BACKENDS_AMX_EXPERTS_H
 #define KT_BACKENDS_AMX_EXPERTS_H
 
 #include "backend/experts.h"
-#include "backends/amx/kernels.h"
+#include "backends/amx/kernels_int8.h"
 #include "backends/cpu/cpu.h"
 
 struct kt_amx_experts {
@@ -27,15 +33,19 @@ struct kt_amx_experts {
     struct kt_experts *general; /**< for what this backend does not do */
     struct kt_kernels rows;     /**< element-wise kernels */
     struct kt_amx_kernels kernels;
+    struct kt_amx_int8_kernels int8; /**< without functions: not in INT8 */
     struct kt_scratch scratch;
     uint64_t group_bytes;
     int64_t forward_tiles, backward_tiles; /**< of a block, at most */
     int64_t forward_chunk, backward_chunk; /**< features, and rows, multiplied at a time */
+    int64_t int8_chunk;
 };
 
 /** NOT_FOUND where the processor or the operating system lacks the instructions. */
 kt_status kt_amx_experts_open(kt_context *ctx, struct kt_experts **out);
 kt_status kt_amx_emulated_experts_open(kt_context *ctx, struct kt_experts **out);
+kt_status kt_amx_int8_experts_open(kt_context *ctx, struct kt_experts **out);
+kt_status kt_amx_int8_emulated_experts_open(kt_context *ctx, struct kt_experts **out);
 
 /** Tiles [tile, tile + tiles) of the group, all of one expert; `rows` of their slots exist. */
 struct kt_amx_block {
@@ -54,7 +64,9 @@ struct kt_amx_call {
     float *sum;      /**< y, or dx in backward */
     float *dtopk_weights;
     int64_t hidden, inter, hidden_steps, inter_steps;
-    int64_t width; /**< features of a task of the phase */
+    int64_t x_bytes, h_bytes; /**< of a tile's columns */
+    int int8;                 /**< columns are INT8 */
+    int64_t width;            /**< features of a task of the phase */
 
     int32_t *order;               /**< [slots] slot of a row */
     int32_t *position;            /**< [slots] 16 * tile + place in it, over all groups */
@@ -66,9 +78,11 @@ struct kt_amx_call {
 
     char *x;           /**< columns of hidden features */
     char *h;           /**< columns of intermediate features */
+    float *x_scales;   /**< [16 * tiles] of INT8 columns */
+    float *h_scales;   /**< likewise */
     char *dy_rows;     /**< rows of hidden features */
     char *dgate, *dup; /**< rows of intermediate features */
-    float *out;        /**< [16 * tiles, 16-aligned hidden] */
+    float *out;        /**< [16 * tiles, 16-aligned hidden]; before, INT8: see kt_amx_h_floats */
     float *partial;    /**< [16 * tiles, inter_steps] parts of d(topk_weights) */
     char *threads;
     uint64_t thread_bytes;
@@ -96,6 +110,12 @@ static inline int64_t kt_amx_blocks(int64_t n, int64_t size)
 static inline int64_t kt_amx_out_ld(const struct kt_amx_call *c)
 {
     return kt_amx_blocks(c->hidden, 16) * 16;
+}
+
+/** Floats of h of a tile: [32-aligned inter][16 tokens]. */
+static inline int64_t kt_amx_h_floats(const struct kt_amx_call *c)
+{
+    return c->inter_steps * KT_AMX_STEP * KT_AMX_TOKENS;
 }
 
 struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t thread);

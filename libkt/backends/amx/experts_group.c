@@ -98,6 +98,50 @@ static struct kt_amx_strip strip(const struct kt_amx_call *c, int which, const s
                                  .cols = t->features};
 }
 
+/* -- products with columns -----------------------------------------------------------------------
+ */
+
+static void enter(const struct kt_amx_call *c)
+{
+    c->amx->kernels.enter();
+    if (c->int8)
+        c->amx->int8.enter();
+}
+
+static void leave(const struct kt_amx_call *c)
+{
+    if (c->int8)
+        c->amx->int8.leave();
+    c->amx->kernels.leave();
+}
+
+/* Into the thread's products, of the block's columns of x or h; `next` may be NULL. */
+static void multiply_x(const struct kt_amx_call *c, const struct kt_amx_thread *s,
+                       const struct kt_amx_block *block, const struct kt_amx_blocks *w,
+                       const struct kt_amx_blocks *next)
+{
+    const char *x = c->x + block->tile * c->x_bytes;
+    if (c->int8)
+        c->amx->int8.forward(w, next, c->hidden, x, c->x_scales + block->tile * KT_AMX_TOKENS,
+                             block->tiles, c->amx->int8_chunk, s->products, s->stage);
+    else
+        c->amx->kernels.forward(w, next, c->hidden, x, block->tiles, c->amx->forward_chunk,
+                                s->products, s->stage);
+}
+
+static void multiply_h(const struct kt_amx_call *c, const struct kt_amx_thread *s,
+                       const struct kt_amx_block *block, const struct kt_amx_blocks *w,
+                       const struct kt_amx_blocks *next)
+{
+    const char *h = c->h + block->tile * c->h_bytes;
+    if (c->int8)
+        c->amx->int8.forward(w, next, c->inter, h, c->h_scales + block->tile * KT_AMX_TOKENS,
+                             block->tiles, c->amx->int8_chunk, s->products, s->stage);
+    else
+        c->amx->kernels.forward(w, next, c->inter, h, block->tiles, c->amx->forward_chunk,
+                                s->products, s->stage);
+}
+
 /* -- tokens in, tokens out ----------------------------------------------------------------------
  */
 
@@ -113,6 +157,16 @@ static void tile_tokens(const struct kt_amx_call *c, const struct kt_amx_block *
     }
 }
 
+static void pack_x(const struct kt_amx_call *c, const float *const tokens[KT_AMX_TOKENS],
+                   int64_t tile)
+{
+    char *x = c->x + tile * c->x_bytes;
+    if (c->int8)
+        c->amx->int8.pack_columns(tokens, c->hidden, x, c->x_scales + tile * KT_AMX_TOKENS);
+    else
+        c->amx->kernels.pack_columns(tokens, c->hidden, x);
+}
+
 static void gather_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_amx_call *c = arg;
@@ -121,14 +175,15 @@ static void gather_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
     for (int64_t i = begin; i < end; i++) {
         const struct kt_amx_block *block = &c->group[i];
         for (int64_t tile = 0; tile < block->tiles; tile++) {
-            int64_t at = (block->tile + tile) * tile_bytes(c->hidden_steps);
+            int64_t at = block->tile + tile;
             if (!c->dy || !c->batch->kept) {
                 tile_tokens(c, block, tile, c->batch->x, tokens);
-                c->amx->kernels.pack_columns(tokens, c->hidden, c->x + at);
+                pack_x(c, tokens, at);
             }
             if (c->dy) {
                 tile_tokens(c, block, tile, c->dy, tokens);
-                c->amx->kernels.pack_rows(tokens, c->hidden, c->dy_rows + at);
+                c->amx->kernels.pack_rows(tokens, c->hidden,
+                                          c->dy_rows + at * tile_bytes(c->hidden_steps));
             }
         }
     }
@@ -180,59 +235,80 @@ static void load_products(const struct kt_amx_call *c, const struct kt_amx_threa
 
 /* -- forward ----------------------------------------------------------------------------------- */
 
-/* h = act(gate) * up */
+/* h = act(gate) * up, from products of a task into columns; in INT8, floats for quantise_tiles. */
+static void activate_products(const struct kt_amx_call *c, const struct task *t, float *gate,
+                              const float *up)
+{
+    const struct kt_amx_block *block = t->block;
+    int64_t tiles = block->tiles, floats = 2 * tiles * 256;
+    int64_t blocks = kt_amx_blocks(t->features, KT_AMX_ROWS);
+    if (!c->int8)
+        c->amx->rows.row.silu_mul(blocks * floats, gate, up, gate);
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t from = t->from + b * KT_AMX_ROWS;
+        if (!c->int8) {
+            c->amx->kernels.repack_columns(
+                gate + b * floats, tiles,
+                c->h + block->tile * c->h_bytes + tile_bytes(from / KT_AMX_STEP), c->h_bytes);
+            continue;
+        }
+        for (int64_t i = 0; i < 2 * tiles; i++)
+            c->amx->rows.row.silu_mul(256, gate + b * floats + i * 256, up + b * floats + i * 256,
+                                      c->out + (block->tile + i % tiles) * kt_amx_h_floats(c) +
+                                          (from + i / tiles * 16) * KT_AMX_TOKENS);
+    }
+}
+
+static void quantise_tiles(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct kt_amx_call *c = arg;
+    (void)thread;
+    for (int64_t tile = begin; tile < end; tile++)
+        c->amx->int8.repack_columns(c->out + tile * kt_amx_h_floats(c), c->inter,
+                                    c->h + tile * c->h_bytes, c->h_scales + tile * KT_AMX_TOKENS);
+}
+
 static void gate_up_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_amx_call *c = arg;
-    const struct kt_amx_kernels *k = &c->amx->kernels;
     struct kt_amx_thread s = kt_amx_thread_scratch(c, thread);
     struct task t = task_at(c, begin, c->inter), next = t;
-    k->enter();
+    enter(c);
     for (int64_t i = begin; i < end; i++, t = next) {
         struct kt_amx_blocks w = gate_up_rows(c, &t), ahead;
         if (i + 1 < end) {
             next = task_at(c, i + 1, c->inter);
             ahead = gate_up_rows(c, &next);
         }
-        int64_t tiles = t.block->tiles, half = w.num / 2 * 2 * tiles * 256;
-        k->forward(&w, i + 1 < end ? &ahead : NULL, c->hidden,
-                   c->x + t.block->tile * tile_bytes(c->hidden_steps), tiles, c->amx->forward_chunk,
-                   s.products, s.stage);
+        const float *up = s.products + w.num / 2 * 2 * t.block->tiles * 256;
+        multiply_x(c, &s, t.block, &w, i + 1 < end ? &ahead : NULL);
         if (c->batch->kept) {
             keep_products(c, &s, &t, KT_EXPERT_GATE, s.products);
-            keep_products(c, &s, &t, KT_EXPERT_UP, s.products + half);
+            keep_products(c, &s, &t, KT_EXPERT_UP, up);
         }
-        c->amx->rows.row.silu_mul(half, s.products, s.products + half, s.products);
-        for (int32_t b = 0; b < w.num / 2; b++)
-            k->repack_columns(s.products + b * 2 * tiles * 256, tiles,
-                              c->h + t.block->tile * tile_bytes(c->inter_steps) +
-                                  tile_bytes(t.from / KT_AMX_STEP + b),
-                              tile_bytes(c->inter_steps));
+        activate_products(c, &t, s.products, up);
     }
-    k->leave();
+    leave(c);
 }
 
 static void down_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_amx_call *c = arg;
-    const struct kt_amx_kernels *k = &c->amx->kernels;
     struct kt_amx_thread s = kt_amx_thread_scratch(c, thread);
     struct task t = task_at(c, begin, c->hidden), next = t;
-    k->enter();
+    enter(c);
     for (int64_t i = begin; i < end; i++, t = next) {
         struct kt_amx_blocks w = down_rows(c, &t), ahead;
         if (i + 1 < end) {
             next = task_at(c, i + 1, c->hidden);
             ahead = down_rows(c, &next);
         }
-        k->forward(&w, i + 1 < end ? &ahead : NULL, c->inter,
-                   c->h + t.block->tile * tile_bytes(c->inter_steps), t.block->tiles,
-                   c->amx->forward_chunk, s.products, s.stage);
-        k->transpose(s.products, t.block->tiles, t.features, t.block->rows, 0,
-                     c->out + t.block->tile * KT_AMX_TOKENS * kt_amx_out_ld(c) + t.from,
-                     kt_amx_out_ld(c));
+        multiply_h(c, &s, t.block, &w, i + 1 < end ? &ahead : NULL);
+        c->amx->kernels.transpose(
+            s.products, t.block->tiles, t.features, t.block->rows, 0,
+            c->out + t.block->tile * KT_AMX_TOKENS * kt_amx_out_ld(c) + t.from, kt_amx_out_ld(c));
     }
-    k->leave();
+    leave(c);
 }
 
 void kt_amx_group_forward(struct kt_amx_call *c)
@@ -240,6 +316,8 @@ void kt_amx_group_forward(struct kt_amx_call *c)
     kt_parallel_for(c->pool, c->num_blocks, 1, gather_blocks, c);
     choose_width(c, c->inter, KT_AMX_FEATURES / 2);
     run_tasks(c, c->inter, gate_up_tasks);
+    if (c->int8)
+        kt_parallel_for(c->pool, c->tile_end - c->tile_begin, 1, quantise_tiles, c);
     choose_width(c, c->hidden, KT_AMX_FEATURES);
     run_tasks(c, c->hidden, down_tasks);
     kt_parallel_for(c->pool, c->batch->tokens, TOKENS_A_TASK, scatter_tokens, c);
@@ -285,8 +363,7 @@ static void recompute_products(const struct kt_amx_call *c, const struct kt_amx_
     const struct kt_amx_kernels *k = &c->amx->kernels;
     struct kt_amx_blocks w = gate_up_rows(c, t);
     int64_t tiles = t->block->tiles, rows = t->block->rows;
-    k->forward(&w, NULL, c->hidden, c->x + t->block->tile * tile_bytes(c->hidden_steps), tiles,
-               c->amx->forward_chunk, s->products, s->stage);
+    multiply_x(c, s, t->block, &w, NULL);
     k->transpose(s->products, tiles, t->features, rows, 1, s->gate, KT_AMX_LD);
     k->transpose(s->products + w.num / 2 * 2 * tiles * 256, tiles, t->features, rows, 1, s->up,
                  KT_AMX_LD);
@@ -298,7 +375,7 @@ static void activation_tasks(void *arg, int64_t begin, int64_t end, int32_t thre
     const struct kt_amx_kernels *k = &c->amx->kernels;
     struct kt_amx_thread s = kt_amx_thread_scratch(c, thread);
     struct task t = task_at(c, begin, c->inter), next = t;
-    k->enter();
+    enter(c);
     for (int64_t i = begin; i < end; i++, t = next) {
         struct kt_amx_strip down = strip(c, KT_EXPERT_DOWN, &t), ahead;
         if (i + 1 < end) {
@@ -318,7 +395,7 @@ static void activation_tasks(void *arg, int64_t begin, int64_t end, int32_t thre
         pack_gradient(c, &t, s.gate, c->dgate);
         pack_gradient(c, &t, s.up, c->dup);
     }
-    k->leave();
+    leave(c);
 }
 
 static void sum_partials(struct kt_amx_call *c)

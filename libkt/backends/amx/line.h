@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file backends/amx/line.h
- * Rearranging 64-byte lines into what tiles hold: 32 bfloat16, or 16 pairs of them. AVX-512 where
+ * Rearranging 64-byte lines into what tiles hold: 32 bfloat16, or 16 pairs of them; 64 int8, or 16
+ * fours of them. AVX-512 where
  * the file is compiled for it, else plain C. */
 #ifndef KT_BACKENDS_AMX_LINE_H
 #define KT_BACKENDS_AMX_LINE_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -55,6 +57,34 @@ static inline line line_round_pairs(const float *even, const float *odd)
     __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(even)));
     __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(odd)));
     return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+/** The first n of 64 floats times `factor`, rounded to int8 (nearest even), then zeros. */
+static inline line line_quantise(const float *x, int64_t n, float factor)
+{
+    __m128i part[4];
+    for (int i = 0; i < 4; i++) {
+        __mmask16 lanes = line_lanes(n - 16 * i);
+        __m512 scaled =
+            _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x + 16 * i), _mm512_set1_ps(factor));
+        part[i] = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(scaled));
+    }
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(part[1], part[0])),
+                              _mm256_set_m128i(part[3], part[2]), 1);
+}
+
+/** Fours (x[0][i], ..., x[3][i]), i < 16, times factors[i], rounded to int8; x[k] is 16 floats, and
+ * zero for k >= n. */
+static inline line line_quantise_fours(const float *x, int64_t n, const float factors[16])
+{
+    __m512 factor = _mm512_loadu_ps(factors);
+    __m512i fours = _mm512_setzero_si512();
+    for (int k = 0; k < 4 && k < n; k++) {
+        __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * k), factor));
+        q = _mm512_and_si512(q, _mm512_set1_epi32(0xff));
+        fours = _mm512_or_si512(fours, _mm512_sll_epi32(q, _mm_cvtsi32_si128(8 * k)));
+    }
+    return fours;
 }
 
 /** Pairs (a[i], b[i]) of 32 bfloat16: those with i % 8 < 4 into *low, the others into *high. */
@@ -144,6 +174,28 @@ static inline line line_round_pairs(const float *even, const float *odd)
     for (int i = 0; i < 16; i++)
         x.word[i] = kt_f32_to_bf16(even[i]) | (uint32_t)kt_f32_to_bf16(odd[i]) << 16;
     return x;
+}
+
+static inline uint8_t line_round_to_int8(float x)
+{
+    return (uint8_t)lrintf(x);
+}
+
+static inline line line_quantise(const float *x, int64_t n, float factor)
+{
+    uint8_t q[64] = {0};
+    for (int i = 0; i < 64 && i < n; i++)
+        q[i] = line_round_to_int8(x[i] * factor);
+    return line_load(q);
+}
+
+static inline line line_quantise_fours(const float *x, int64_t n, const float factors[16])
+{
+    uint8_t q[64] = {0};
+    for (int k = 0; k < 4 && k < n; k++)
+        for (int i = 0; i < 16; i++)
+            q[4 * i + k] = line_round_to_int8(x[16 * k + i] * factors[i]);
+    return line_load(q);
 }
 
 static inline void line_interleave(line a, line b, line *low, line *high)

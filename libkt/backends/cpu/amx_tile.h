@@ -5,7 +5,9 @@
  * is tested on any machine. A tile has 16 rows of 64 bytes.
  *
  * tile_multiply(c, a, b): c[m][n] += sum over k of a[m][k] * b[k / 2][2n + k % 2], where a holds 16
- * rows of 32 bfloat16, b 16 rows of 16 pairs of bfloat16, c 16 rows of 16 float32. */
+ * rows of 32 bfloat16, b 16 rows of 16 pairs of bfloat16, c 16 rows of 16 float32.
+ * tile_multiply_int8(c, a, b): c[m][n] += sum over k of a[m][k] * b[k / 4][4n + k % 4], where a
+ * holds 16 rows of 64 int8, b 16 rows of 16 fours of int8, c 16 rows of 16 int32. */
 #ifndef KT_BACKENDS_CPU_AMX_TILE_H
 #define KT_BACKENDS_CPU_AMX_TILE_H
 
@@ -14,13 +16,14 @@
 
 enum { TILE_BYTES = 1024, TILE_LINE = 64 };
 
-#if defined(__AMX_BF16__)
+#if defined(__AMX_TILE__)
 #include <immintrin.h>
 
 #define tile_zero(t) _tile_zero(t)
 #define tile_load(t, p, stride) _tile_loadd(t, p, stride)
 #define tile_store(t, p, stride) _tile_stored(t, p, stride)
 #define tile_multiply(c, a, b) _tile_dpbf16ps(c, a, b)
+#define tile_multiply_int8(c, a, b) _tile_dpbssd(c, a, b)
 
 /** What was written to memory before is what tiles load after: the intrinsics do not say that they
  * read it. */
@@ -58,6 +61,8 @@ static _Thread_local struct {
     union {
         uint16_t bf16[16][32];
         float f32[16][16];
+        int8_t i8[16][64];
+        int32_t i32[16][16];
     } tile[8];
 } registers;
 
@@ -95,7 +100,17 @@ static inline void tile_multiply(int c, int a, int b)
         }
 }
 
-/* Registers that no thread has entered hold NaN. */
+static inline void tile_multiply_int8(int c, int a, int b)
+{
+    for (int m = 0; m < 16; m++)
+        for (int k = 0; k < 64; k++) {
+            int32_t x = registers.tile[a].i8[m][k];
+            for (int n = 0; n < 16; n++)
+                registers.tile[c].i32[m][n] += x * registers.tile[b].i8[k / 4][4 * n + k % 4];
+        }
+}
+
+/* Registers that no thread has entered hold NaN, or -1. */
 static void tile_enter(void)
 {
     registers.entered = 1;
