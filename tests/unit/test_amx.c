@@ -4,14 +4,8 @@
  * not be touched. */
 #include <pthread.h>
 #include <sched.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include "backends/amx/experts.h"
-#include "compare.h"
-#include "core/dtype.h"
-
-enum { MAX_EXPERTS = 20, MAX_BUFFERS = 512 };
+#include "expert_problem.h"
 
 static const struct {
     const char *name;
@@ -23,13 +17,6 @@ static const struct {
 };
 
 enum { BUILDS = sizeof builds / sizeof *builds };
-
-enum routing { SPREAD, ALL_TO_ONE, TWICE_IN_A_ROW };
-
-struct shape {
-    int32_t experts, hidden, inter, tokens, topk;
-    enum routing routing;
-};
 
 static const struct shape shapes[] = {
     {4, 64, 64, 1, 2, SPREAD},
@@ -48,177 +35,11 @@ static const struct shape shapes[] = {
 
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-/* -- memory that ends at a page that may not be touched -----------------------------------------
- */
-
-static struct {
-    char *pages;
-    size_t bytes;
-} buffers[MAX_BUFFERS];
-static int num_buffers;
-
-static void *guarded(size_t bytes)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (bytes + page - 1) / page * page;
-    char *pages =
-        mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    ck_assert(pages != MAP_FAILED);
-    ck_assert_int_eq(mprotect(pages + size, page, PROT_NONE), 0);
-    ck_assert_int_lt(num_buffers, MAX_BUFFERS);
-    buffers[num_buffers].pages = pages;
-    buffers[num_buffers++].bytes = size + page;
-    return pages + size - bytes;
-}
-
-static void free_buffers(void)
-{
-    while (num_buffers > 0) {
-        num_buffers--;
-        munmap(buffers[num_buffers].pages, buffers[num_buffers].bytes);
-    }
-}
-
-static float *guarded_random(uint64_t seed, int64_t n)
-{
-    float *x = guarded((size_t)n * sizeof *x);
-    test_fill(seed, n, x);
-    return x;
-}
-
-/* -- one layer ----------------------------------------------------------------------------------
- */
-
-struct problem {
-    struct kt_weight weights[KT_EXPERT_LINEARS][MAX_EXPERTS];
-    struct kt_expert_layer layer;
-    struct kt_expert_batch batch;
-    float *dy;
-};
-
-static void *random_bf16(uint64_t seed, int64_t n, float scale)
-{
-    float *full = test_random(seed, n);
-    uint16_t *half = guarded((size_t)n * sizeof *half);
-    for (int64_t i = 0; i < n; i++)
-        half[i] = kt_f32_to_bf16(full[i] * scale);
-    free(full);
-    return half;
-}
-
-static int32_t choose_expert(const struct shape *s, int64_t slot)
-{
-    int64_t token = slot / s->topk, j = slot % s->topk;
-    if (s->routing == ALL_TO_ONE)
-        return s->experts / 2;
-    if (s->routing == TWICE_IN_A_ROW)
-        return (int32_t)((token + j / 2) % s->experts);
-    /* Expert 1 gets nothing where there are others, the first gets most. */
-    int64_t e = token % 3 == 0 ? j : token * 5 + j;
-    e %= s->experts;
-    return e == 1 ? 0 : (int32_t)e;
-}
-
-static void make_problem(struct problem *p, const struct shape *s)
-{
-    memset(p, 0, sizeof *p);
-    p->layer = (struct kt_expert_layer){
-        .num_experts = s->experts, .hidden_size = s->hidden, .intermediate_size = s->inter};
-    for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
-        p->layer.weights[which] = p->weights[which];
-        for (int e = 0; e < s->experts; e++) {
-            int64_t rows = which == KT_EXPERT_DOWN ? s->hidden : s->inter;
-            int64_t cols = which == KT_EXPERT_DOWN ? s->inter : s->hidden;
-            p->weights[which][e] =
-                (struct kt_weight){.data = random_bf16((uint64_t)(100 * which + e), rows * cols,
-                                                       2 / sqrtf((float)cols)),
-                                   .dtype = KT_DTYPE_BF16,
-                                   .rows = rows,
-                                   .cols = cols};
-        }
-    }
-    int64_t slots = (int64_t)s->tokens * s->topk;
-    int32_t *ids = guarded((size_t)slots * sizeof *ids);
-    for (int64_t i = 0; i < slots; i++)
-        ids[i] = choose_expert(s, i);
-    p->batch = (struct kt_expert_batch){.compute = KT_COMPUTE_BF16,
-                                        .training = 1,
-                                        .tokens = s->tokens,
-                                        .topk = s->topk,
-                                        .topk_ids = ids,
-                                        .topk_weights = guarded_random(3, slots),
-                                        .x = guarded_random(1, (int64_t)s->tokens * s->hidden)};
-    p->dy = guarded_random(2, (int64_t)s->tokens * s->hidden);
-}
-
-struct outcome {
-    float *y, *dx, *dtw;
-};
-
-struct setting {
-    const char *name;
-    uint32_t isa_mask;
-    int32_t threads;
-    int small; /* groups of one block, small blocks and chunks */
-    int32_t nodes;
-    int keeps; /* gate and up products of forward */
-};
-
-/* Results start from numbers that the sums must keep. */
-static struct outcome run(const struct problem *p, const struct setting *with)
-{
-    struct kt_experts *experts;
-    kt_context_options options;
-    kt_context_options_init(&options, sizeof options);
-    options.num_threads = with->threads;
-    options.isa_mask = with->isa_mask;
-    kt_context *ctx = machine_context(&options, with->nodes);
-    ck_assert_int_eq(kt_experts_open(ctx, with->name, &experts), KT_OK);
-    if (with->small) {
-        struct kt_amx_experts *amx = (struct kt_amx_experts *)experts;
-        amx->group_bytes = 1;
-        amx->forward_tiles = 3, amx->backward_tiles = 2;
-        amx->forward_chunk = 64, amx->backward_chunk = 32;
-    }
-    int64_t n = p->batch.tokens * p->layer.hidden_size, slots = p->batch.tokens * p->batch.topk;
-    struct outcome o = {guarded_random(4, n), guarded_random(5, n), guarded_random(6, slots)};
-    struct kt_expert_batch batch = p->batch;
-    if (with->keeps)
-        batch.kept = guarded((size_t)(slots * 2 * p->layer.intermediate_size) * sizeof(float));
-    ck_assert_int_eq(experts->ops->forward(experts, &p->layer, &batch, o.y), KT_OK);
-    ck_assert_int_eq(experts->ops->backward(experts, &p->layer, &batch, p->dy, o.dx, o.dtw), KT_OK);
-    ck_assert_uint_le(
-        kt_context_memory_peak(ctx),
-        experts->ops->scratch_bytes(experts, &p->layer, p->batch.tokens, p->batch.topk) + 256);
-    kt_experts_close(experts);
-    ck_assert_uint_eq(kt_context_memory_used(ctx), 0);
-    kt_context_free(ctx);
-    return o;
-}
-
-static struct outcome run_reference(const struct problem *p)
-{
-    struct problem full = *p;
-    full.batch.compute = KT_COMPUTE_F32;
-    return run(&full, &(struct setting){.name = "reference", .threads = 2, .nodes = 1});
-}
-
-static void check_close(int64_t n, const float *got, const float *want, double tolerance)
-{
-    double *wide = test_widen(n, want);
-    ck_assert_double_lt(test_error(n, got, wide), tolerance);
-    free(wide);
-}
-
 /* Without the processor for it there is nothing to run; amx_is_absent_or_chosen checks that case.
  */
 static int can_run(int build)
 {
-    kt_context *ctx = test_context(1, builds[build].isa_mask);
-    struct kt_experts *experts;
-    kt_status status = kt_experts_open(ctx, builds[build].name, &experts);
-    kt_experts_close(experts);
-    kt_context_free(ctx);
-    return status == KT_OK;
+    return experts_exist(builds[build].name, builds[build].isa_mask);
 }
 
 START_TEST(agrees_with_reference)
@@ -245,13 +66,6 @@ START_TEST(agrees_with_reference)
     free_buffers();
 }
 END_TEST
-
-static void round_to_bf16(int64_t n, const float *x)
-{
-    float *values = (float *)x;
-    for (int64_t i = 0; i < n; i++)
-        values[i] = kt_bf16_to_f32(kt_f32_to_bf16(values[i]));
-}
 
 /* With x and dy that bfloat16 holds, nothing on the way to d(topk_weights) is rounded. */
 START_TEST(topk_gradients_are_those_of_float32)
@@ -302,79 +116,12 @@ END_TEST
 /* -- weights in other formats -------------------------------------------------------------------
  */
 
-static const struct {
-    kt_dtype dtype;
-    int64_t scale_rows, scale_cols; /* 0 = no scale */
-} formats[] = {
+static const struct format formats[] = {
     {KT_DTYPE_F8_E4M3, 128, 128}, {KT_DTYPE_F8_E4M3, 24, 40}, {KT_DTYPE_I8, 1, 1 << 20},
     {KT_DTYPE_I4, 1, 128},        {KT_DTYPE_F32, 0, 0},       {KT_DTYPE_F16, 0, 0},
 };
 
 enum { FORMATS = sizeof formats / sizeof *formats };
-
-static float *random_scales(uint64_t seed, int64_t n)
-{
-    float *scales = guarded_random(seed, n);
-    for (int64_t i = 0; i < n; i++)
-        scales[i] = 0.002f * (2 + scales[i]);
-    return scales;
-}
-
-/* Random elements of a format: codes of E4M3 without NaN and the largest, halves of moderate size.
- */
-static void *random_elements(uint64_t seed, kt_dtype dtype, int64_t bytes)
-{
-    uint8_t *data = guarded((size_t)bytes);
-    if (dtype == KT_DTYPE_F32) {
-        float *x = (float *)(void *)data;
-        test_fill(seed, bytes / 4, x);
-        for (int64_t i = 0; i < bytes / 4; i++)
-            x[i] *= 0.25f;
-        return data;
-    }
-    for (int64_t i = 0; i < bytes; i++) {
-        seed = seed * 6364136223846793005u + 1442695040888963407u;
-        data[i] = (uint8_t)(seed >> 56);
-        if (dtype == KT_DTYPE_F8_E4M3)
-            data[i] &= 0xcf;
-        if (dtype == KT_DTYPE_F16 && i % 2)
-            data[i] = (data[i] & 0x83) | 0x28;
-    }
-    return data;
-}
-
-/* Gives every weight of p the format, and of `full` the decoded values, rounded to bfloat16. */
-static void reformat(struct problem *p, struct problem *full, int format)
-{
-    kt_dtype dtype = formats[format].dtype;
-    *full = *p;
-    for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
-        p->layer.weights[which] = p->weights[which];
-        full->layer.weights[which] = full->weights[which];
-        for (int e = 0; e < p->layer.num_experts; e++) {
-            struct kt_weight *w = &p->weights[which][e];
-            uint64_t seed = (uint64_t)(100 * which + e);
-            int64_t bytes = w->rows * (int64_t)kt_format_row_bytes(dtype, w->cols);
-            *w = (struct kt_weight){.data = random_elements(seed, dtype, bytes),
-                                    .dtype = dtype,
-                                    .rows = w->rows,
-                                    .cols = w->cols,
-                                    .scale_rows = formats[format].scale_rows,
-                                    .scale_cols = formats[format].scale_cols};
-            if (w->scale_rows) {
-                w->scale_ld = (w->cols + w->scale_cols - 1) / w->scale_cols;
-                w->scale = random_scales(seed, (w->rows + w->scale_rows - 1) / w->scale_rows *
-                                                   w->scale_ld);
-            }
-            float *values = guarded((size_t)(w->rows * w->cols) * sizeof *values);
-            for (int64_t r = 0; r < w->rows; r++)
-                kt_weight_decode(w, r, 0, w->cols, values + r * w->cols);
-            round_to_bf16(w->rows * w->cols, values);
-            full->weights[which][e] = (struct kt_weight){
-                .data = values, .dtype = KT_DTYPE_F32, .rows = w->rows, .cols = w->cols};
-        }
-    }
-}
 
 START_TEST(formats_agree_with_their_decoded_values)
 {
@@ -386,7 +133,7 @@ START_TEST(formats_agree_with_their_decoded_values)
     make_problem(&p, s);
     round_to_bf16((int64_t)s->tokens * s->hidden, p.batch.x);
     round_to_bf16((int64_t)s->tokens * s->hidden, p.dy);
-    reformat(&p, &full, format);
+    reformat(&p, &full, &formats[format]);
     struct outcome want = run_reference(&full);
     for (int small = 0; small < 2; small++) {
         struct setting with = {builds[build].name, builds[build].isa_mask, 2, small, 1, small};
