@@ -174,14 +174,16 @@ static const struct {
 
 enum { PACKERS = sizeof packers / sizeof *packers };
 
-/* Numbers halfway between two integers, below a largest of 127, and random ones. */
+/* Numbers halfway between two integers, below a largest of 127; random ones, some of them tokens
+ * that are too small to be scaled, or nearly. */
 static float *numbers(int64_t n, int64_t token)
 {
+    static const float sizes[] = {1, 1e-36f, 2e-36f, 3e38f};
     float *x = guarded_random((uint64_t)(10 + token), n);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = token % 2 ? x[i] * sizes[token / 2 % 4] : (float)(i * 7 % 253 - 126) + 0.5f;
     if (token % 2)
         return x;
-    for (int64_t i = 0; i < n; i++)
-        x[i] = (float)(i * 7 % 253 - 126) + 0.5f;
     x[n / 2] = token % 4 ? 127 : -127;
     return x;
 }
