@@ -4,9 +4,9 @@
 #include "app.h"
 
 #define EXPERTS                                                                                    \
-    "  --experts NAME  how routed experts are computed: amx, llamafile (CPUs without AMX), "       \
-    "reference\n"                                                                                  \
-    "                  (plain C, slow), or auto; the same as kt_experts=NAME\n"
+    "  --experts NAME  how routed experts are computed: amx, amx-int8, llamafile (CPUs without "   \
+    "AMX),\n"                                                                                      \
+    "                  reference (plain C, slow), or auto; the same as kt_experts=NAME\n"
 
 #define CONFIGURATION                                                                              \
     "X.yaml is a LLaMA-Factory configuration, and key=value arguments go over\n"                   \

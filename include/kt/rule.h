@@ -10,13 +10,14 @@
  *       replace:
  *         kwargs:
  *           generate_device: "cpu"      # or prefill_device; "cuda:0" ...
- *           backend: "AMXBF16"          # experts backend: amx, llamafile, reference, auto
+ *           backend: "AMXBF16"          # experts backend: amx, amx-int8, llamafile, reference, auto
  *
  * `match` may have a `class` too: torch.nn.Linear narrows an entry to linears, a class that ends in
  * Attention, MLP, MoE, RotaryEmbedding and so on to those modules. What replaces them (`replace.class`,
- * other kwargs) chooses classes in the other program: accepted and ignored. The backends AMXBF16 and
- * AMXInt8 both mean amx: weights are used as the checkpoint has them. A device or backend that this
- * build or machine lacks falls back to the CPU's own with a warning in the log. */
+ * other kwargs) chooses classes in the other program: accepted and ignored. The backend AMXBF16 means
+ * amx and AMXInt8 amx-int8: with both, weights are used as the checkpoint has them, and amx-int8 differs
+ * where they are INT8. A device or backend that this build or machine lacks falls back to the CPU's own
+ * with a warning in the log. */
 #ifndef KT_RULE_H
 #define KT_RULE_H
 

@@ -72,8 +72,9 @@ struct kt_experts {
     kt_context *ctx;
 };
 
-/** Opens "reference", "llamafile", "amx", "amx-emulated" (for tests) or "auto": amx where it can run,
- * else llamafile. Errors: NOT_FOUND (the sentence says what is missing, or what there is). */
+/** Opens "reference", "llamafile", "amx", "amx-int8" (amx that multiplies INT8 weights in INT8), for
+ * tests "amx-emulated" and "amx-int8-emulated", or "auto": amx where it can run, else llamafile.
+ * Errors: NOT_FOUND (the sentence says what is missing, or what there is). */
 kt_status kt_experts_open(kt_context *ctx, const char *name, struct kt_experts **out);
 void kt_experts_close(struct kt_experts *e);
 

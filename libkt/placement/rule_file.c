@@ -10,6 +10,8 @@
 /* Names of other programs' backends. Weights stay as the checkpoint has them with all of them. */
 static const char *backend_name(const char *name)
 {
+    if (strcasecmp(name, "amxint8") == 0 || strcasecmp(name, "amx-int8") == 0)
+        return "amx-int8";
     if (strncasecmp(name, "amx", 3) == 0)
         return "amx";
     return strcasecmp(name, "llamafile") == 0 ? "llamafile" : name;

@@ -9,9 +9,10 @@
  * counting what a direction must read of the touched experts, three matrices. Backward takes the
  * gate and up products that forward kept; with -w it recomputes them, and so makes five products
  * and reads five matrices, which GB/s then counts. Last, time / the larger of the two floors that
- * the ceilings set for the products made and the bytes read. -c and -k: features and tiles of 16
- * tokens that the amx backend multiplies at a time. -p: pages of the weights (small as in a mapped
- * file, or huge). */
+ * the ceilings set for the products made and the bytes read; with -b amx-int8 -d int8, operations
+ * of INT8 count as FLOP. -c and -k: features (of INT8 a multiple of 64) and tiles of 16 tokens that
+ * the amx backends multiply at a time. -p: pages of the weights (small as in a mapped file, or
+ * huge). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,7 +52,9 @@ struct bench {
     const struct weight_type *type;
     float *scales; /* as many as a matrix has at most */
     int recompute;
-    double flops, bytes; /* a second: the ceilings that rows are compared with */
+    /* A second: the ceilings that rows are compared with. Forward's is another where it multiplies
+     * in INT8; backward recomputes gate and up in it, which is not told apart. */
+    double flops, forward_flops, bytes;
     int repeats;
     char *weights;
     int64_t weight_bytes;
@@ -128,59 +131,67 @@ struct amx_ceiling {
     char *memory; /* L2_BYTES a thread */
 };
 
-#define TILES __attribute__((target("amx-tile,amx-bf16")))
+#define TILES __attribute__((target("amx-tile,amx-bf16,amx-int8")))
 
-TILES static void multiply_registers(void *arg, int64_t begin, int64_t end, int32_t thread)
-{
-    const struct amx_ceiling *c = arg;
-    char *p = c->memory + (int64_t)thread * L2_BYTES;
-    c->kernels->enter();
-    for (int64_t i = begin; i < end; i++) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        _tile_loadd(4, p, 64);
-        _tile_loadd(5, p + 1024, 64);
-        _tile_loadd(6, p + 2048, 64);
-        _tile_loadd(7, p + 3072, 64);
-        for (int k = 0; k < ROUNDS; k++) {
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_stored(0, p, 64);
-    }
-    c->kernels->leave();
-}
+#define ZERO_TILES()                                                                               \
+    do {                                                                                           \
+        _tile_zero(0);                                                                             \
+        _tile_zero(1);                                                                             \
+        _tile_zero(2);                                                                             \
+        _tile_zero(3);                                                                             \
+    } while (0)
+#define LOAD_TILES(p)                                                                              \
+    do {                                                                                           \
+        _tile_loadd(4, (p), 64);                                                                   \
+        _tile_loadd(5, (p) + 1024, 64);                                                            \
+        _tile_loadd(6, (p) + 2048, 64);                                                            \
+        _tile_loadd(7, (p) + 3072, 64);                                                            \
+    } while (0)
+#define MULTIPLY_TILES(product)                                                                    \
+    do {                                                                                           \
+        product(0, 4, 6);                                                                          \
+        product(1, 4, 7);                                                                          \
+        product(2, 5, 6);                                                                          \
+        product(3, 5, 7);                                                                          \
+    } while (0)
 
-TILES static void multiply_l2(void *arg, int64_t begin, int64_t end, int32_t thread)
-{
-    const struct amx_ceiling *c = arg;
-    char *memory = c->memory + (int64_t)thread * L2_BYTES;
-    c->kernels->enter();
-    for (int64_t i = begin; i < end; i++) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (int round = 0; round < L2_ROUNDS; round++) {
-            for (char *p = memory; p < memory + L2_BYTES; p += 4096) {
-                _tile_loadd(4, p, 64);
-                _tile_loadd(5, p + 1024, 64);
-                _tile_loadd(6, p + 2048, 64);
-                _tile_loadd(7, p + 3072, 64);
-                _tile_dpbf16ps(0, 4, 6);
-                _tile_dpbf16ps(1, 4, 7);
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
-            }
-        }
-        _tile_stored(0, memory, 64);
+/* Products of tiles that are loaded once, and of tiles that are loaded from level-2 cache. */
+#define MULTIPLY(registers, l2, product)                                                           \
+    TILES static void registers(void *arg, int64_t begin, int64_t end, int32_t thread)             \
+    {                                                                                              \
+        const struct amx_ceiling *c = arg;                                                         \
+        char *p = c->memory + (int64_t)thread * L2_BYTES;                                          \
+        c->kernels->enter();                                                                       \
+        for (int64_t i = begin; i < end; i++) {                                                    \
+            ZERO_TILES();                                                                          \
+            LOAD_TILES(p);                                                                         \
+            for (int k = 0; k < ROUNDS; k++)                                                       \
+                MULTIPLY_TILES(product);                                                           \
+            _tile_stored(0, p, 64);                                                                \
+        }                                                                                          \
+        c->kernels->leave();                                                                       \
+    }                                                                                              \
+                                                                                                   \
+    TILES static void l2(void *arg, int64_t begin, int64_t end, int32_t thread)                    \
+    {                                                                                              \
+        const struct amx_ceiling *c = arg;                                                         \
+        char *memory = c->memory + (int64_t)thread * L2_BYTES;                                     \
+        c->kernels->enter();                                                                       \
+        for (int64_t i = begin; i < end; i++) {                                                    \
+            ZERO_TILES();                                                                          \
+            for (int round = 0; round < L2_ROUNDS; round++) {                                      \
+                for (char *p = memory; p < memory + L2_BYTES; p += 4096) {                         \
+                    LOAD_TILES(p);                                                                 \
+                    MULTIPLY_TILES(product);                                                       \
+                }                                                                                  \
+            }                                                                                      \
+            _tile_stored(0, memory, 64);                                                           \
+        }                                                                                          \
+        c->kernels->leave();                                                                       \
     }
-    c->kernels->leave();
-}
+
+MULTIPLY(multiply_bf16, multiply_bf16_l2, _tile_dpbf16ps)
+MULTIPLY(multiply_int8, multiply_int8_l2, _tile_dpbssd)
 
 static double rate(const struct bench *b, kt_range_fn fn, void *arg, int64_t pieces, double work)
 {
@@ -189,22 +200,35 @@ static double rate(const struct bench *b, kt_range_fn fn, void *arg, int64_t pie
     return (double)pieces * work / t.best;
 }
 
-static void measure_tiles(struct bench *b)
+/* Prints both ceilings of a kind of product and returns that of registers. */
+static double measure_product(const struct bench *b, struct amx_ceiling *c, const char *name,
+                              kt_range_fn registers, kt_range_fn l2, double operations)
 {
     int64_t threads = kt_pool_num_threads(b->ctx->pool);
-    uint32_t isa = b->ctx->cpu.isa;
-    const double product = 4 * 16384.0;
-    if (!(isa & KT_ISA_AMX_BF16) || strcmp(b->experts->ops->name, "amx") != 0)
+    double best = rate(b, registers, c, threads, 4 * operations * ROUNDS);
+    double loaded = rate(b, l2, c, threads, 4 * operations * L2_ROUNDS * L2_BYTES / 4096);
+    printf("ceiling: AMX-%s from registers      %7.2f TFLOP/s\n", name, best * 1e-12);
+    printf("ceiling: AMX-%s, tiles from L2      %7.2f TFLOP/s\n", name, loaded * 1e-12);
+    return best;
+}
+
+static void measure_tiles(struct bench *b)
+{
+    int64_t bytes = kt_pool_num_threads(b->ctx->pool) * L2_BYTES;
+    const char *name = b->experts->ops->name;
+    if (strncmp(name, "amx", 3) != 0 || strstr(name, "emulated"))
         return;
     struct kt_amx_experts *amx = (struct kt_amx_experts *)b->experts;
-    struct amx_ceiling c = {&amx->kernels, pages(threads * L2_BYTES, MADV_HUGEPAGE)};
-    for (int64_t i = 0; i < threads * L2_BYTES / 2; i++)
+    struct amx_ceiling c = {&amx->kernels, pages(bytes, MADV_HUGEPAGE)};
+    for (int64_t i = 0; i < bytes / 2; i++)
         ((uint16_t *)c.memory)[i] = (uint16_t)(0x3c00 + (i * 40503 & 0x81ff));
-    b->flops = rate(b, multiply_registers, &c, threads, product * ROUNDS);
-    printf("ceiling: AMX-BF16 from registers      %7.2f TFLOP/s\n", b->flops * 1e-12);
-    double l2 = rate(b, multiply_l2, &c, threads, product * L2_ROUNDS * L2_BYTES / 4096);
-    printf("ceiling: AMX-BF16, tiles from L2      %7.2f TFLOP/s\n", l2 * 1e-12);
-    munmap(c.memory, (size_t)(threads * L2_BYTES));
+    b->flops = b->forward_flops =
+        measure_product(b, &c, "BF16", multiply_bf16, multiply_bf16_l2, 16384);
+    if (amx->int8.forward) {
+        double int8 = measure_product(b, &c, "INT8", multiply_int8, multiply_int8_l2, 32768);
+        b->forward_flops = b->type->dtype == KT_DTYPE_I8 ? int8 : b->flops;
+    }
+    munmap(c.memory, (size_t)bytes);
 }
 #else
 static void measure_tiles(struct bench *b)
@@ -215,7 +239,7 @@ static void measure_tiles(struct bench *b)
 
 static void measure_products(struct bench *b)
 {
-    b->flops = ceiling_products(b->ctx, 1);
+    b->flops = b->forward_flops = ceiling_products(b->ctx, 1);
     printf("ceiling: vectors from registers       %7.2f TFLOP/s\n", b->flops * 1e-12);
     measure_tiles(b);
 }
@@ -401,12 +425,11 @@ static void free_row(struct row *r)
 }
 
 static void print_direction(const struct row *r, const struct shape *s, const char *direction,
-                            int products, struct timing t)
+                            int products, double flops, struct timing t)
 {
     double product = 2.0 * (double)r->batch.tokens * s->topk * (double)(s->hidden * s->inter);
     double matrix = (double)r->touched * (double)matrix_bytes(r->bench, s);
-    double compute = products * product / r->bench->flops,
-           read = products * matrix / r->bench->bytes;
+    double compute = products * product / flops, read = products * matrix / r->bench->bytes;
     printf("%-10s %6lld  %-8s %9.2f ms +%3.0f%% %7.2f TFLOP/s %6.1f GB/s  %4.2f x %s\n", s->name,
            (long long)r->batch.tokens, direction, t.best * 1e3, 100 * (t.worst / t.best - 1),
            3 * product / t.best * 1e-12, products * matrix / t.best * 1e-9,
@@ -421,8 +444,9 @@ static void bench_shape(struct bench *b, const struct shape *s, int64_t only)
         if (only && only != token_counts[i])
             continue;
         make_row(&r, b, s, token_counts[i]);
-        print_direction(&r, s, "forward", 3, measure(b, forward, &r));
-        print_direction(&r, s, "backward", b->recompute ? 5 : 3, measure(b, backward, &r));
+        print_direction(&r, s, "forward", 3, b->forward_flops, measure(b, forward, &r));
+        print_direction(&r, s, "backward", b->recompute ? 5 : 3, b->flops,
+                        measure(b, backward, &r));
         free_row(&r);
     }
 }
@@ -491,7 +515,7 @@ int main(int argc, char **argv)
     if (strncmp(b.experts->ops->name, "amx", 3) == 0) {
         struct kt_amx_experts *amx = (struct kt_amx_experts *)b.experts;
         if (chunk)
-            amx->forward_chunk = amx->backward_chunk = chunk;
+            amx->forward_chunk = amx->backward_chunk = amx->int8_chunk = chunk;
         if (tiles)
             amx->forward_tiles = amx->backward_tiles = tiles;
     }

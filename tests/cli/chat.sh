@@ -41,6 +41,8 @@ refuses 1 'kt_experts: .*abacus' "$KT" generate chat.yaml --prompt x --experts a
 refuses 2 '--experts needs a value' "$KT" chat chat.yaml --experts
 grep -q amx_bf16 /proc/cpuinfo ||
     refuses 1 'kt_experts: .*AMX-BF16' "$KT" generate chat.yaml --prompt x --experts amx
+grep -q amx_int8 /proc/cpuinfo ||
+    refuses 1 'kt_experts: .*AMX-INT8' "$KT" generate chat.yaml --prompt x --experts amx-int8
 # More threads than cores are told, once, and not obeyed; an unbound thread answers the same.
 ask chat.yaml cpu_infer=100000 >b 2>err || fail "$(cat err)"
 diff a b || fail "as many threads as cores"

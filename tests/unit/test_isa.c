@@ -8,25 +8,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The last two build on AVX512_BF16, each by itself. */
-enum set { BASELINE, AVX2, AVX512, AVX512_BF16, AVX512_VBMI, AMX, SETS };
+#include "config.h"
 
-static const char *const set_names[SETS] = {"baseline",     "AVX2",         "AVX-512",
-                                            "AVX-512-BF16", "AVX-512-VBMI", "AMX"};
+/* The last three build on AVX512_BF16; AMX_INT8 has AMX too, AVX512_VBMI stands by itself. */
+enum set { BASELINE, AVX2, AVX512, AVX512_BF16, AVX512_VBMI, AMX, AMX_INT8, SETS };
+
+static const char *const set_names[SETS] = {"baseline",
+                                            "AVX2",
+                                            "AVX-512",
+                                            "AVX-512-BF16",
+                                            "AVX-512-VBMI",
+                                            "AMX-BF16",
+                                            "AMX-BF16 and AMX-INT8"};
 
 static bool may_hold(enum set set, enum set needed)
 {
-    return needed == set || (needed < set && needed <= AVX512_BF16);
+    return needed == set || (needed < set && needed <= AVX512_BF16) ||
+           (set == AMX_INT8 && needed == AMX);
 }
 
 /* By the objects' names: a file is named after its set, or its static library is. */
 static enum set set_of_object(const char *object)
 {
+    if (strstr(object, "kt-amx-int8-amx."))
+        return AMX_INT8;
     if (strstr(object, "kt-amx-amx.") || strstr(object, "kt-kernels-amx."))
         return AMX;
     if (strstr(object, "_avx512vbmi.c"))
         return AVX512_VBMI;
-    if (strstr(object, "_avx512bf16.c") || strstr(object, "kt-amx-avx512bf16."))
+    if (strstr(object, "_avx512bf16.c") || strstr(object, "kt-amx-avx512bf16.") ||
+        strstr(object, "kt-amx-int8-avx512bf16."))
         return AVX512_BF16;
     if (strstr(object, "_avx512.c"))
         return AVX512;
@@ -85,6 +96,8 @@ static bool has_vbmi(const char *instruction)
 /* The least set that has the instruction. */
 static enum set set_of_instruction(const char *instruction)
 {
+    if (begins(instruction, "tdpb") && !begins(instruction, "tdpbf16ps"))
+        return AMX_INT8;
     if (strstr(instruction, "%tmm") || strstr(instruction, "tilecfg") ||
         begins(instruction, "tilerelease"))
         return AMX;
@@ -120,6 +133,8 @@ START_TEST(instructions_are_classified)
         {"vpermt2b %zmm1,%zmm2,%zmm3", AVX512_VBMI},
         {"vpermi2w %zmm1,%zmm2,%zmm3", AVX512},
         {"tdpbf16ps %tmm1,%tmm2,%tmm3", AMX},
+        {"tdpbssd %tmm1,%tmm2,%tmm3", AMX_INT8},
+        {"tdpbuud %tmm1,%tmm2,%tmm3", AMX_INT8},
         {"ldtilecfg (%rdi)", AMX},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -173,6 +188,11 @@ START_TEST(objects_hold_what_their_set_has)
     }
     ck_assert_int_eq(t.objects[AVX512_VBMI], 1); /* decoders */
     ck_assert_int_gt(t.used[AVX512_VBMI], 0);
+#if defined(KT_HAVE_AMX)
+    ck_assert_int_eq(t.objects[AMX_INT8], 1);
+    ck_assert_int_gt(t.used[AMX], 10);
+    ck_assert_int_gt(t.used[AMX_INT8], 4);
+#endif
 }
 END_TEST
 

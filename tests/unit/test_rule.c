@@ -38,8 +38,8 @@ START_TEST(the_first_match_that_names_it_decides)
                      KT_OK);
     ck_assert_str_eq(kt_rule_device(rule, "model.layers.1.mlp.experts"), "cuda:1");
     ck_assert_str_eq(kt_rule_device(rule, "model.layers.11.mlp.experts"), "cuda");
-    ck_assert_str_eq(kt_rule_experts_backend(rule, "model.layers.1.mlp.experts"), "amx");
-    ck_assert_str_eq(kt_rule_experts_backend(rule, "model.layers.2.mlp.experts"), "amx");
+    ck_assert_str_eq(kt_rule_experts_backend(rule, "model.layers.1.mlp.experts"), "amx-int8");
+    ck_assert_str_eq(kt_rule_experts_backend(rule, "model.layers.2.mlp.experts"), "amx-int8");
     ck_assert_str_eq(kt_rule_device(rule, "lm_head"), "cpu");
     ck_assert_fails(kt_rule_add(rule, "layers(", NULL, NULL), KT_ERROR_INVALID_ARGUMENT, "layers(");
 }
