@@ -98,7 +98,7 @@ static float row_scale(const struct kt_weight *w, int64_t row)
 }
 
 /* Sums of sixteen tokens' products with a row become floats where they lie. */
-INLINE void scale_sums(float *sums, const float *scales, float scale)
+INLINE void scale_sums(float *restrict sums, const float *restrict scales, float scale)
 {
     for (int s = 0; s < 16; s++) {
         int32_t sum;
