@@ -59,10 +59,10 @@ static uint64_t place_tiles(struct kt_amx_call *c, int64_t tiles, int backward, 
         int needed;
         uint64_t bytes;
     } list[] = {
-        {&c->x, 1, n * (uint64_t)c->x_bytes},
-        {&c->x_scales, c->int8, n * floats(KT_AMX_TOKENS)},
-        {&c->h, !backward, n * (uint64_t)c->h_bytes},
-        {&c->h_scales, c->int8 && !backward, n * floats(KT_AMX_TOKENS)},
+        {&c->x.data, 1, n * (uint64_t)c->x.bytes},
+        {&c->x.scales, c->int8, n * floats(KT_AMX_TOKENS)},
+        {&c->h.data, !backward, n * (uint64_t)c->h.bytes},
+        {&c->h.scales, c->int8 && !backward, n * floats(KT_AMX_TOKENS)},
         {&c->dy_rows, backward, n * hidden},
         {&c->dgate, backward, n * inter},
         {&c->dup, backward, n * inter},
@@ -127,8 +127,10 @@ static void measure(struct kt_amx_call *c)
     c->inter_steps = kt_amx_blocks(c->inter, KT_AMX_STEP);
     c->int8 = c->amx->int8.forward && is_int8(c->layer);
     step = c->int8 ? KT_AMX_INT8_STEP : KT_AMX_STEP;
-    c->x_bytes = kt_amx_blocks(c->hidden, step) * 1024;
-    c->h_bytes = kt_amx_blocks(c->inter, step) * 1024;
+    c->x.features = c->hidden;
+    c->x.bytes = kt_amx_blocks(c->hidden, step) * 1024;
+    c->h.features = c->inter;
+    c->h.bytes = kt_amx_blocks(c->inter, step) * 1024;
     c->thread_bytes = thread_bytes(c->amx);
 }
 

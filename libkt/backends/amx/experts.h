@@ -54,6 +54,14 @@ struct kt_amx_block {
     int64_t first; /**< row of the first slot in `order` */
 };
 
+/** Columns of the group's tiles. */
+struct kt_amx_columns {
+    char *data;
+    float *scales; /**< [16 * tiles], INT8 only */
+    int64_t features;
+    int64_t bytes; /**< of a tile */
+};
+
 /** One call, and the group that it is at. */
 struct kt_amx_call {
     struct kt_pool *pool;
@@ -64,9 +72,8 @@ struct kt_amx_call {
     float *sum;      /**< y, or dx in backward */
     float *dtopk_weights;
     int64_t hidden, inter, hidden_steps, inter_steps;
-    int64_t x_bytes, h_bytes; /**< of a tile's columns */
-    int int8;                 /**< columns are INT8 */
-    int64_t width;            /**< features of a task of the phase */
+    int int8;      /**< columns are INT8 */
+    int64_t width; /**< features of a task of the phase */
 
     int32_t *order;               /**< [slots] slot of a row */
     int32_t *position;            /**< [slots] 16 * tile + place in it, over all groups */
@@ -76,10 +83,9 @@ struct kt_amx_call {
     int64_t num_blocks;           /**< of the group */
     int64_t tile_begin, tile_end; /**< of the group */
 
-    char *x;           /**< columns of hidden features */
-    char *h;           /**< columns of intermediate features */
-    float *x_scales;   /**< [16 * tiles] of INT8 columns */
-    float *h_scales;   /**< likewise */
+    struct kt_amx_columns x; /**< of hidden features */
+    struct kt_amx_columns h; /**< of intermediate features */
+
     char *dy_rows;     /**< rows of hidden features */
     char *dgate, *dup; /**< rows of intermediate features */
     float *out;        /**< [16 * tiles, 16-aligned hidden]; before, INT8: see kt_amx_h_floats */

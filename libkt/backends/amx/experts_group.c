@@ -115,31 +115,19 @@ static void leave(const struct kt_amx_call *c)
     c->amx->kernels.leave();
 }
 
-/* Into the thread's products, of the block's columns of x or h; `next` may be NULL. */
-static void multiply_x(const struct kt_amx_call *c, const struct kt_amx_thread *s,
-                       const struct kt_amx_block *block, const struct kt_amx_blocks *w,
-                       const struct kt_amx_blocks *next)
+/* Into the thread's products, W times the block's columns; `next` may be NULL. */
+static void multiply(const struct kt_amx_call *c, const struct kt_amx_thread *s,
+                     const struct kt_amx_block *block, const struct kt_amx_columns *columns,
+                     const struct kt_amx_blocks *w, const struct kt_amx_blocks *next)
 {
-    const char *x = c->x + block->tile * c->x_bytes;
+    const char *data = columns->data + block->tile * columns->bytes;
     if (c->int8)
-        c->amx->int8.forward(w, next, c->hidden, x, c->x_scales + block->tile * KT_AMX_TOKENS,
-                             block->tiles, c->amx->int8_chunk, s->products, s->stage);
+        c->amx->int8.forward(w, next, columns->features, data,
+                             columns->scales + block->tile * KT_AMX_TOKENS, block->tiles,
+                             c->amx->int8_chunk, s->products, s->stage);
     else
-        c->amx->kernels.forward(w, next, c->hidden, x, block->tiles, c->amx->forward_chunk,
-                                s->products, s->stage);
-}
-
-static void multiply_h(const struct kt_amx_call *c, const struct kt_amx_thread *s,
-                       const struct kt_amx_block *block, const struct kt_amx_blocks *w,
-                       const struct kt_amx_blocks *next)
-{
-    const char *h = c->h + block->tile * c->h_bytes;
-    if (c->int8)
-        c->amx->int8.forward(w, next, c->inter, h, c->h_scales + block->tile * KT_AMX_TOKENS,
-                             block->tiles, c->amx->int8_chunk, s->products, s->stage);
-    else
-        c->amx->kernels.forward(w, next, c->inter, h, block->tiles, c->amx->forward_chunk,
-                                s->products, s->stage);
+        c->amx->kernels.forward(w, next, columns->features, data, block->tiles,
+                                c->amx->forward_chunk, s->products, s->stage);
 }
 
 /* -- tokens in, tokens out ----------------------------------------------------------------------
@@ -160,9 +148,9 @@ static void tile_tokens(const struct kt_amx_call *c, const struct kt_amx_block *
 static void pack_x(const struct kt_amx_call *c, const float *const tokens[KT_AMX_TOKENS],
                    int64_t tile)
 {
-    char *x = c->x + tile * c->x_bytes;
+    char *x = c->x.data + tile * c->x.bytes;
     if (c->int8)
-        c->amx->int8.pack_columns(tokens, c->hidden, x, c->x_scales + tile * KT_AMX_TOKENS);
+        c->amx->int8.pack_columns(tokens, c->hidden, x, c->x.scales + tile * KT_AMX_TOKENS);
     else
         c->amx->kernels.pack_columns(tokens, c->hidden, x);
 }
@@ -235,28 +223,27 @@ static void load_products(const struct kt_amx_call *c, const struct kt_amx_threa
 
 /* -- forward ----------------------------------------------------------------------------------- */
 
-/* h = act(gate) * up, from products of a task into columns; in INT8, floats for quantise_tiles. */
-static void activate_products(const struct kt_amx_call *c, const struct task *t, float *gate,
-                              const float *up)
+/* h = act(gate) * up, from a task's products into columns. */
+static void activate(const struct kt_amx_call *c, const struct task *t, float *gate,
+                     const float *up)
 {
-    const struct kt_amx_block *block = t->block;
-    int64_t tiles = block->tiles, floats = 2 * tiles * 256;
-    int64_t blocks = kt_amx_blocks(t->features, KT_AMX_ROWS);
-    if (!c->int8)
-        c->amx->rows.row.silu_mul(blocks * floats, gate, up, gate);
-    for (int64_t b = 0; b < blocks; b++) {
-        int64_t from = t->from + b * KT_AMX_ROWS;
-        if (!c->int8) {
-            c->amx->kernels.repack_columns(
-                gate + b * floats, tiles,
-                c->h + block->tile * c->h_bytes + tile_bytes(from / KT_AMX_STEP), c->h_bytes);
-            continue;
-        }
-        for (int64_t i = 0; i < 2 * tiles; i++)
-            c->amx->rows.row.silu_mul(256, gate + b * floats + i * 256, up + b * floats + i * 256,
-                                      c->out + (block->tile + i % tiles) * kt_amx_h_floats(c) +
-                                          (from + i / tiles * 16) * KT_AMX_TOKENS);
-    }
+    int64_t tiles = t->block->tiles, blocks = kt_amx_blocks(t->features, KT_AMX_ROWS);
+    char *h = c->h.data + t->block->tile * c->h.bytes + tile_bytes(t->from / KT_AMX_STEP);
+    c->amx->rows.row.silu_mul(blocks * 2 * tiles * 256, gate, up, gate);
+    for (int64_t b = 0; b < blocks; b++)
+        c->amx->kernels.repack_columns(gate + b * 2 * tiles * 256, tiles, h + tile_bytes(b),
+                                       c->h.bytes);
+}
+
+/* The same into floats, for quantise_tiles. */
+static void activate_floats(const struct kt_amx_call *c, const struct task *t, const float *gate,
+                            const float *up)
+{
+    int64_t tiles = t->block->tiles, halves = 2 * kt_amx_blocks(t->features, KT_AMX_ROWS);
+    for (int64_t i = 0; i < halves * tiles; i++)
+        c->amx->rows.row.silu_mul(256, gate + i * 256, up + i * 256,
+                                  c->out + (t->block->tile + i % tiles) * kt_amx_h_floats(c) +
+                                      (t->from + i / tiles * 16) * KT_AMX_TOKENS);
 }
 
 static void quantise_tiles(void *arg, int64_t begin, int64_t end, int32_t thread)
@@ -265,7 +252,8 @@ static void quantise_tiles(void *arg, int64_t begin, int64_t end, int32_t thread
     (void)thread;
     for (int64_t tile = begin; tile < end; tile++)
         c->amx->int8.repack_columns(c->out + tile * kt_amx_h_floats(c), c->inter,
-                                    c->h + tile * c->h_bytes, c->h_scales + tile * KT_AMX_TOKENS);
+                                    c->h.data + tile * c->h.bytes,
+                                    c->h.scales + tile * KT_AMX_TOKENS);
 }
 
 static void gate_up_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
@@ -281,12 +269,15 @@ static void gate_up_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
             ahead = gate_up_rows(c, &next);
         }
         const float *up = s.products + w.num / 2 * 2 * t.block->tiles * 256;
-        multiply_x(c, &s, t.block, &w, i + 1 < end ? &ahead : NULL);
+        multiply(c, &s, t.block, &c->x, &w, i + 1 < end ? &ahead : NULL);
         if (c->batch->kept) {
             keep_products(c, &s, &t, KT_EXPERT_GATE, s.products);
             keep_products(c, &s, &t, KT_EXPERT_UP, up);
         }
-        activate_products(c, &t, s.products, up);
+        if (c->int8)
+            activate_floats(c, &t, s.products, up);
+        else
+            activate(c, &t, s.products, up);
     }
     leave(c);
 }
@@ -303,7 +294,7 @@ static void down_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
             next = task_at(c, i + 1, c->hidden);
             ahead = down_rows(c, &next);
         }
-        multiply_h(c, &s, t.block, &w, i + 1 < end ? &ahead : NULL);
+        multiply(c, &s, t.block, &c->h, &w, i + 1 < end ? &ahead : NULL);
         c->amx->kernels.transpose(
             s.products, t.block->tiles, t.features, t.block->rows, 0,
             c->out + t.block->tile * KT_AMX_TOKENS * kt_amx_out_ld(c) + t.from, kt_amx_out_ld(c));
@@ -363,7 +354,7 @@ static void recompute_products(const struct kt_amx_call *c, const struct kt_amx_
     const struct kt_amx_kernels *k = &c->amx->kernels;
     struct kt_amx_blocks w = gate_up_rows(c, t);
     int64_t tiles = t->block->tiles, rows = t->block->rows;
-    multiply_x(c, s, t->block, &w, NULL);
+    multiply(c, s, t->block, &c->x, &w, NULL);
     k->transpose(s->products, tiles, t->features, rows, 1, s->gate, KT_AMX_LD);
     k->transpose(s->products + w.num / 2 * 2 * tiles * 256, tiles, t->features, rows, 1, s->up,
                  KT_AMX_LD);
