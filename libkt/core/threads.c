@@ -322,6 +322,14 @@ int64_t kt_pool_first(const struct kt_pool *pool, int32_t node, int64_t n)
     return n / threads * before + n % threads * before / threads;
 }
 
+int32_t kt_pool_owner(const struct kt_pool *pool, int64_t parts, int64_t items_a_part, int64_t item)
+{
+    int32_t node = 0;
+    while (item / items_a_part >= kt_pool_first(pool, node + 1, parts))
+        node++;
+    return node;
+}
+
 void kt_pool_bind_memory(const struct kt_pool *pool, const void *memory, uint64_t bytes,
                          int32_t node)
 {

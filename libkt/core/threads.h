@@ -41,6 +41,10 @@ int32_t kt_pool_node(const struct kt_pool *pool, int32_t thread);
  * is in proportion to its workers. 0 <= node <= num_nodes. */
 int64_t kt_pool_first(const struct kt_pool *pool, int32_t node, int64_t n);
 
+/** The node that owns an item of kt_parallel_for_nodes. */
+int32_t kt_pool_owner(const struct kt_pool *pool, int64_t parts, int64_t items_a_part,
+                      int64_t item);
+
 /** Asks for memory to be on a node of the pool (see kt_bind_pages). Nothing happens with one node.
  */
 void kt_pool_bind_memory(const struct kt_pool *pool, const void *memory, uint64_t bytes,

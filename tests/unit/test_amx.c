@@ -2,10 +2,8 @@
 /* The experts backend "amx" against "reference": with emulated tiles anywhere, with real ones where
  * the processor has them. Weights, activations and results each end where a page begins that may
  * not be touched. */
-#include <pthread.h>
-#include <sched.h>
-
 #include "expert_problem.h"
+#include "node_spy.h"
 
 static const struct {
     const char *name;
@@ -150,43 +148,15 @@ END_TEST
 /* -- nodes --------------------------------------------------------------------------------------
  */
 
-enum { SPIED = 4 };
-
-/* What the first product of each worker reads; workers wait there for each other. */
-static struct {
-    pthread_t workers[SPIED];
-    bool came[SPIED];
-    int64_t row[SPIED];
-    _Atomic int32_t arrived;
-    void (*forward)(const struct kt_amx_blocks *, const struct kt_amx_blocks *, int64_t,
-                    const void *, int64_t, int64_t, float *, void *);
-} spy;
-
-static void wait_for_all(int32_t wanted)
-{
-    for (spy.arrived++; spy.arrived < wanted; sched_yield())
-        ;
-}
-
-static void note_worker(void *arg, int64_t begin, int64_t end, int32_t thread)
-{
-    (void)arg, (void)begin, (void)end;
-    spy.workers[thread] = pthread_self();
-    wait_for_all(SPIED);
-}
+static void (*real_forward)(const struct kt_amx_blocks *, const struct kt_amx_blocks *, int64_t,
+                            const void *, int64_t, int64_t, float *, void *);
 
 static void spied_forward(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next,
                           int64_t depth, const void *columns, int64_t tiles, int64_t chunk,
                           float *products, void *stage)
 {
-    for (int i = 0; i < SPIED; i++) {
-        if (!pthread_equal(spy.workers[i], pthread_self()) || spy.came[i])
-            continue;
-        spy.came[i] = true;
-        spy.row[i] = w->first[0];
-        wait_for_all(2 * SPIED);
-    }
-    spy.forward(w, next, depth, columns, tiles, chunk, products, stage);
+    spy_note(0, w->first[0]);
+    real_forward(w, next, depth, columns, tiles, chunk, products, stage);
 }
 
 START_TEST(a_node_begins_with_the_rows_that_it_owns)
@@ -200,15 +170,12 @@ START_TEST(a_node_begins_with_the_rows_that_it_owns)
     kt_context *ctx = machine_context(&options, 2);
     ck_assert_int_eq(kt_experts_open(ctx, "amx-emulated", &experts), KT_OK);
     make_problem(&p, &s);
-    kt_parallel_for(ctx->pool, SPIED, 1, note_worker, NULL);
-    spy.forward = ((struct kt_amx_experts *)experts)->kernels.forward;
+    spy_on(ctx->pool);
+    real_forward = ((struct kt_amx_experts *)experts)->kernels.forward;
     ((struct kt_amx_experts *)experts)->kernels.forward = spied_forward;
     float *y = guarded_random(4, (int64_t)s.tokens * s.hidden);
     ck_assert_int_eq(experts->ops->forward(experts, &p.layer, &p.batch, y), KT_OK);
-    for (int32_t i = 0; i < SPIED; i++) {
-        ck_assert(spy.came[i]);
-        ck_assert_int_eq(spy.row[i] / (s.inter / 2), kt_pool_node(ctx->pool, i));
-    }
+    spy_check_homes(ctx->pool, 0, s.inter);
     kt_experts_close(experts);
     kt_context_free(ctx);
     free_buffers();

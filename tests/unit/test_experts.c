@@ -196,13 +196,24 @@ struct outcome {
     uint8_t has_grad[3 * 16];
 };
 
-static struct outcome run_backend_keeping(int keeps, const char *name, uint32_t isa_mask,
-                                          int32_t threads, const struct shape *s,
-                                          kt_compute compute, int small_chunks)
+struct setting {
+    const char *name;
+    uint32_t isa_mask;
+    int32_t threads, nodes;
+    kt_compute compute;
+    int small; /* chunks of the fewest rows */
+    int keeps; /* gate and up products of forward */
+};
+
+static struct outcome run_backend(const struct setting *with, const struct shape *s)
 {
-    kt_context *ctx = test_context(threads, isa_mask);
+    kt_context_options options;
+    kt_context_options_init(&options, sizeof options);
+    options.num_threads = with->threads;
+    options.isa_mask = with->isa_mask;
+    kt_context *ctx = machine_context(&options, with->nodes);
     struct kt_experts *experts;
-    ck_assert_int_eq(kt_experts_open(ctx, name, &experts), KT_OK);
+    ck_assert_int_eq(kt_experts_open(ctx, with->name, &experts), KT_OK);
     int64_t low = (int64_t)s->rank * (s->hidden + s->inter);
     struct outcome o = {.ny = (int64_t)s->tokens * s->hidden,
                         .nw = (int64_t)s->tokens * s->topk,
@@ -239,10 +250,10 @@ static struct outcome run_backend_keeping(int keeps, const char *name, uint32_t 
                                                    &o.has_grad[which * 16 + e]};
         }
     }
-    if (small_chunks && strcmp(experts->ops->name, "llamafile") == 0)
+    if (with->small && strcmp(experts->ops->name, "llamafile") == 0)
         ((struct kt_llamafile_experts *)experts)->chunk_bytes = 1;
-    struct kt_expert_batch batch = {compute, 1, s->tokens, s->topk, ids, tw, x, NULL};
-    if (keeps)
+    struct kt_expert_batch batch = {with->compute, 1, s->tokens, s->topk, ids, tw, x, NULL};
+    if (with->keeps)
         batch.kept = malloc((size_t)(o.nw * 2 * s->inter) * sizeof(float));
     ck_assert_int_eq(experts->ops->forward(experts, &layer, &batch, o.y), KT_OK);
     ck_assert_int_eq(experts->ops->backward(experts, &layer, &batch, dy, o.dx, o.dtw), KT_OK);
@@ -255,12 +266,6 @@ static struct outcome run_backend_keeping(int keeps, const char *name, uint32_t 
     ck_assert_uint_eq(kt_context_memory_used(ctx), 0);
     kt_context_free(ctx);
     return o;
-}
-
-static struct outcome run_backend(const char *name, uint32_t isa_mask, int32_t threads,
-                                  const struct shape *s, kt_compute compute, int small_chunks)
-{
-    return run_backend_keeping(0, name, isa_mask, threads, s, compute, small_chunks);
 }
 
 static void free_outcome(struct outcome *o)
@@ -284,10 +289,12 @@ static double bf16_tolerance(const char *name, const struct shape *s)
 START_TEST(backends_agree_with_reference)
 {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        struct outcome want = run_backend("reference", 0, 2, &shapes[i], KT_COMPUTE_F32, 0);
+        struct setting reference = {"reference", 0, 2, 1, KT_COMPUTE_F32, 0, 0};
+        struct outcome want = run_backend(&reference, &shapes[i]);
         for (int compute = 0; compute < 2; compute++) {
-            struct outcome got = run_backend(backends[_i].name, backends[_i].isa_mask, 2,
-                                             &shapes[i], (kt_compute)compute, (int)i % 2);
+            struct setting with = {
+                backends[_i].name, backends[_i].isa_mask, 2, 1, (kt_compute)compute, (int)i % 2, 0};
+            struct outcome got = run_backend(&with, &shapes[i]);
             double tolerance = compute ? bf16_tolerance(backends[_i].name, &shapes[i]) : 2e-6;
             check_close(want.ny, got.y, want.y, tolerance);
             check_close(want.ny, got.dx, want.dx, tolerance);
@@ -301,17 +308,28 @@ START_TEST(backends_agree_with_reference)
 }
 END_TEST
 
-START_TEST(bits_do_not_depend_on_threads)
+static void check_same_bits(const struct outcome *a, const struct outcome *b)
+{
+    ck_assert(memcmp(a->y, b->y, (size_t)a->ny * 4) == 0);
+    ck_assert(memcmp(a->dx, b->dx, (size_t)a->ny * 4) == 0);
+    ck_assert(memcmp(a->dtw, b->dtw, (size_t)a->nw * 4) == 0);
+    ck_assert(memcmp(a->lora, b->lora, (size_t)a->nl * 4) == 0);
+}
+
+static const struct {
+    int32_t threads, nodes;
+} pools[] = {{3, 1}, {5, 1}, {2, 2}, {5, 3}, {7, 7}};
+
+START_TEST(bits_do_not_depend_on_threads_or_nodes)
 {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        struct outcome one = run_backend("llamafile", 0, 1, &shapes[i], KT_COMPUTE_BF16, 1);
-        for (int32_t threads = 1; threads < 6; threads += 2) {
-            struct outcome many =
-                run_backend("llamafile", 0, threads, &shapes[i], KT_COMPUTE_BF16, 1);
-            ck_assert(memcmp(one.y, many.y, (size_t)one.ny * 4) == 0);
-            ck_assert(memcmp(one.dx, many.dx, (size_t)one.ny * 4) == 0);
-            ck_assert(memcmp(one.dtw, many.dtw, (size_t)one.nw * 4) == 0);
-            ck_assert(memcmp(one.lora, many.lora, (size_t)one.nl * 4) == 0);
+        struct setting with = {"llamafile", 0, 1, 1, KT_COMPUTE_BF16, 1, 0};
+        struct outcome one = run_backend(&with, &shapes[i]);
+        for (size_t pool = 0; pool < sizeof pools / sizeof *pools; pool++) {
+            with.threads = pools[pool].threads;
+            with.nodes = pools[pool].nodes;
+            struct outcome many = run_backend(&with, &shapes[i]);
+            check_same_bits(&one, &many);
             free_outcome(&many);
         }
         free_outcome(&one);
@@ -323,14 +341,12 @@ START_TEST(kept_products_change_no_bit)
 {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         for (int compute = 0; compute < 2; compute++) {
-            struct outcome again = run_backend_keeping(0, backends[_i].name, backends[_i].isa_mask,
-                                                       2, &shapes[i], (kt_compute)compute, 1);
-            struct outcome kept = run_backend_keeping(1, backends[_i].name, backends[_i].isa_mask,
-                                                      2, &shapes[i], (kt_compute)compute, 1);
-            ck_assert(memcmp(again.y, kept.y, (size_t)again.ny * 4) == 0);
-            ck_assert(memcmp(again.dx, kept.dx, (size_t)again.ny * 4) == 0);
-            ck_assert(memcmp(again.dtw, kept.dtw, (size_t)again.nw * 4) == 0);
-            ck_assert(memcmp(again.lora, kept.lora, (size_t)again.nl * 4) == 0);
+            struct setting with = {
+                backends[_i].name, backends[_i].isa_mask, 2, 1, (kt_compute)compute, 1, 0};
+            struct outcome again = run_backend(&with, &shapes[i]);
+            with.keeps = 1;
+            struct outcome kept = run_backend(&with, &shapes[i]);
+            check_same_bits(&again, &kept);
             free_outcome(&again);
             free_outcome(&kept);
         }
@@ -357,7 +373,7 @@ int main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, backend_and_its_gradients, 0, 2 * BACKENDS);
     tcase_add_loop_test(tc, backends_agree_with_reference, 1, BACKENDS);
-    tcase_add_test(tc, bits_do_not_depend_on_threads);
+    tcase_add_test(tc, bits_do_not_depend_on_threads_or_nodes);
     tcase_add_loop_test(tc, kept_products_change_no_bit, 0, BACKENDS);
     tcase_add_test(tc, unknown_backends_are_errors);
     suite_add_tcase(suite, tc);

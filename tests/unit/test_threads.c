@@ -122,10 +122,7 @@ struct homes {
 
 static int32_t owner(const struct homes *h, int64_t item)
 {
-    int32_t node = 0;
-    while (item / h->items >= kt_pool_first(h->pool, node + 1, h->parts))
-        node++;
-    return node;
+    return kt_pool_owner(h->pool, h->parts, h->items, item);
 }
 
 static void take_home(void *arg, int64_t begin, int64_t end, int32_t thread)

@@ -183,6 +183,9 @@ static kt_status run(struct kt_experts *e, struct kt_expert_call *c, int backwar
                           "the routed experts", &memory));
     place_rows(c, rows, backward, memory);
     c->threads = (char *)memory + row_bytes;
+    for (int32_t i = 0; i < kt_pool_num_threads(c->pool); i++)
+        kt_pool_bind_memory(c->pool, c->threads + (uint64_t)i * c->thread_bytes, c->thread_bytes,
+                            kt_pool_node(c->pool, i));
     place_index(c, slots, rows, c->threads + threads * c->thread_bytes);
     sort_slots(c, slots);
     for (c->begin = 0; c->begin < slots; c->begin = c->end) {

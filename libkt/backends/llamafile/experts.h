@@ -7,7 +7,7 @@
  * that scratch is bounded and a weight is read once a call but for experts that straddle chunks. A
  * phase over a chunk is a list of tasks (row block of one expert) x (block of columns), each of
  * which owns its results; rows are summed into tokens in a last phase that owns tokens. So bits do
- * not depend on the number of threads. */
+ * not depend on the number of threads, nor on the nodes, each of which owns blocks of columns. */
 #ifndef KT_BACKENDS_LLAMAFILE_EXPERTS_H
 #define KT_BACKENDS_LLAMAFILE_EXPERTS_H
 
@@ -65,7 +65,6 @@ struct kt_expert_call {
     struct kt_expert_rows *experts, *blocks; /**< of the chunk: whole, and cut into row blocks */
     int64_t num_experts, num_blocks;
     int64_t block_cols; /**< columns of a task, and floats between rows of a thread's tiles */
-    int small;          /**< not worth waking threads for */
 
     char *x, *dy_rows;                     /**< [rows, hidden] converted */
     char *h;                               /**< [rows, inter] converted; in backward dgate */
@@ -98,12 +97,6 @@ static inline const struct kt_lora_pair *kt_expert_lora(const struct kt_expert_c
 {
     const struct kt_lora_pair *lora = c->has_lora[which] ? &c->layer->lora[which][expert] : NULL;
     return lora && lora->a ? lora : NULL;
-}
-
-/** Runs tasks [0, n) one by one over the pool, or all on this thread when the chunk is small. */
-static inline void kt_expert_tasks(struct kt_expert_call *c, int64_t n, kt_range_fn fn, void *arg)
-{
-    kt_parallel_for(c->pool, n, c->small ? kt_max_i64(n, 1) : 1, fn, arg);
 }
 
 struct kt_expert_thread kt_expert_thread_scratch(const struct kt_expert_call *c, int32_t thread);

@@ -5,6 +5,34 @@
 #include "backends/llamafile/experts.h"
 #include "core/memory.h"
 
+/* One block of rows and of columns. */
+struct task {
+    const struct kt_expert_rows *rows;
+    int64_t block, col, cols;
+};
+
+/* Task i over columns of `features`: node by node, for each block of rows, all blocks of columns
+ * that the node owns. */
+static struct task task_at(const struct kt_expert_call *c, int64_t i, int64_t features)
+{
+    int64_t blocks = kt_blocks(features, c->block_cols);
+    int32_t node = kt_pool_owner(c->pool, blocks, c->num_blocks, i);
+    int64_t first = kt_pool_first(c->pool, node, blocks);
+    int64_t owned = kt_pool_first(c->pool, node + 1, blocks) - first;
+    i -= c->num_blocks * first;
+    struct task t = {.rows = &c->blocks[i / owned], .block = first + i % owned};
+    t.col = t.block * c->block_cols;
+    t.cols = kt_min_i64(c->block_cols, features - t.col);
+    return t;
+}
+
+/* Threads take tasks of columns that their node owns first, so that a node reads about the same
+ * part of a weight in every step. */
+static void run_tasks(struct kt_expert_call *c, int64_t features, kt_range_fn fn)
+{
+    kt_parallel_for_nodes(c->pool, kt_blocks(features, c->block_cols), c->num_blocks, 1, fn, c);
+}
+
 static char *inter_row(const struct kt_expert_call *c, char *buffer, int64_t row, int64_t col)
 {
     return buffer + (row * c->inter_stride + col) * c->kernel->element_size;
@@ -28,25 +56,22 @@ static void gate_up_blocks(void *arg, int64_t begin, int64_t end, int32_t thread
 {
     const struct kt_expert_call *c = arg;
     struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
-    int64_t col_blocks = kt_blocks(c->inter, c->block_cols);
     for (int64_t i = begin; i < end; i++) {
-        const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
-        int64_t col = i % col_blocks * c->block_cols,
-                cols = kt_min_i64(c->block_cols, c->inter - col);
-        kt_expert_linear(c, &t, KT_EXPERT_GATE, rows, c->x, c->hidden_stride, col, cols, t.gate,
+        struct task task = task_at(c, i, c->inter);
+        int64_t first = task.rows->first, col = task.col, cols = task.cols;
+        kt_expert_linear(c, &t, KT_EXPERT_GATE, task.rows, c->x, c->hidden_stride, col, cols,
+                         t.gate, c->block_cols);
+        kt_expert_linear(c, &t, KT_EXPERT_UP, task.rows, c->x, c->hidden_stride, col, cols, t.up,
                          c->block_cols);
-        kt_expert_linear(c, &t, KT_EXPERT_UP, rows, c->x, c->hidden_stride, col, cols, t.up,
-                         c->block_cols);
-        for (int64_t r = 0; r < rows->count; r++) {
+        for (int64_t r = 0; r < task.rows->count; r++) {
             float *h = t.gate + r * c->block_cols, *up = t.up + r * c->block_cols;
             if (c->batch->kept) {
-                int64_t row = rows->first + r;
-                memcpy(kept_row(c, row, KT_EXPERT_GATE, col), h, (size_t)cols * sizeof *h);
-                memcpy(kept_row(c, row, KT_EXPERT_UP, col), up, (size_t)cols * sizeof *up);
+                memcpy(kept_row(c, first + r, KT_EXPERT_GATE, col), h, (size_t)cols * sizeof *h);
+                memcpy(kept_row(c, first + r, KT_EXPERT_UP, col), up, (size_t)cols * sizeof *up);
             }
             c->kernels->row.silu_mul(cols, h, up, h);
-            c->kernel->convert(cols, h, inter_row(c, c->h, rows->first + r, col));
-            keep_full(c, c->h_full, rows->first + r, col, cols, h);
+            c->kernel->convert(cols, h, inter_row(c, c->h, first + r, col));
+            keep_full(c, c->h_full, first + r, col, cols, h);
         }
     }
 }
@@ -55,13 +80,10 @@ static void down_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_expert_call *c = arg;
     struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
-    int64_t col_blocks = kt_blocks(c->hidden, c->block_cols);
     for (int64_t i = begin; i < end; i++) {
-        const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
-        int64_t col = i % col_blocks * c->block_cols,
-                cols = kt_min_i64(c->block_cols, c->hidden - col);
-        kt_expert_linear(c, &t, KT_EXPERT_DOWN, rows, c->h, c->inter_stride, col, cols,
-                         c->out + rows->first * c->hidden + col, c->hidden);
+        struct task task = task_at(c, i, c->hidden);
+        kt_expert_linear(c, &t, KT_EXPERT_DOWN, task.rows, c->h, c->inter_stride, task.col,
+                         task.cols, c->out + task.rows->first * c->hidden + task.col, c->hidden);
     }
 }
 
@@ -70,9 +92,9 @@ void kt_expert_chunk_forward(struct kt_expert_call *c)
     kt_expert_gather(c, c->batch->x, c->x);
     kt_expert_low(c, KT_EXPERT_GATE);
     kt_expert_low(c, KT_EXPERT_UP);
-    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->inter, c->block_cols), gate_up_blocks, c);
+    run_tasks(c, c->inter, gate_up_blocks);
     kt_expert_low(c, KT_EXPERT_DOWN);
-    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->hidden, c->block_cols), down_blocks, c);
+    run_tasks(c, c->hidden, down_blocks);
     kt_expert_scatter(c, 1);
 }
 
@@ -96,8 +118,10 @@ static void activate_row(const struct kt_expert_call *c, struct kt_expert_thread
 
 /* Gate and up products of a block, kept or computed again, in the thread's tiles. */
 static void gate_and_up(const struct kt_expert_call *c, struct kt_expert_thread *t,
-                        const struct kt_expert_rows *rows, int64_t col, int64_t cols)
+                        const struct task *task)
 {
+    const struct kt_expert_rows *rows = task->rows;
+    int64_t col = task->col, cols = task->cols;
     if (!c->batch->kept) {
         kt_expert_linear(c, t, KT_EXPERT_GATE, rows, c->x, c->hidden_stride, col, cols, t->gate,
                          c->block_cols);
@@ -117,16 +141,13 @@ static void activation_blocks(void *arg, int64_t begin, int64_t end, int32_t thr
 {
     const struct kt_expert_call *c = arg;
     struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
-    int64_t col_blocks = kt_blocks(c->inter, c->block_cols);
     for (int64_t i = begin; i < end; i++) {
-        const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
-        int64_t block = i % col_blocks, col = block * c->block_cols,
-                cols = kt_min_i64(c->block_cols, c->inter - col);
-        gate_and_up(c, &t, rows, col, cols);
-        kt_expert_linear_backward(c, &t, KT_EXPERT_DOWN, rows, c->dy_rows, c->hidden_stride, col,
-                                  cols, 0, t.dh, c->block_cols);
-        for (int64_t r = 0; r < rows->count; r++)
-            activate_row(c, &t, rows->first + r, r, block, cols);
+        struct task task = task_at(c, i, c->inter);
+        gate_and_up(c, &t, &task);
+        kt_expert_linear_backward(c, &t, KT_EXPERT_DOWN, task.rows, c->dy_rows, c->hidden_stride,
+                                  task.col, task.cols, 0, t.dh, c->block_cols);
+        for (int64_t r = 0; r < task.rows->count; r++)
+            activate_row(c, &t, task.rows->first + r, r, task.block, task.cols);
     }
 }
 
@@ -134,16 +155,13 @@ static void dx_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_expert_call *c = arg;
     struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
-    int64_t col_blocks = kt_blocks(c->hidden, c->block_cols);
     for (int64_t i = begin; i < end; i++) {
-        const struct kt_expert_rows *rows = &c->blocks[i / col_blocks];
-        int64_t col = i % col_blocks * c->block_cols,
-                cols = kt_min_i64(c->block_cols, c->hidden - col);
-        float *out = c->out + rows->first * c->hidden + col;
-        kt_expert_linear_backward(c, &t, KT_EXPERT_GATE, rows, c->h, c->inter_stride, col, cols, 0,
-                                  out, c->hidden);
-        kt_expert_linear_backward(c, &t, KT_EXPERT_UP, rows, c->dup, c->inter_stride, col, cols, 1,
-                                  out, c->hidden);
+        struct task task = task_at(c, i, c->hidden);
+        float *out = c->out + task.rows->first * c->hidden + task.col;
+        kt_expert_linear_backward(c, &t, KT_EXPERT_GATE, task.rows, c->h, c->inter_stride, task.col,
+                                  task.cols, 0, out, c->hidden);
+        kt_expert_linear_backward(c, &t, KT_EXPERT_UP, task.rows, c->dup, c->inter_stride, task.col,
+                                  task.cols, 1, out, c->hidden);
     }
 }
 
@@ -166,12 +184,12 @@ void kt_expert_chunk_backward(struct kt_expert_call *c)
     kt_expert_low(c, KT_EXPERT_GATE);
     kt_expert_low(c, KT_EXPERT_UP);
     kt_expert_dlow(c, KT_EXPERT_DOWN);
-    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->inter, c->block_cols), activation_blocks, c);
+    run_tasks(c, c->inter, activation_blocks);
     sum_partials(c);
     kt_expert_low(c, KT_EXPERT_DOWN);
     kt_expert_dlow(c, KT_EXPERT_GATE);
     kt_expert_dlow(c, KT_EXPERT_UP);
     kt_expert_lora_gradients(c);
-    kt_expert_tasks(c, c->num_blocks * kt_blocks(c->hidden, c->block_cols), dx_blocks, c);
+    run_tasks(c, c->hidden, dx_blocks);
     kt_expert_scatter(c, 0);
 }

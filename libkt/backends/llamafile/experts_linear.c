@@ -153,14 +153,14 @@ void kt_expert_low(struct kt_expert_call *c, int which)
 {
     struct low_task task = {c, which};
     if (c->has_lora[which])
-        kt_expert_tasks(c, c->num_blocks, low_blocks, &task);
+        kt_parallel_for(c->pool, c->num_blocks, 1, low_blocks, &task);
 }
 
 void kt_expert_dlow(struct kt_expert_call *c, int which)
 {
     struct low_task task = {c, which};
     if (c->has_lora[which])
-        kt_expert_tasks(c, c->num_blocks, dlow_blocks, &task);
+        kt_parallel_for(c->pool, c->num_blocks, 1, dlow_blocks, &task);
 }
 
 /* left [rank, count] = rows of low (or dlow), times the row's weight where the gradient of down's
@@ -237,8 +237,8 @@ void kt_expert_lora_gradients(struct kt_expert_call *c)
 {
     if (!c->max_rank)
         return;
-    kt_expert_tasks(c, c->num_experts * KT_EXPERT_LINEARS * 2 * widest_blocks(c), gradient_blocks,
-                    c);
+    kt_parallel_for(c->pool, c->num_experts * KT_EXPERT_LINEARS * 2 * widest_blocks(c), 1,
+                    gradient_blocks, c);
     for (int64_t i = 0; i < c->num_experts * KT_EXPERT_LINEARS; i++) {
         const struct kt_lora_pair *lora = kt_expert_lora(c, (int)(i % KT_EXPERT_LINEARS),
                                                          c->experts[i / KT_EXPERT_LINEARS].expert);

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The experts backend "llamafile" on machines with several nodes: each begins with the columns that
+ * it owns, in every phase. That bits stay the same is in test_experts.c. */
+#include "backends/llamafile/experts.h"
+#include "compare.h"
+#include "node_spy.h"
+
+enum { FEATURES = 1024 };
+
+/* A layer of one expert, as wide inside as outside, in float32, which is read where it lies. */
+static struct kt_weight weights[KT_EXPERT_LINEARS];
+
+enum phase { GATE_UP, DOWN, ACTIVATION, DX };
+
+static struct kt_kernels real;
+
+/* -1 when the factor is not of this weight. */
+static int64_t element_in(int which, const struct kt_matrix *b)
+{
+    uintptr_t first = (uintptr_t)weights[which].data, at = (uintptr_t)b->data;
+    uint64_t index = (at - first) / sizeof(float);
+    return at >= first && index < (uint64_t)FEATURES * FEATURES ? (int64_t)index : -1;
+}
+
+/* Rows of gate make h, rows of down make y. */
+static void spied_dot(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
+                      const struct kt_matrix *b, float alpha, int accumulate, float *c, int64_t ldc)
+{
+    if (element_in(KT_EXPERT_GATE, b) >= 0)
+        spy_note(GATE_UP, element_in(KT_EXPERT_GATE, b) / FEATURES);
+    if (element_in(KT_EXPERT_DOWN, b) >= 0)
+        spy_note(DOWN, element_in(KT_EXPERT_DOWN, b) / FEATURES);
+    real.f32.dot(rows, cols, k, a, lda, b, alpha, accumulate, c, ldc);
+}
+
+/* Columns of down make dh, columns of gate make dx. */
+static void spied_outer(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
+                        const struct kt_matrix *b, int accumulate, float *c, int64_t ldc)
+{
+    if (element_in(KT_EXPERT_DOWN, b) >= 0)
+        spy_note(ACTIVATION, element_in(KT_EXPERT_DOWN, b) % FEATURES);
+    if (element_in(KT_EXPERT_GATE, b) >= 0)
+        spy_note(DX, element_in(KT_EXPERT_GATE, b) % FEATURES);
+    real.f32.outer(rows, cols, k, a, lda, b, accumulate, c, ldc);
+}
+
+START_TEST(a_node_begins_with_the_columns_that_it_owns)
+{
+    static float x[FEATURES], y[FEATURES], dy[FEATURES], dx[FEATURES], dtw[1];
+    struct kt_experts *experts;
+    kt_context_options options;
+    kt_context_options_init(&options, sizeof options);
+    options.num_threads = SPIED;
+    kt_context *ctx = machine_context(&options, 2);
+    ck_assert_int_eq(kt_experts_open(ctx, "llamafile", &experts), KT_OK);
+    struct kt_expert_layer layer = {
+        .num_experts = 1, .hidden_size = FEATURES, .intermediate_size = FEATURES};
+    for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
+        weights[which] = (struct kt_weight){.data = test_random((uint64_t)which, 1 << 20),
+                                            .dtype = KT_DTYPE_F32,
+                                            .rows = FEATURES,
+                                            .cols = FEATURES};
+        layer.weights[which] = &weights[which];
+    }
+    static const int32_t ids[1] = {0};
+    static const float topk_weights[1] = {1};
+    struct kt_expert_batch batch = {.compute = KT_COMPUTE_F32,
+                                    .tokens = 1,
+                                    .topk = 1,
+                                    .topk_ids = ids,
+                                    .topk_weights = topk_weights,
+                                    .x = x};
+    spy_on(ctx->pool);
+    struct kt_kernels *kernels = &((struct kt_llamafile_experts *)experts)->kernels;
+    real = *kernels;
+    kernels->f32.dot = spied_dot;
+    kernels->f32.outer = spied_outer;
+    ck_assert_int_eq(experts->ops->forward(experts, &layer, &batch, y), KT_OK);
+    ck_assert_int_eq(experts->ops->backward(experts, &layer, &batch, dy, dx, dtw), KT_OK);
+    for (int phase = GATE_UP; phase <= DX; phase++)
+        spy_check_homes(ctx->pool, phase, FEATURES);
+    for (int which = 0; which < KT_EXPERT_LINEARS; which++)
+        free((void *)weights[which].data);
+    kt_experts_close(experts);
+    kt_context_free(ctx);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("experts_nodes");
+    TCase *tc = tcase_create("nodes");
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, a_node_begins_with_the_columns_that_it_owns);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
