@@ -9,22 +9,48 @@
  * that were made up for them. */
 enum { CONTROL = 3, USER_DEFINED = 4, UNUSED = 5 };
 
+/* What DeepSeek's first models take for letters of a word: cased letters of some scripts. */
+#define DEEPSEEK_LETTERS                                                                           \
+    "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293"                \
+    "\u0295-\u02af\u0370-\u0373\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c"           \
+    "\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f\u0531-\u0556\u10a0-\u10c5"               \
+    "\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77"               \
+    "\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59"         \
+    "\u1f5b\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc"          \
+    "\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107"                \
+    "\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139"           \
+    "\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee"          \
+    "\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e"                \
+    "\uab70-\uabbf\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f"       \
+    "\U000104b0-\U000104d3\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2"         \
+    "\U000118a0-\U000118df\U0001e900-\U0001e943"
+#define DEEPSEEK_LINE_ENDS "[\r\n]"
+#define DEEPSEEK_EAST_ASIAN "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+
 /* What tokenizer.ggml.pre stands for: the pre-tokenizers of the models that it is named after. */
 static const struct pre {
     const char *name;
     bool nfc;
-    const char *patterns[3];
+    const char *patterns[5];
+    bool digits; /* each stands alone */
 } pre_tokenizers[] = {
-    {"deepseek-v3",
-     false,
-     {"\\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+",
-      "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|"
-      "[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|"
-      "\\s+(?!\\S)|\\s+"}},
-    {"qwen2",
-     true,
-     {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
-      "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},
+    {.name = "deepseek-llm",
+     .patterns = {DEEPSEEK_LINE_ENDS, "\\s?[" DEEPSEEK_LETTERS "]+",
+                  "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", "\\s+$",
+                  DEEPSEEK_EAST_ASIAN},
+     .digits = true},
+    {.name = "deepseek-coder",
+     .patterns = {DEEPSEEK_LINE_ENDS, "\\s?\\p{L}+", "\\s?\\p{P}+", DEEPSEEK_EAST_ASIAN},
+     .digits = true},
+    {.name = "deepseek-v3",
+     .patterns = {"\\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+",
+                  "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|"
+                  "[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|"
+                  "\\s+(?!\\S)|\\s+"}},
+    {.name = "qwen2",
+     .nfc = true,
+     .patterns = {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+                  "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},
 };
 
 struct source {
@@ -62,15 +88,18 @@ static kt_status find_pre(const struct source *s, const struct pre **pre)
     return needs_file(s, "tokenizer.ggml.pre", name);
 }
 
-/* {"type": "Sequence", "pretokenizers": a Split for each pattern, then ByteLevel}. */
+/* {"type": "Sequence", "pretokenizers": a Split for each pattern, Digits if need be, ByteLevel}. */
 static json_t *make_pre_tokenizer(const struct pre *pre)
 {
     json_t *list = json_array();
     int failed = 0;
-    for (int i = 0; i < 3 && pre->patterns[i]; i++)
+    for (size_t i = 0; i < sizeof pre->patterns / sizeof *pre->patterns && pre->patterns[i]; i++)
         failed |= json_array_append_new(list, json_pack("{s:s, s:{s:s}, s:s}", "type", "Split",
                                                         "pattern", "Regex", pre->patterns[i],
                                                         "behavior", "Isolated"));
+    if (pre->digits)
+        failed |= json_array_append_new(
+            list, json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1));
     failed |= json_array_append_new(list, json_pack("{s:s, s:b, s:b}", "type", "ByteLevel",
                                                     "add_prefix_space", 0, "use_regex", 0));
     if (failed) {
