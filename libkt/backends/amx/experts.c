@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/slots.h"
 #include "config.h"
 #include "core/memory.h"
 
@@ -154,22 +155,7 @@ static kt_status place(struct kt_amx_call *c, struct kt_scratch *scratch, int64_
     return KT_OK;
 }
 
-/* -- sorting ----------------------------------------------------------------------------------- */
-
-/* Stable counting sort of slots by expert. */
-static void sort_slots(struct kt_amx_call *c, int64_t slots)
-{
-    int32_t experts = c->layer->num_experts;
-    memset(c->first, 0, ((size_t)experts + 1) * sizeof *c->first);
-    for (int64_t s = 0; s < slots; s++)
-        c->first[c->batch->topk_ids[s] + 1]++;
-    for (int32_t e = 0; e < experts; e++)
-        c->first[e + 1] += c->first[e];
-    for (int64_t s = 0; s < slots; s++)
-        c->order[c->first[c->batch->topk_ids[s]]++] = (int32_t)s;
-    memmove(c->first + 1, c->first, (size_t)experts * sizeof *c->first);
-    c->first[0] = 0;
-}
+/* -- cutting ----------------------------------------------------------------------------------- */
 
 /* Each expert's tiles in blocks of about the same size; returns their number. `tile` counts from 0.
  */
@@ -219,7 +205,7 @@ static kt_status run(struct kt_amx_experts *amx, struct kt_amx_call *c, int back
     measure(c);
     int64_t tiles = group_tiles(c, slots, backward);
     KT_TRY(place(c, &amx->scratch, slots, tiles, backward));
-    sort_slots(c, slots);
+    kt_slots_sort(c->batch, c->layer->num_experts, c->first, c->order);
     int64_t num = cut_blocks(c, backward);
     for (int64_t i = 0; i < num; i += c->num_blocks) {
         c->group = &c->blocks[i];

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/slots.h"
 #include "core/memory.h"
 
 enum { CHUNK_BYTES = 128 << 20, TOKENS_A_TASK = 16 };
@@ -115,22 +116,11 @@ static void place_index(struct kt_expert_call *c, int64_t slots, int64_t rows, c
     c->position = c->order + slots;
 }
 
-/* Stable counting sort of slots by expert. */
 static void sort_slots(struct kt_expert_call *c, int64_t slots)
 {
-    int32_t experts = c->layer->num_experts;
-    memset(c->first, 0, ((size_t)experts + 1) * sizeof *c->first);
-    for (int64_t s = 0; s < slots; s++)
-        c->first[c->batch->topk_ids[s] + 1]++;
-    for (int32_t e = 0; e < experts; e++)
-        c->first[e + 1] += c->first[e];
-    for (int64_t s = 0; s < slots; s++) {
-        int64_t row = c->first[c->batch->topk_ids[s]]++;
-        c->order[row] = (int32_t)s;
-        c->position[s] = (int32_t)row;
-    }
-    memmove(c->first + 1, c->first, (size_t)experts * sizeof *c->first);
-    c->first[0] = 0;
+    kt_slots_sort(c->batch, c->layer->num_experts, c->first, c->order);
+    for (int64_t row = 0; row < slots; row++)
+        c->position[c->order[row]] = (int32_t)row;
 }
 
 /* Backward of few rows reads pieces of the weights' rows as they lie: the longer, the faster. */
