@@ -45,10 +45,31 @@ static void keep_full(const struct kt_expert_call *c, float *buffer, int64_t row
         memcpy(buffer + row * c->inter + col, from, (size_t)cols * sizeof *from);
 }
 
-/* Gate and up products of a row, as the caller keeps them. */
-static float *kept_row(const struct kt_expert_call *c, int64_t row, int which, int64_t col)
+/* Gate and up products of a block, in the thread's tiles. */
+static void multiply_gate_up(const struct kt_expert_call *c, struct kt_expert_thread *t,
+                             const struct task *task)
 {
-    return c->batch->kept + (2 * (int64_t)kt_expert_slot(c, row) + which) * c->inter + col;
+    kt_expert_linear(c, t, KT_EXPERT_GATE, task->rows, c->x, c->hidden_stride, task->col,
+                     task->cols, t->gate, c->block_cols);
+    kt_expert_linear(c, t, KT_EXPERT_UP, task->rows, c->x, c->hidden_stride, task->col, task->cols,
+                     t->up, c->block_cols);
+}
+
+enum direction { KEEP, LOAD };
+
+/* The same, from the tiles to where the caller keeps them, or back. */
+static void copy_kept(const struct kt_expert_call *c, const struct kt_expert_thread *t,
+                      const struct task *task, enum direction direction)
+{
+    size_t bytes = (size_t)task->cols * sizeof(float);
+    for (int64_t r = 0; r < task->rows->count; r++) {
+        for (int which = KT_EXPERT_GATE; which <= KT_EXPERT_UP; which++) {
+            int64_t slot = kt_expert_slot(c, task->rows->first + r);
+            float *kept = c->batch->kept + (2 * slot + which) * c->inter + task->col;
+            float *tile = (which == KT_EXPERT_GATE ? t->gate : t->up) + r * c->block_cols;
+            memcpy(direction == KEEP ? kept : tile, direction == KEEP ? tile : kept, bytes);
+        }
+    }
 }
 
 /* h = act(gate) * up */
@@ -58,20 +79,15 @@ static void gate_up_blocks(void *arg, int64_t begin, int64_t end, int32_t thread
     struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
     for (int64_t i = begin; i < end; i++) {
         struct task task = task_at(c, i, c->inter);
-        int64_t first = task.rows->first, col = task.col, cols = task.cols;
-        kt_expert_linear(c, &t, KT_EXPERT_GATE, task.rows, c->x, c->hidden_stride, col, cols,
-                         t.gate, c->block_cols);
-        kt_expert_linear(c, &t, KT_EXPERT_UP, task.rows, c->x, c->hidden_stride, col, cols, t.up,
-                         c->block_cols);
+        multiply_gate_up(c, &t, &task);
+        if (c->batch->kept)
+            copy_kept(c, &t, &task, KEEP);
         for (int64_t r = 0; r < task.rows->count; r++) {
             float *h = t.gate + r * c->block_cols, *up = t.up + r * c->block_cols;
-            if (c->batch->kept) {
-                memcpy(kept_row(c, first + r, KT_EXPERT_GATE, col), h, (size_t)cols * sizeof *h);
-                memcpy(kept_row(c, first + r, KT_EXPERT_UP, col), up, (size_t)cols * sizeof *up);
-            }
-            c->kernels->row.silu_mul(cols, h, up, h);
-            c->kernel->convert(cols, h, inter_row(c, c->h, first + r, col));
-            keep_full(c, c->h_full, first + r, col, cols, h);
+            int64_t row = task.rows->first + r;
+            c->kernels->row.silu_mul(task.cols, h, up, h);
+            c->kernel->convert(task.cols, h, inter_row(c, c->h, row, task.col));
+            keep_full(c, c->h_full, row, task.col, task.cols, h);
         }
     }
 }
@@ -116,34 +132,16 @@ static void activate_row(const struct kt_expert_call *c, struct kt_expert_thread
     keep_full(c, c->dup_full, row, col, cols, up);
 }
 
-/* Gate and up products of a block, kept or computed again, in the thread's tiles. */
-static void gate_and_up(const struct kt_expert_call *c, struct kt_expert_thread *t,
-                        const struct task *task)
-{
-    const struct kt_expert_rows *rows = task->rows;
-    int64_t col = task->col, cols = task->cols;
-    if (!c->batch->kept) {
-        kt_expert_linear(c, t, KT_EXPERT_GATE, rows, c->x, c->hidden_stride, col, cols, t->gate,
-                         c->block_cols);
-        kt_expert_linear(c, t, KT_EXPERT_UP, rows, c->x, c->hidden_stride, col, cols, t->up,
-                         c->block_cols);
-        return;
-    }
-    for (int64_t r = 0; r < rows->count; r++) {
-        int64_t row = rows->first + r;
-        size_t bytes = (size_t)cols * sizeof(float);
-        memcpy(t->gate + r * c->block_cols, kept_row(c, row, KT_EXPERT_GATE, col), bytes);
-        memcpy(t->up + r * c->block_cols, kept_row(c, row, KT_EXPERT_UP, col), bytes);
-    }
-}
-
 static void activation_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_expert_call *c = arg;
     struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
     for (int64_t i = begin; i < end; i++) {
         struct task task = task_at(c, i, c->inter);
-        gate_and_up(c, &t, &task);
+        if (c->batch->kept)
+            copy_kept(c, &t, &task, LOAD);
+        else
+            multiply_gate_up(c, &t, &task);
         kt_expert_linear_backward(c, &t, KT_EXPERT_DOWN, task.rows, c->dy_rows, c->hidden_stride,
                                   task.col, task.cols, 0, t.dh, c->block_cols);
         for (int64_t r = 0; r < task.rows->count; r++)

@@ -104,9 +104,20 @@ static void load_gradient(const struct kt_expert_call *c, int which, int64_t fir
     }
 }
 
+static void load(const struct kt_expert_call *c, int which, int gradient,
+                 const struct kt_lora_pair *lora, int64_t first, int64_t count, int64_t col,
+                 int64_t cols, float *tile)
+{
+    if (gradient)
+        load_gradient(c, which, first, count, col, cols, tile);
+    else
+        load_input(c, which, lora, first, count, col, cols, tile);
+}
+
 struct low_task {
     const struct kt_expert_call *c;
     int which;
+    int gradient; /* dlow instead of low */
 };
 
 static void low_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
@@ -114,53 +125,37 @@ static void low_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
     const struct low_task *task = arg;
     const struct kt_expert_call *c = task->c;
     struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
-    int64_t depth = in_features(c, task->which);
+    int gradient = task->gradient, which = task->which;
+    int64_t depth = gradient ? out_features(c, which) : in_features(c, which);
+    float *low = gradient ? c->dlow[which] : c->low[which];
     for (int64_t i = begin; i < end; i++) {
         const struct kt_expert_rows *rows = &c->blocks[i];
-        const struct kt_lora_pair *lora = kt_expert_lora(c, task->which, rows->expert);
+        const struct kt_lora_pair *lora = kt_expert_lora(c, which, rows->expert);
         for (int64_t col = 0; lora && col < depth; col += LD) {
             int64_t cols = kt_min_i64(LD, depth - col);
-            struct kt_gemm_right b = right_f32(lora->a + col, depth, 1, 0);
-            load_input(c, task->which, lora, rows->first, rows->count, col, cols, t.tile);
-            kt_gemm_block(&c->kernels->f32, rows->count, lora->rank, cols, 1.0f, t.tile, LD, &b,
-                          col > 0, c->low[task->which] + rows->first * c->max_rank, c->max_rank,
-                          t.panels);
-        }
-    }
-}
-
-static void dlow_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
-{
-    const struct low_task *task = arg;
-    const struct kt_expert_call *c = task->c;
-    struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
-    int64_t depth = out_features(c, task->which);
-    for (int64_t i = begin; i < end; i++) {
-        const struct kt_expert_rows *rows = &c->blocks[i];
-        const struct kt_lora_pair *lora = kt_expert_lora(c, task->which, rows->expert);
-        for (int64_t col = 0; lora && col < depth; col += LD) {
-            int64_t cols = kt_min_i64(LD, depth - col);
-            struct kt_gemm_right b = right_f32(lora->b + col * lora->rank, lora->rank, 0, 0);
-            load_gradient(c, task->which, rows->first, rows->count, col, cols, t.tile);
-            kt_gemm_block(&c->kernels->f32, rows->count, lora->rank, cols, lora->scale, t.tile, LD,
-                          &b, col > 0, c->dlow[task->which] + rows->first * c->max_rank,
-                          c->max_rank, t.panels);
+            struct kt_gemm_right b = gradient
+                                         ? right_f32(lora->b + col * lora->rank, lora->rank, 0, 0)
+                                         : right_f32(lora->a + col, depth, 1, 0);
+            load(c, which, gradient, lora, rows->first, rows->count, col, cols, t.tile);
+            kt_gemm_block(&c->kernels->f32, rows->count, lora->rank, cols,
+                          gradient ? lora->scale : 1.0f, t.tile, LD, &b, col > 0,
+                          low + rows->first * c->max_rank, c->max_rank, t.panels);
         }
     }
 }
 
 void kt_expert_low(struct kt_expert_call *c, int which)
 {
-    struct low_task task = {c, which};
+    struct low_task task = {c, which, 0};
     if (c->has_lora[which])
         kt_parallel_for(c->pool, c->num_blocks, 1, low_blocks, &task);
 }
 
 void kt_expert_dlow(struct kt_expert_call *c, int which)
 {
-    struct low_task task = {c, which};
+    struct low_task task = {c, which, 1};
     if (c->has_lora[which])
-        kt_parallel_for(c->pool, c->num_blocks, 1, dlow_blocks, &task);
+        kt_parallel_for(c->pool, c->num_blocks, 1, low_blocks, &task);
 }
 
 /* left [rank, count] = rows of low (or dlow), times the row's weight where the gradient of down's
@@ -186,10 +181,7 @@ static void outer_block(const struct kt_expert_call *c, struct kt_expert_thread 
         struct kt_gemm_right b = right_f32(t->tile, LD, 0, 0);
         transpose_low(c, which, of_a ? c->dlow[which] : c->low[which], lora->rank, first, count,
                       t->left);
-        if (of_a)
-            load_input(c, which, lora, first, count, col, cols, t->tile);
-        else
-            load_gradient(c, which, first, count, col, cols, t->tile);
+        load(c, which, !of_a, lora, first, count, col, cols, t->tile);
         kt_gemm_block(&c->kernels->f32, lora->rank, cols, count, of_a ? 1.0f : lora->scale, t->left,
                       LD, &b, done > 0, t->sum, LD, t->panels);
     }
