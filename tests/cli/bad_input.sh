@@ -119,11 +119,22 @@ fi
 grep -q '^kt: .*output_dir: ' small.err || fail "$(cat small.err)"
 [ -z "$(ls small | grep -v trainer_log.jsonl)" ] || fail "half-written: $(ls small)"
 
-# Memory
+# Memory: limits follow from what a run without one plans, and from what a refusal says.
+kib() { # PATTERN FILE: the amount that the pattern's group finds, in KiB
+    sed -n "s/$1/\\1/p" "$2" | awk '/KiB/ {printf "%d", $1} /MiB/ {printf "%d", $1 * 1024}'
+}
+evaluates=(val_size=12 eval_strategy=steps eval_steps=1 per_device_eval_batch_size=12
+    per_device_train_batch_size=1 gradient_accumulation_steps=1 max_steps=1)
+"${train[@]}" "${evaluates[@]}" >plan.out 2>plan.err || fail "$(cat plan.err)"
+rm -r out
+adapter=$(kib '.* adapter \([^,]*\), .*' plan.out)
+total=$(kib '^memory .*: \(.*\) for a step .*' plan.out)
+[ "$adapter" -gt 0 ] && [ "$total" -gt $((4 * adapter)) ] || fail "$(cat plan.out)"
+refuses 1 'memory_limit: ' "${train[@]}" "${evaluates[@]}" memory_limit=$((adapter / 2))K
 refuses 1 'memory_limit: a step needs .*lower per_device_train_batch_size' \
-    "${train[@]}" memory_limit=400K
-refuses 1 'memory_limit: ' "${train[@]}" memory_limit=100K
-refuses 1 'memory_limit: an evaluation needs .*lower per_device_eval_batch_size' "${train[@]}" \
-    memory_limit=3200K val_size=6 eval_strategy=steps eval_steps=2 per_device_eval_batch_size=6 \
-    per_device_train_batch_size=1 gradient_accumulation_steps=1
+    "${train[@]}" "${evaluates[@]}" memory_limit=$((total / 2))K
+step=$(kib '.* a step needs \(.*\), the limit .*' refuses.err)
+tenth=103 # of a MiB: how exactly the sentence says it
+refuses 1 'memory_limit: an evaluation needs .*lower per_device_eval_batch_size' \
+    "${train[@]}" "${evaluates[@]}" memory_limit=$((step + tenth))K
 echo ok
