@@ -121,8 +121,81 @@ static kt_status set_post_processor(kt_tokenizer *t, const struct kt_json *json)
     return KT_OK;
 }
 
-static kt_status apply_config(kt_tokenizer *t, const char *path, const json_t *root,
-                              bool *has_decoder)
+#define MARK "\u2581" /* what stands for a space in SentencePiece's tokens */
+
+static json_t *replace(const char *from, const char *to)
+{
+    return json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", from, "content",
+                     to);
+}
+
+/* How LlamaTokenizerFast treats spaces when it is made from tokenizer.model, in the words of
+ * tokenizer.json; with `add_space` one goes before a text. */
+static json_t *make_spaces(bool legacy, bool add_space)
+{
+    json_t *decoders =
+        json_pack("[o, {s:s}, {s:s}]", replace(MARK, " "), "type", "ByteFallback", "type", "Fuse");
+    json_t *steps = json_array();
+    int failed = 0;
+    if (add_space) {
+        failed |= json_array_append_new(
+            steps, json_pack("{s:s, s:s}", "type", "Prepend", "prepend", MARK));
+        failed |= json_array_append_new(decoders, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip",
+                                                            "content", " ", "start", 1, "stop", 0));
+    }
+    failed |= json_array_append_new(steps, replace(" ", MARK));
+    json_t *root =
+        json_pack("{s:{s:s, s:o}, s:{s:s, s:o}, s:{s:s, s:s, s:s, s:b}}", "decoder", "type",
+                  "Sequence", "decoders", decoders, "normalizer", "type", "Sequence", "normalizers",
+                  steps, "pre_tokenizer", "type", "Metaspace", "replacement", MARK,
+                  "prepend_scheme", add_space ? "first" : "never", "split", 0);
+    if (failed || !root || json_object_del(root, legacy ? "pre_tokenizer" : "normalizer")) {
+        json_decref(root);
+        return NULL;
+    }
+    return root;
+}
+
+static kt_status read_spaces(kt_tokenizer *t, const json_t *root)
+{
+    if (!root)
+        return memory(t);
+    kt_normalizer_free(&t->normalizer);
+    kt_pretokenizer_free(&t->pretokenizer);
+    kt_decoder_free(&t->decoder);
+    KT_TRY(
+        kt_normalizer_read(t->ctx, t->path, json_object_get(root, "normalizer"), &t->normalizer));
+    KT_TRY(kt_pretokenizer_read(t->ctx, t->path, json_object_get(root, "pre_tokenizer"),
+                                &t->pretokenizer));
+    return kt_decoder_read(t->ctx, t->path, json_object_get(root, "decoder"), &t->decoder);
+}
+
+/* With add_prefix_space, true or false, LlamaTokenizerFast is made from the tokenizer.model beside
+ * tokenizer.json, which holds the same tokens; without that file transformers loads nothing, and
+ * what tokenizer.json says of spaces stands here. */
+static kt_status set_prefix_space(kt_tokenizer *t, const struct kt_json *json, const char *folder)
+{
+    const json_t *given = json_object_get(json->object, "add_prefix_space");
+    bool add_space = false, legacy = true;
+    KT_TRY(kt_json_bool(json, "add_prefix_space", KT_JSON_OPTIONAL, &add_space));
+    KT_TRY(kt_json_bool(json, "legacy", KT_JSON_OPTIONAL, &legacy));
+    if (!json_is_boolean(given) || t->pretokenizer.bytes)
+        return KT_OK;
+    char *model = kt_path_join(folder, "tokenizer.model");
+    if (!model)
+        return memory(t);
+    bool found = kt_file_exists(model);
+    free(model);
+    if (!found)
+        return KT_OK;
+    json_t *root = make_spaces(legacy, add_space);
+    kt_status status = read_spaces(t, root);
+    json_decref(root);
+    return status;
+}
+
+static kt_status apply_config(kt_tokenizer *t, const char *path, const char *folder,
+                              const json_t *root, bool *has_decoder)
 {
     struct kt_json json = {t->ctx, path, "", root};
     const char *name = "";
@@ -141,7 +214,10 @@ static kt_status apply_config(kt_tokenizer *t, const char *path, const json_t *r
         KT_TRY(
             kt_json_bool(&json, "add_prefix_space", KT_JSON_OPTIONAL, &t->pretokenizer.add_space));
     }
-    return class == classes ? set_post_processor(t, &json) : KT_OK;
+    if (class != classes)
+        return KT_OK;
+    KT_TRY(set_prefix_space(t, &json, folder));
+    return set_post_processor(t, &json);
 }
 
 /* Loads folder/name; *root stays NULL when the file does not exist. */
@@ -161,7 +237,7 @@ kt_status kt_tokenizer_read_config(kt_tokenizer *t, const char *folder)
     bool has_decoder = false;
     kt_status status = load_optional(t, folder, "tokenizer_config.json", &path, &root);
     if (status == KT_OK && root)
-        status = apply_config(t, path, root, &has_decoder);
+        status = apply_config(t, path, folder, root, &has_decoder);
     json_decref(root);
     free(path);
     path = NULL;
