@@ -174,7 +174,7 @@ int output_save_adapter(train_run *run, const char *folder)
     static const char *const names[] = {
         "tokenizer.json",    "tokenizer_config.json", "special_tokens_map.json",
         "added_tokens.json", "chat_template.jinja",   "vocab.json",
-        "merges.txt"};
+        "merges.txt",        "tokenizer.model"};
     if (kt_lora_save(run->session.lora, folder) != KT_OK)
         return config_fail(run->cfg, "output_dir", "%s", kt_last_error(run->session.ctx));
     char *model = model_folder(config_string(run->cfg, "model_name_or_path"));

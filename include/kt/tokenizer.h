@@ -15,7 +15,7 @@ KT_BEGIN_DECLS
 
 /** `path` is a model folder, a tokenizer.json or a GGUF file. tokenizer_config.json beside
  * tokenizer.json gives bos, eos, pad and add_bos_token. Where there is no tokenizer.json beside a
- * GGUF file, the tokenizer is made from its metadata (byte-level BPE as in DeepSeek-V3 and Qwen2).
+ * GGUF file, the tokenizer is made from its metadata (byte-level BPE of DeepSeek and Qwen2).
  * Errors: NOT_FOUND, FORMAT, UNSUPPORTED (a tokenizer kind or regex we lack). */
 KT_API kt_status kt_tokenizer_load(kt_context *ctx, const char *path, kt_tokenizer **out);
 KT_API void kt_tokenizer_free(kt_tokenizer *tokenizer);

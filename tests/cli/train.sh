@@ -15,9 +15,11 @@ same() {
 }
 
 # A whole run. 22 examples, 2 at a time: 11 batches, 2 of them a step: 6 steps an epoch.
+echo x >model/tokenizer.model # transformers may ask for it
 train plot_loss=false
 for f in adapter_model.safetensors adapter_config.json trainer_state.json trainer_log.jsonl \
-    train_results.json all_results.json README.md tokenizer.json tokenizer_config.json; do
+    train_results.json all_results.json README.md tokenizer.json tokenizer_config.json \
+    tokenizer.model; do
     [ -s out/$f ] || fail "out/$f is missing"
     [ "$f" = trainer_log.jsonl ] || [ "$f" = all_results.json ] || [ "$f" = train_results.json ] ||
         [ "$f" = README.md ] || [ -s out/checkpoint-4/$f ] || fail "checkpoint-4/$f is missing"
