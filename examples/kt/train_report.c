@@ -78,7 +78,12 @@ static int report_memory(train_run *run)
     int rc = check_memory(run, "per_device_train_batch_size", "a step",
                           "per_device_train_batch_size, gradient_accumulation_steps or cutoff_len",
                           plan.layer_inputs + plan.workspace);
-    return rc == APP_OK && run->evaluation ? check_evaluation_memory(run) : rc;
+    if (rc == APP_OK && run->evaluation)
+        rc = check_evaluation_memory(run);
+    if (rc == APP_OK && run->dataset &&
+        kt_executor_reserve(run->session.executor, tokens) != KT_OK)
+        return app_fail("%s", kt_last_error(run->session.ctx));
+    return rc;
 }
 
 static void report_data(const train_run *run)

@@ -81,6 +81,13 @@ typedef struct kt_memory_plan {
 KT_API kt_status kt_executor_plan_memory(const kt_executor *executor, size_t num_tokens,
                                          size_t max_sequence, kt_memory_plan *plan);
 
+/** Allocates what steps over up to `num_tokens` tokens keep between them, so that no later step of that
+ * size allocates it piece by piece or finds too little memory. Pages that no step touches take no
+ * memory. Optional: a step allocates what it lacks. A forward before it has no backward
+ * any more. Errors: INVALID_ARGUMENT (as for a plan),
+ * OUT_OF_MEMORY. Not for use while another thread uses the executor. */
+KT_API kt_status kt_executor_reserve(kt_executor *executor, size_t num_tokens);
+
 /** Sets the number that keys dropout, so that a resumed run draws the same masks. */
 KT_API void kt_executor_set_step(kt_executor *executor, uint64_t step);
 

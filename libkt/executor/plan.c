@@ -55,26 +55,46 @@ static uint64_t device_scratch(const struct kt_executor *ex, int64_t tokens)
     return ex->device->ops->scratch_bytes(ex->device, &extent);
 }
 
-kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size_t max_sequence,
-                                  kt_memory_plan *out)
+/** Bytes of a training step's inputs and workspace. */
+static kt_status measure(const struct kt_executor *ex, size_t num_tokens, uint64_t *inputs,
+                         uint64_t *workspace)
 {
     struct kt_step step = {.mode = KT_FORWARD_TRAIN,
                            .kept = ex->step.kept,
                            .lowest = kt_executor_lowest_layer(ex),
                            .fused = kt_executor_fuses_loss(ex, KT_FORWARD_TRAIN)};
+    int64_t tokens = (int64_t)num_tokens;
+    if (num_tokens == 0 || num_tokens > INT32_MAX)
+        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT, "a plan needs 1 to %d tokens",
+                       INT32_MAX);
+    KT_TRY(kt_targets_all(ex->ctx, &step.targets, tokens));
+    kt_status status = kt_step_measure(ex, &step, tokens, 0, workspace);
+    kt_targets_free(&step.targets);
+    *inputs = kt_step_inputs_size(ex, &step, tokens);
+    return status;
+}
+
+kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size_t max_sequence,
+                                  kt_memory_plan *out)
+{
     kt_memory_plan plan = {.size = out->size, .weights_mapped = ex->model->num_bytes};
     int64_t tokens = (int64_t)num_tokens;
-    if (num_tokens == 0 || num_tokens > INT32_MAX || max_sequence > num_tokens)
+    if (max_sequence > num_tokens)
         return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
-                       "a plan needs 1 to %d tokens and no sequence longer than that", INT32_MAX);
-    KT_TRY(kt_targets_all(ex->ctx, &step.targets, tokens));
-    kt_status status = kt_step_measure(ex, &step, tokens, 0, &plan.workspace);
-    kt_targets_free(&step.targets);
-    KT_TRY(status);
+                       "a plan needs no sequence longer than all its tokens");
+    KT_TRY(measure(ex, num_tokens, &plan.layer_inputs, &plan.workspace));
     plan.workspace += experts_scratch(ex, tokens) + device_scratch(ex, tokens);
-    plan.layer_inputs = kt_step_inputs_size(ex, &step, tokens);
     plan.adapter = ex->lora ? ex->lora->num_parameters * 4 * sizeof(float) : 0;
     plan.total_allocated = plan.adapter + plan.layer_inputs + plan.workspace;
     memcpy(out, &plan, out->size < sizeof plan ? out->size : sizeof plan);
     return KT_OK;
+}
+
+kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
+{
+    uint64_t inputs, workspace;
+    ex->step.batch = NULL;
+    KT_TRY(measure(ex, num_tokens, &inputs, &workspace));
+    KT_TRY(kt_block_reserve(ex, &ex->inputs, inputs));
+    return kt_block_reserve(ex, &ex->workspace, workspace);
 }

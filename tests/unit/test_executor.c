@@ -496,6 +496,34 @@ START_TEST(a_plan_is_what_a_step_takes)
 }
 END_TEST
 
+START_TEST(reserved_memory_serves_all_smaller_steps)
+{
+    struct golden_case c = golden_open("v3", 1, KT_COMPUTE_F32);
+    kt_batch *batch;
+    int32_t ids[60];
+    for (int i = 0; i < 60; i++)
+        ids[i] = i + 2;
+    ck_assert_int_eq(kt_executor_reserve(c.executor, 0), KT_ERROR_INVALID_ARGUMENT);
+    ck_assert_ok(c.ctx, kt_executor_reserve(c.executor, 60));
+    const void *inputs = c.executor->inputs.memory, *workspace = c.executor->workspace.memory;
+    ck_assert_ptr_nonnull(inputs);
+    ck_assert_ptr_nonnull(workspace);
+    ck_assert_ok(c.ctx, kt_batch_create(c.ctx, &batch));
+    for (int i = 0; i < 3; i++) {
+        ck_assert_ok(c.ctx, kt_batch_add(batch, ids, ids, 20));
+        ck_assert_ok(c.ctx, kt_executor_forward(c.executor, batch, KT_FORWARD_TRAIN, NULL));
+        ck_assert_ok(c.ctx, kt_executor_backward(c.executor, NULL));
+        ck_assert_ptr_eq(c.executor->inputs.memory, inputs);
+        ck_assert_ptr_eq(c.executor->workspace.memory, workspace);
+    }
+    ck_assert_ok(c.ctx, kt_executor_forward(c.executor, batch, KT_FORWARD_TRAIN, NULL));
+    ck_assert_ok(c.ctx, kt_executor_reserve(c.executor, 100));
+    ck_assert_int_eq(kt_executor_backward(c.executor, NULL), KT_ERROR_STATE);
+    kt_batch_free(batch);
+    golden_close(&c);
+}
+END_TEST
+
 START_TEST(memory_runs_out_before_anything_is_computed)
 {
     struct golden_case c = golden_open("v3", 1, KT_COMPUTE_F32);
@@ -691,6 +719,7 @@ static TCase *limits(void)
     TCase *tc = tcase_create("limits");
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, a_plan_is_what_a_step_takes, 0, 2);
+    tcase_add_test(tc, reserved_memory_serves_all_smaller_steps);
     tcase_add_test(tc, memory_runs_out_before_anything_is_computed);
     tcase_add_test(tc, cancellation_leaves_usable_handles_and_no_gradient);
     tcase_add_test(tc, misuse_is_refused_with_a_sentence);
