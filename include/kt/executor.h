@@ -72,8 +72,8 @@ typedef struct kt_memory_plan {
     uint64_t weights_mapped;  /**< checkpoint bytes mapped (page cache, shared) */
     uint64_t adapter;         /**< LoRA weights, gradients and two AdamW moments */
     uint64_t layer_inputs;    /**< kept between forward and backward */
-    uint64_t workspace;       /**< one layer's activations, attention halves kept for backward (at
-                                 most 512 MiB) and kernel scratch */
+    uint64_t workspace;       /**< one layer's activations, others kept for backward (at most
+                                 768 MiB) and kernel scratch */
     uint64_t total_allocated; /**< adapter + layer_inputs + workspace */
     uint64_t reserved[8];
 } kt_memory_plan;
