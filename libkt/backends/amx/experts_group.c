@@ -31,12 +31,10 @@ struct task {
  * node owns, all blocks. */
 static struct task task_at(const struct kt_amx_call *c, int64_t i, int64_t features)
 {
-    int64_t parts = kt_amx_blocks(features, c->width), first = 0, last;
-    for (int32_t node = 0;; node++, first = last) {
-        last = kt_pool_first(c->pool, node + 1, parts);
-        if (i < c->num_blocks * last)
-            break;
-    }
+    int64_t parts = kt_amx_blocks(features, c->width);
+    int32_t node = kt_pool_owner(c->pool, parts, c->num_blocks, i);
+    int64_t first = kt_pool_first(c->pool, node, parts);
+    int64_t last = kt_pool_first(c->pool, node + 1, parts);
     i -= c->num_blocks * first;
     const struct kt_amx_block *block = &c->group[i / (last - first)];
     const struct kt_amx_block *begin = block, *end = block + 1;
