@@ -74,14 +74,14 @@ static int is_direct(const struct kt_weight *w)
 
 /* A block whose rows or features are not whole tiles, or not bfloat16, copied with zeros around. */
 static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
-                        int64_t stage_ld, void *memory)
+                        int64_t ahead, int64_t stage_ld, void *memory)
 {
     const struct kt_weight *weight = w->weight[i];
     uint16_t *stage = memory;
     int64_t whole = cols / KT_AMX_STEP * KT_AMX_STEP;
     int decoded = !is_direct(weight);
     if (decoded)
-        w->decode(weight, w->first[i], from, w->rows[i], cols, 0, stage, stage_ld);
+        w->decode(weight, w->first[i], from, w->rows[i], cols, ahead, stage, stage_ld);
     for (int64_t r = 0; r < KT_AMX_ROWS; r++, stage += stage_ld) {
         const uint16_t *row = stage;
         int64_t n = r < w->rows[i] ? cols : 0;
@@ -176,7 +176,7 @@ struct columns {
 };
 
 static struct columns decode_columns(const struct kt_amx_strip *w, int64_t from, int64_t count,
-                                     int64_t col, uint16_t *decoded)
+                                     int64_t col, int64_t ahead, uint16_t *decoded)
 {
     int64_t first = col / KT_AMX_DECODED_COLS * KT_AMX_DECODED_COLS;
     if (is_direct(w->weight))
@@ -185,7 +185,8 @@ static struct columns decode_columns(const struct kt_amx_strip *w, int64_t from,
             w->weight->cols};
     if (col == first)
         w->decode(w->weight, from, w->col + col, count,
-                  kt_min_i64(KT_AMX_DECODED_COLS, w->cols - col), 0, decoded, KT_AMX_DECODED_COLS);
+                  kt_min_i64(KT_AMX_DECODED_COLS, w->cols - col), ahead, decoded,
+                  KT_AMX_DECODED_COLS);
     return (struct columns){decoded + (col - first), KT_AMX_DECODED_COLS};
 }
 
@@ -291,20 +292,34 @@ static void multiply_strip(const struct strip_product *p, struct walk *ahead)
         multiply_staged(p, ahead);
 }
 
+/* Bytes from column `col` of a strip's row `from` to row `to_from` of what is read after it. */
+static int64_t strip_distance(const struct kt_amx_strip *w, int64_t from, int64_t col,
+                              const struct kt_amx_strip *to, int64_t to_from)
+{
+    if (!to || col >= to->cols)
+        return 0;
+    return distance(element_at(w->weight, from, w->col + col),
+                    element_at(to->weight, to_from, to->col + col));
+}
+
 static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
                      const void *rows, int64_t tiles, int64_t chunk, int accumulate,
                      float *products, int64_t ld, void *stage)
 {
     int64_t depth = w->weight->rows, tile_bytes = steps_of(depth) * TILE_BYTES;
+    int fetching = decoding_fetches(w->weight, tiles);
     chunk = tiles <= 2 ? kt_min_i64(chunk, SINGLE_USE_ROWS) : chunk;
     uint16_t *decoded = (uint16_t *)stage + KT_AMX_ROWS * KT_AMX_MAX_CHUNK;
     for (int64_t from = 0; from < depth; from += chunk) {
         int64_t count = kt_min_i64(chunk, depth - from), steps = steps_of(count);
-        int more = from + chunk < depth;
-        struct walk ahead = walk_strip(more ? w : next, more ? from + chunk : 0, chunk,
+        int last = from + chunk >= depth;
+        const struct kt_amx_strip *after = last ? next : w;
+        int64_t after_from = last ? 0 : from + chunk;
+        struct walk ahead = walk_strip(fetching ? NULL : after, after_from, chunk,
                                        steps_of(w->cols) * steps * ((tiles + 1) / 2));
         for (int64_t col = 0; col < w->cols; col += KT_AMX_STEP) {
-            struct strip_product p = {.w = decode_columns(w, from, count, col, decoded),
+            int64_t far = fetching ? strip_distance(w, from, col, after, after_from) : 0;
+            struct strip_product p = {.w = decode_columns(w, from, count, col, far, decoded),
                                       .count = count,
                                       .cols = w->cols - col,
                                       .rows = (const char *)rows + from / KT_AMX_STEP * TILE_BYTES,

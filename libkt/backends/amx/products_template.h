@@ -14,9 +14,10 @@
 static int is_direct(const struct kt_weight *w);
 
 /** Features [from, from + cols) of block i as 32 rows of stage_ld elements that tiles can be loaded
- * from, zeros where the block has no row or feature. */
+ * from, zeros where the block has no row or feature. Decoding fetches what lies `ahead` bytes after
+ * what it reads. */
 static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
-                        int64_t stage_ld, void *stage);
+                        int64_t ahead, int64_t stage_ld, void *stage);
 
 /** What becomes of the results of block i and tiles [tile, end) once they are summed over all
  * features; in `products` as forward has them. */
@@ -94,6 +95,29 @@ static struct walk walk_blocks(const struct kt_amx_blocks *b, int64_t from, int6
     return w;
 }
 
+/* With few tokens most of the time is decoding: that fetches instead, what lies so many bytes after
+ * what it reads. Weights of less than a byte are too few bytes for that to matter. */
+static int decoding_fetches(const struct kt_weight *w, int64_t tiles)
+{
+    enum { FEW_TILES = 4 };
+    return !is_direct(w) && tiles <= FEW_TILES && bytes_of(w, 128) >= 128;
+}
+
+static int64_t distance(const char *from, const char *to)
+{
+    return (int64_t)((uintptr_t)to - (uintptr_t)from);
+}
+
+/* Bytes from block i's column `from` to `to_from` of what is read after it. */
+static int64_t block_distance(const struct kt_amx_blocks *w, int32_t i, int64_t from,
+                              const struct kt_amx_blocks *to, int64_t to_from)
+{
+    if (!to || i >= to->num)
+        return 0;
+    return distance(element_at(w->weight[i], w->first[i], from),
+                    element_at(to->weight[i], to->first[i], to_from));
+}
+
 /* -- products ---------------------------------------------------------------------------------- */
 
 /* Two by `n` tiles of results, c[i][j] at c + i * c_row + j * c_col, over `steps` steps. Factors:
@@ -169,7 +193,7 @@ struct chunk {
 };
 
 static struct chunk open_chunk(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
-                               void *stage)
+                               int64_t ahead, void *stage)
 {
     struct chunk c = {.from = from, .cols = cols, .steps = steps_of(cols)};
     if (is_direct(w->weight[i]) && w->rows[i] == KT_AMX_ROWS && cols % STEP == 0) {
@@ -177,7 +201,7 @@ static struct chunk open_chunk(const struct kt_amx_blocks *w, int32_t i, int64_t
         c.lda = bytes_of(w->weight[i], w->weight[i]->cols);
         return c;
     }
-    stage_block(w, i, from, cols, c.steps * STEP, stage);
+    stage_block(w, i, from, cols, ahead, c.steps * STEP, stage);
     c.a = stage;
     c.lda = c.steps * TILE_LINE;
     return c;
@@ -221,20 +245,26 @@ INLINE void multiply_chunks(const struct kt_amx_blocks *w, const struct kt_amx_b
                             int64_t chunk, float *products, void *stage, finish_fn *finish)
 {
     int64_t tile_bytes = steps_of(depth) * TILE_BYTES, block_floats = 2 * tiles * 256;
+    int fetching = decoding_fetches(w->weight[0], tiles);
+    if (fetching)
+        chunk = kt_min_i64(2 * chunk, KT_AMX_MAX_CHUNK);
     for (int64_t from = 0; from < depth; from += chunk) {
         int64_t cols = kt_min_i64(chunk, depth - from);
         int64_t group = is_staged(w, cols) ? tiles : KT_AMX_GROUP;
-        int more = from + chunk < depth;
-        struct walk ahead = walk_blocks(more ? w : next, more ? from + chunk : 0, chunk, depth,
+        int last = from + chunk >= depth;
+        const struct kt_amx_blocks *after = last ? next : w;
+        int64_t after_from = last ? 0 : from + chunk;
+        struct walk ahead = walk_blocks(fetching ? NULL : after, after_from, chunk, depth,
                                         w->num * steps_of(cols) * ((tiles + 1) / 2));
         for (int64_t first = 0; first < tiles; first += group) {
             int64_t end = kt_min_i64(first + group, tiles);
             for (int32_t i = 0; i < w->num; i++) {
-                struct chunk c = open_chunk(w, i, from, cols, stage);
+                int64_t far = fetching ? block_distance(w, i, from, after, after_from) : 0;
+                struct chunk c = open_chunk(w, i, from, cols, far, stage);
                 for (int64_t tile = first; tile < end; tile += 2)
                     multiply_block(&c, columns, tile_bytes, tile, tiles,
                                    products + i * block_floats, &ahead);
-                if (finish && !more)
+                if (finish && last)
                     finish(w, i, scales, first, end, tiles, products + i * block_floats);
             }
         }
