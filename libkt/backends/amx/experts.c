@@ -30,9 +30,10 @@ static int64_t most_tiles(const struct kt_amx_experts *amx)
 
 static uint64_t thread_bytes(const struct kt_amx_experts *amx)
 {
-    uint64_t products = floats(most_tiles(amx) * KT_AMX_TOKENS * KT_AMX_LD);
-    uint64_t rows = 3 * floats(most_tiles(amx) * KT_AMX_TOKENS * KT_AMX_LD);
-    return KT_AMX_STAGE_BYTES + products + rows + floats(KT_AMX_LD);
+    int64_t rows = most_tiles(amx) * KT_AMX_TOKENS;
+    uint64_t products = floats(rows * KT_AMX_LD), parts = 3 * floats(rows * KT_AMX_LD);
+    return KT_AMX_STAGE_BYTES + products + parts + floats(KT_AMX_LD) +
+           (uint64_t)rows * sizeof(float *);
 }
 
 struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t thread)
@@ -44,6 +45,7 @@ struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t 
     t.up = t.gate + rows;
     t.dh = t.up + rows;
     t.h = t.dh + rows;
+    t.rows = (float **)(void *)(t.h + KT_AMX_LD);
     return t;
 }
 

@@ -100,6 +100,7 @@ struct kt_amx_thread {
     float *products;
     float *gate, *up, *dh; /**< [16 tokens x tiles of a block][KT_AMX_LD] */
     float *h;              /**< [KT_AMX_LD] */
+    float **rows;          /**< [16 tokens x tiles of a block] */
 };
 
 enum {

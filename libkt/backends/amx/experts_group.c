@@ -202,11 +202,9 @@ static float *kept_row(const struct kt_amx_call *c, const struct task *t, int64_
 static void keep_products(const struct kt_amx_call *c, const struct kt_amx_thread *s,
                           const struct task *t, int which, const float *products)
 {
-    c->amx->kernels.transpose(products, t->block->tiles, t->features, t->block->rows, 1, s->gate,
-                              KT_AMX_LD);
     for (int64_t row = 0; row < t->block->rows; row++)
-        memcpy(kept_row(c, t, row, which), s->gate + row * KT_AMX_LD,
-               (size_t)t->features * sizeof(float));
+        s->rows[row] = kept_row(c, t, row, which);
+    c->amx->kernels.transpose(products, t->block->tiles, t->features, t->block->rows, 0, s->rows);
 }
 
 static void load_products(const struct kt_amx_call *c, const struct kt_amx_thread *s,
@@ -226,11 +224,12 @@ static void activate(const struct kt_amx_call *c, const struct task *t, float *g
                      const float *up)
 {
     int64_t tiles = t->block->tiles, blocks = kt_amx_blocks(t->features, KT_AMX_ROWS);
+    int64_t n = 2 * tiles * 256;
     char *h = c->h.data + t->block->tile * c->h.bytes + tile_bytes(t->from / KT_AMX_STEP);
-    c->amx->rows.row.silu_mul(blocks * 2 * tiles * 256, gate, up, gate);
-    for (int64_t b = 0; b < blocks; b++)
-        c->amx->kernels.repack_columns(gate + b * 2 * tiles * 256, tiles, h + tile_bytes(b),
-                                       c->h.bytes);
+    for (int64_t b = 0; b < blocks; b++, gate += n, up += n, h += tile_bytes(1)) {
+        c->amx->rows.row.silu_mul(n, gate, up, gate);
+        c->amx->kernels.repack_columns(gate, tiles, h, c->h.bytes);
+    }
 }
 
 /* The same into floats, for quantise_tiles. */
@@ -280,6 +279,14 @@ static void gate_up_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
     leave(c);
 }
 
+/* Where the tokens of a task have its features in `out`. */
+static void out_rows(const struct kt_amx_call *c, const struct task *t, float **rows)
+{
+    int64_t ld = kt_amx_out_ld(c);
+    for (int64_t row = 0; row < t->block->rows; row++)
+        rows[row] = c->out + (t->block->tile * KT_AMX_TOKENS + row) * ld + t->from;
+}
+
 static void down_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_amx_call *c = arg;
@@ -293,9 +300,8 @@ static void down_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
             ahead = down_rows(c, &next);
         }
         multiply(c, &s, t.block, &c->h, &w, i + 1 < end ? &ahead : NULL);
-        c->amx->kernels.transpose(
-            s.products, t.block->tiles, t.features, t.block->rows, 0,
-            c->out + t.block->tile * KT_AMX_TOKENS * kt_amx_out_ld(c) + t.from, kt_amx_out_ld(c));
+        out_rows(c, &t, s.rows);
+        c->amx->kernels.transpose(s.products, t.block->tiles, t.features, t.block->rows, 0, s.rows);
     }
     leave(c);
 }
@@ -349,13 +355,16 @@ static void pack_gradient(const struct kt_amx_call *c, const struct task *t, con
 static void recompute_products(const struct kt_amx_call *c, const struct kt_amx_thread *s,
                                const struct task *t)
 {
-    const struct kt_amx_kernels *k = &c->amx->kernels;
     struct kt_amx_blocks w = gate_up_rows(c, t);
     int64_t tiles = t->block->tiles, rows = t->block->rows;
+    float *to[] = {s->gate, s->up};
     multiply(c, s, t->block, &c->x, &w, NULL);
-    k->transpose(s->products, tiles, t->features, rows, 1, s->gate, KT_AMX_LD);
-    k->transpose(s->products + w.num / 2 * 2 * tiles * 256, tiles, t->features, rows, 1, s->up,
-                 KT_AMX_LD);
+    for (int which = 0; which < 2; which++) {
+        for (int64_t row = 0; row < rows; row++)
+            s->rows[row] = to[which] + row * KT_AMX_LD;
+        c->amx->kernels.transpose(s->products + which * (w.num / 2) * 2 * tiles * 256, tiles,
+                                  t->features, rows, 1, s->rows);
+    }
 }
 
 static void activation_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)

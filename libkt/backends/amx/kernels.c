@@ -43,24 +43,30 @@ static void repack_columns(const float *products, int64_t tiles, void *columns, 
     }
 }
 
-static void transpose(const float *products, int64_t tiles, int64_t num_features, int64_t tokens,
-                      int keep, float *rows, int64_t ld)
+/* Up to 16 floats. */
+static void store_part(float *to, line x, int64_t n, int keep)
 {
-    for (int64_t tile = 0; tile < tiles; tile++) {
+    if (n < 16)
+        memcpy(to, &x, (size_t)n * sizeof *to);
+    else if (keep || (uintptr_t)to % TILE_LINE != 0)
+        line_store(to, x);
+    else
+        line_stream(to, x);
+}
+
+static void transpose(const float *products, int64_t tiles, int64_t num_features, int64_t num_rows,
+                      int keep, float *const *rows)
+{
+    for (int64_t tile = 0; tile < tiles; tile++, rows += 16) {
+        int64_t count = kt_min_i64(16, num_rows - tile * 16);
         for (int64_t f = 0; f < num_features; f += 16) {
             const float *from = products + (f / 16 * tiles + tile) * 256;
-            int64_t count = kt_min_i64(16, tokens - tile * 16);
             line r[16];
             for (int i = 0; i < 16; i++)
                 r[i] = line_load(from + i * 16);
             line_transpose(r);
-            for (int s = 0; s < count; s++) {
-                float *to = rows + (tile * 16 + s) * ld + f;
-                if (keep)
-                    line_store(to, r[s]);
-                else
-                    line_stream(to, r[s]);
-            }
+            for (int s = 0; s < count; s++)
+                store_part(rows[s] + f, r[s], num_features - f, keep);
         }
     }
 }

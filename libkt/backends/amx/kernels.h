@@ -52,10 +52,10 @@ struct kt_amx_kernels {
     /** Products [feature][token] of 32 features and `tiles` tiles, as forward leaves them, become
      * the columns of those features; `stride` is bytes between tiles of the result. */
     void (*repack_columns)(const float *products, int64_t tiles, void *columns, int64_t stride);
-    /** The transposition of num_features x 16 products to rows of `ld` floats, of `tokens` tokens.
-     * `tiles`: how many tiles of tokens the products have. keep: they are read soon. */
-    void (*transpose)(const float *products, int64_t tiles, int64_t num_features, int64_t tokens,
-                      int keep, float *rows, int64_t ld);
+    /** Products [feature][token] of num_features features and `tiles` tiles, as forward leaves
+     * them, become rows [num_rows][num_features] of tokens. keep: they are read soon. */
+    void (*transpose)(const float *products, int64_t tiles, int64_t num_features, int64_t num_rows,
+                      int keep, float *const *rows);
     /** products [block][2][tiles][16 features][16 tokens] = W X^T. `chunk` features (a multiple of
      * 32, at most MAX_CHUNK) are multiplied at a time; `next` (or NULL) is what the thread reads
      * after this. Reads nothing but the weight's rows. stage: KT_AMX_STAGE_BYTES. */
