@@ -145,6 +145,22 @@ START_TEST(formats_agree_with_their_decoded_values)
 }
 END_TEST
 
+START_TEST(one_token_is_multiplied_as_llamafile_does)
+{
+    static const struct shape s = {16, 192, 96, 1, 6, SPREAD};
+    struct problem p;
+    if (!can_run(_i))
+        return;
+    make_problem(&p, &s);
+    struct setting with = {builds[_i].name, builds[_i].isa_mask, 2, 0, 1, 0};
+    struct setting same = {"llamafile", builds[_i].isa_mask, 2, 0, 1, 0};
+    struct outcome got = run(&p, &with), want = run(&p, &same);
+    ck_assert(memcmp(got.y, want.y, (size_t)s.hidden * sizeof(float)) == 0);
+    ck_assert(memcmp(got.dx, want.dx, (size_t)s.hidden * sizeof(float)) == 0);
+    free_buffers();
+}
+END_TEST
+
 /* -- nodes --------------------------------------------------------------------------------------
  */
 
@@ -213,6 +229,7 @@ int main(void)
     tcase_add_loop_test(tc, agrees_with_reference, 0, SHAPES * BUILDS);
     tcase_add_loop_test(tc, topk_gradients_are_those_of_float32, 0, SHAPES * BUILDS);
     tcase_add_loop_test(tc, bits_do_not_depend_on_threads_or_nodes, 0, SHAPES * BUILDS);
+    tcase_add_loop_test(tc, one_token_is_multiplied_as_llamafile_does, 0, BUILDS);
     tcase_add_test(tc, a_node_begins_with_the_rows_that_it_owns);
     tcase_add_loop_test(tc, formats_agree_with_their_decoded_values, 0, SHAPES * FORMATS * BUILDS);
     tcase_add_test(tc, amx_is_absent_or_chosen);
