@@ -124,7 +124,8 @@ static void run_pieces(void *arg)
 #if defined(KT_HAVE_AMX)
 #include <immintrin.h>
 
-enum { ROUNDS = 200000, L2_BYTES = 512 << 10, L2_ROUNDS = 400 };
+/* Pieces are small, since processors that are shared with others are not equally fast. */
+enum { ROUNDS = 12500, L2_BYTES = 512 << 10, L2_ROUNDS = 25, PIECES_A_THREAD = 16 };
 
 struct amx_ceiling {
     const struct kt_amx_kernels *kernels;
@@ -204,9 +205,9 @@ static double rate(const struct bench *b, kt_range_fn fn, void *arg, int64_t pie
 static double measure_product(const struct bench *b, struct amx_ceiling *c, const char *name,
                               kt_range_fn registers, kt_range_fn l2, double operations)
 {
-    int64_t threads = kt_pool_num_threads(b->ctx->pool);
-    double best = rate(b, registers, c, threads, 4 * operations * ROUNDS);
-    double loaded = rate(b, l2, c, threads, 4 * operations * L2_ROUNDS * L2_BYTES / 4096);
+    int64_t pieces = PIECES_A_THREAD * (int64_t)kt_pool_num_threads(b->ctx->pool);
+    double best = rate(b, registers, c, pieces, 4 * operations * ROUNDS);
+    double loaded = rate(b, l2, c, pieces, 4 * operations * L2_ROUNDS * L2_BYTES / 4096);
     printf("ceiling: AMX-%s from registers      %7.2f TFLOP/s\n", name, best * 1e-12);
     printf("ceiling: AMX-%s, tiles from L2      %7.2f TFLOP/s\n", name, loaded * 1e-12);
     return best;
