@@ -100,7 +100,7 @@ static double ceiling_rate(kt_context *ctx, kt_range_fn fn, double flops_a_step)
 }
 
 /** FLOP/s of products in float32 (0) or bfloat16 (1); 0 = this program cannot tell. */
-static double ceiling_products(kt_context *ctx, int bf16)
+__attribute__((unused)) static double ceiling_products(kt_context *ctx, int bf16)
 {
 #if defined(__x86_64__)
     uint32_t isa = ctx->cpu.isa;
