@@ -6,13 +6,13 @@
  *
  * Each row: milliseconds of the best of at least 3 calls, how much the slowest of them took more;
  * TFLOP/s, counting three products a direction (6 x tokens x topk x hidden x intermediate); GB/s,
- * counting what a direction must read of the touched experts, three matrices. Backward takes the
- * gate and up products that forward kept; with -w it recomputes them, and so makes five products
- * and reads five matrices, which GB/s then counts. Last, time / the larger of the two floors that
- * the ceilings set for the products made and the bytes read; with -b amx-int8 -d int8, operations
- * of INT8 count as FLOP. -c and -k: features (of INT8 a multiple of 64) and tiles of 16 tokens that
- * the amx backends multiply at a time. -p: pages of the weights (small as in a mapped file, or
- * huge). */
+ * counting what a direction must read of the touched experts, three matrices. One token is one of a
+ * conversation: forward only. Backward takes the gate and up products that forward kept; with -w it
+ * recomputes them, and so makes five products and reads five matrices, which GB/s then counts.
+ * Last, time / the larger of the two floors that the ceilings set for the products made and the
+ * bytes read; with -b amx-int8 -d int8, operations of INT8 count as FLOP. -c and -k: features (of
+ * INT8 a multiple of 64) and tiles of 16 tokens that the amx backends multiply at a time. -p: pages
+ * of the weights (small as in a mapped file, or huge). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -400,7 +400,7 @@ static void make_row(struct row *r, struct bench *b, const struct shape *s, int6
                             which == KT_EXPERT_DOWN ? s->inter : s->hidden,
                             (e * KT_EXPERT_LINEARS + which) * matrix_bytes(b, s));
     }
-    if (!b->recompute)
+    if (!b->recompute && tokens > 1)
         r->kept = random_floats(2 * slots * s->inter);
     r->ids = malloc((size_t)slots * sizeof *r->ids);
     r->topk_weights = random_floats(slots), r->dtw = random_floats(slots);
@@ -410,7 +410,7 @@ static void make_row(struct row *r, struct bench *b, const struct shape *s, int6
         fail("not enough memory");
     route(r, s, tokens);
     r->batch = (struct kt_expert_batch){.compute = KT_COMPUTE_BF16,
-                                        .training = 1,
+                                        .training = tokens > 1,
                                         .tokens = tokens,
                                         .topk = s->topk,
                                         .topk_ids = r->ids,
@@ -446,8 +446,9 @@ static void bench_shape(struct bench *b, const struct shape *s, int64_t only)
             continue;
         make_row(&r, b, s, token_counts[i]);
         print_direction(&r, s, "forward", 3, b->forward_flops, measure(b, forward, &r));
-        print_direction(&r, s, "backward", b->recompute ? 5 : 3, b->flops,
-                        measure(b, backward, &r));
+        if (r.batch.training)
+            print_direction(&r, s, "backward", b->recompute ? 5 : 3, b->flops,
+                            measure(b, backward, &r));
         free_row(&r);
     }
 }

@@ -303,8 +303,7 @@ START_TEST(agrees_with_reference)
 }
 END_TEST
 
-/* Backward is that of "amx" at the products that forward kept, but for one token (the first shape),
- * which "amx" leaves to "llamafile". */
+/* Backward is that of "amx" at the products that forward kept. */
 START_TEST(backward_begins_from_what_forward_kept)
 {
     const struct shape *s = &shapes[_i / BUILDS];
@@ -433,7 +432,7 @@ int main(void)
     tcase_add_loop_test(tc, columns_are_quantised_numbers, 0, LENGTHS * PACKERS);
     tcase_add_loop_test(tc, unusual_tokens_stay_apart, 0, BUILDS);
     tcase_add_loop_test(tc, agrees_with_reference, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, backward_begins_from_what_forward_kept, BUILDS, SHAPES * BUILDS);
+    tcase_add_loop_test(tc, backward_begins_from_what_forward_kept, 0, SHAPES * BUILDS);
     tcase_add_loop_test(tc, bits_do_not_depend_on_threads_or_nodes, 0, SHAPES * BUILDS);
     tcase_add_loop_test(tc, other_weights_are_those_of_amx, 0, OTHER_FORMATS * BUILDS);
     tcase_add_test(tc, sums_that_may_not_fit_are_not_made);

@@ -227,14 +227,14 @@ static kt_status run(struct kt_amx_experts *amx, struct kt_amx_call *c, int back
     return KT_OK;
 }
 
-/* One token, as in chat, leaves 15 of 16 columns of a tile empty: products of vectors read weights
- * as fast, without the way through tiles. */
+/* One token of a conversation leaves 15 of 16 columns of a tile empty: products of vectors read
+ * weights as fast, without the way through tiles. */
 static int goes_to_general(const struct kt_amx_experts *amx, const struct kt_expert_layer *layer,
                            const struct kt_expert_batch *batch)
 {
-    int tiles_differ = amx->int8.forward && is_int8(layer);
+    int in_int8 = amx->int8.forward && is_int8(layer);
     return batch->compute != KT_COMPUTE_BF16 || is_general(layer) ||
-           (batch->tokens == 1 && !tiles_differ);
+           (batch->tokens == 1 && !batch->training && !in_int8);
 }
 
 static kt_status amx_forward(struct kt_experts *e, const struct kt_expert_layer *layer,

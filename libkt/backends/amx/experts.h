@@ -4,8 +4,8 @@
  * tiles on any machine (slowly: it exists for tests).
  *
  * It multiplies in bfloat16; weights in smaller formats are decoded to it, a block at a time.
- * Layers with LoRA on experts or with F32 or F16 weights, calls in float32 and calls with one token
- * (unless in INT8, see below) go to the backend "llamafile".
+ * Layers with LoRA on experts or with F32 or F16 weights, calls in float32, and calls with one
+ * token that is not trained on (unless in INT8, see below) go to the backend "llamafile".
  *
  * "amx-int8" (and "amx-int8-emulated") is the same backend, but where all weights of a layer are
  * INT8 it quantises x and h and multiplies in INT8 (kernels_int8.h): in forward, and where backward
