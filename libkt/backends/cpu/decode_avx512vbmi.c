@@ -4,9 +4,6 @@
 
 #include "backends/cpu/decode_avx512.h"
 
-/* Into level-2 cache: backends/amx reads it only after a chunk of all blocks. */
-#define FETCH(p) __builtin_prefetch(p, 0, 2)
-
 /* The instruction takes subnormal numbers for zero; is_common keeps them away. */
 static inline __m512i round_pair(__m512 low, __m512 high)
 {

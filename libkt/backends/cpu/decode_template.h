@@ -22,12 +22,18 @@
 
 enum { UNIT = 32, VECTORS = UNIT / VECTOR_LANES, HALF_BYTES = 2 };
 
-/* Into level-1 cache, unless a file says otherwise. */
-#if !defined(FETCH)
-#define FETCH(p) __builtin_prefetch(p)
-#endif
-
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+
+/* What is far ahead waits in level-2 cache, or it would push out what is used before it. */
+static ALWAYS_INLINE void fetch(const uint8_t *p, int64_t ahead)
+{
+    enum { FAR = 1 << 15 };
+    const void *at = (const void *)((uintptr_t)p + (uintptr_t)ahead);
+    if (ahead < -FAR || ahead > FAR)
+        __builtin_prefetch(at, 0, 2);
+    else
+        __builtin_prefetch(at);
+}
 
 /* v = the unit of a row that begins at element `col`, a multiple of the format's alignment. */
 typedef void (*unit_fn)(const uint8_t *row, int64_t col, VECTOR v[VECTORS]);
@@ -214,7 +220,7 @@ static ALWAYS_INLINE void decode_units(const enum kt_decoding decoding, unit_fn 
         char *to = r.to + skip;
         for (int64_t at = first; at < stop; at += UNIT, to += UNIT * bytes) {
             VECTOR v[VECTORS];
-            FETCH(r.data + at / UNIT * unit_bytes + ahead);
+            fetch(r.data + at / UNIT * unit_bytes, ahead);
             unit(r.data, at, v);
             if (scaled)
                 multiply(v, factor);
@@ -257,7 +263,7 @@ static ALWAYS_INLINE void decode_looked_up(const enum kt_decoding decoding, cons
         const uint8_t *codes = r.data + from;
         char *to = r.to + skip, *to_end = to + (is_rest ? 0 : stop - first) * bytes;
         for (; to < to_end; to += DECODE_TABLES * bytes) {
-            FETCH(codes + ahead);
+            fetch(codes, ahead);
             is_rest |= is_i4 ? look_up_i4(decoding, &table, codes, to)
                              : look_up_f8(decoding, &table, codes, to);
             codes += is_i4 ? DECODE_TABLES / 2 : DECODE_TABLES;

@@ -25,7 +25,8 @@ enum { KT_GEMM_MAX_ROWS = 32, KT_GEMM_MAX_COLS = 64 };
 enum kt_decoding { KT_DECODE_F32, KT_DECODE_ROUNDED, KT_DECODE_BF16, KT_DECODINGS };
 
 /** to[r * ld + c] = element (row + r, col + c) of a weight in any format, r < rows, c < cols; ld in
- * elements of `to`. `ahead` bytes behind what is read is what will be read next: it is fetched. */
+ * elements of `to`. `ahead` bytes behind what is read, perhaps in another weight, is what will be
+ * read next: it is fetched. */
 typedef void (*kt_decode_fn)(const struct kt_weight *w, int64_t row, int64_t col, int64_t rows,
                              int64_t cols, int64_t ahead, void *to, int64_t ld);
 
