@@ -96,7 +96,8 @@ static struct walk walk_blocks(const struct kt_amx_blocks *b, int64_t from, int6
 }
 
 /* With few tokens most of the time is decoding: that fetches instead, what lies so many bytes after
- * what it reads. Weights of less than a byte are too few bytes for that to matter. */
+ * what it reads, and forward's chunks are twice as long. Weights of less than a byte are too few
+ * bytes for that to matter. */
 static int decoding_fetches(const struct kt_weight *w, int64_t tiles)
 {
     enum { FEW_TILES = 4 };
