@@ -149,6 +149,16 @@ static int converse(talk *t, const config *cfg)
     return interactive ? APP_OK : rc;
 }
 
+static void greet(const session *s)
+{
+    char *experts = session_experts(s);
+    printf("%s%s", config_string(s->cfg, "model_name_or_path"), s->lora ? " with an adapter" : "");
+    if (experts)
+        printf("; experts: %s", experts);
+    puts("; /help lists the commands");
+    free(experts);
+}
+
 int chat_command(int argc, char **argv)
 {
     const arg_option options[] = {ARG_EXPERTS, {0}};
@@ -169,8 +179,7 @@ int chat_command(int argc, char **argv)
         sigaction(SIGINT, &action, NULL);
         session_cancelled = is_interrupted;
         if (prompt_interactive())
-            printf("%s%s; /help lists the commands\n", config_string(&cfg, "model_name_or_path"),
-                   t.session.lora ? " with an adapter" : "");
+            greet(&t.session);
         rc = converse(&t, &cfg);
     }
     talk_close(&t);

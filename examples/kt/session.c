@@ -212,6 +212,44 @@ int session_create_executor(session *s, kt_compute compute)
     return rc;
 }
 
+/* The layer after the last of those from `first` on that have its backend. */
+static int32_t run_end(const session *s, int32_t first, int32_t num_layers)
+{
+    const char *name = kt_executor_experts_backend(s->executor, first);
+    int32_t end = first;
+    while (end < num_layers && kt_executor_experts_backend(s->executor, end) == name)
+        end++;
+    return end;
+}
+
+char *session_experts(const session *s)
+{
+    kt_model_info info = {.size = sizeof info};
+    if (kt_model_get_info(s->model, &info) != KT_OK)
+        return NULL;
+    const char *only = NULL;
+    char *text = NULL;
+    bool several = false;
+    for (int32_t l = 0, end; l < info.num_hidden_layers; l = end) {
+        const char *name = kt_executor_experts_backend(s->executor, l);
+        end = run_end(s, l, info.num_hidden_layers);
+        if (!name)
+            continue;
+        several = several || (only && only != name);
+        only = name;
+        char *run = end - l == 1 ? app_text("%s in layer %d", name, l)
+                                 : app_text("%s in layers %d to %d", name, l, end - 1);
+        char *longer = text ? app_text("%s, %s", text, run) : app_copy(run);
+        free(run);
+        free(text);
+        text = longer;
+    }
+    if (!text || several)
+        return text;
+    free(text);
+    return app_copy(only);
+}
+
 kt_thinking session_thinking(const config *cfg)
 {
     if (config_is_null(cfg, "enable_thinking"))

@@ -42,6 +42,10 @@ kt_compute session_infer_compute(const session *s);
  */
 int session_create_executor(session *s, kt_compute compute);
 
+/** Which backends compute the routed experts, such as "llamafile" or "amx in layers 1 to 3, reference
+ * in layer 4"; NULL for a model without any. The caller frees it. */
+char *session_experts(const session *s);
+
 /** The folder or file that `key` names, which must be set and exist. */
 int session_check_path(const config *cfg, const char *key);
 

@@ -118,6 +118,10 @@ int train_report(train_run *run)
            format_count(a, info.num_parameters), format_count(b, info.num_active_parameters),
            format_bytes(c, info.num_bytes),
            run->options.compute == KT_COMPUTE_BF16 ? "bfloat16" : "float32");
+    char *experts = session_experts(&run->session);
+    if (experts)
+        printf("experts  %s\n", experts);
+    free(experts);
     report_data(run);
     int rc = report_memory(run);
     if (rc == APP_OK)

@@ -29,6 +29,10 @@ KT_API kt_status kt_executor_create(kt_model *model, kt_lora *lora,
                                     const kt_executor_options *options, kt_executor **out);
 KT_API void kt_executor_free(kt_executor *executor);
 
+/** The backend that computes the routed experts of a layer ("amx", "llamafile" ...), with "auto"
+ * replaced by what it chose. A constant; NULL where the layer has no routed experts. */
+KT_API const char *kt_executor_experts_backend(const kt_executor *executor, int32_t layer);
+
 typedef enum kt_forward_mode {
     KT_FORWARD_EVAL = 0,   /**< loss and log-probabilities only; dropout off */
     KT_FORWARD_TRAIN = 1,  /**< keeps what backward needs; the loss is the token mean */

@@ -28,9 +28,10 @@ static kt_status open_experts_of(struct kt_executor *ex, const kt_executor_optio
     kt_status status = kt_experts_open(ex->ctx, name, out);
     if (status != KT_ERROR_NOT_FOUND || options->experts_backend)
         return status;
-    kt_log(ex->ctx, KT_LOG_WARNING, "the rule's experts backend \"%s\" is not here; using \"auto\"",
-           name);
-    return kt_experts_open(ex->ctx, "auto", out);
+    KT_TRY(kt_experts_open(ex->ctx, "auto", out));
+    kt_log(ex->ctx, KT_LOG_WARNING, "the rule's experts backend \"%s\" is not here; using \"%s\"",
+           name, (*out)->ops->name);
+    return KT_OK;
 }
 
 /** The module of a layer's experts: the path of an expert's linear without its last two parts. */
@@ -171,6 +172,13 @@ void kt_executor_free(kt_executor *ex)
     free(ex->counting);
     free(ex->logprobs);
     free(ex);
+}
+
+const char *kt_executor_experts_backend(const kt_executor *ex, int32_t layer)
+{
+    if (layer < 0 || layer >= ex->model->config.num_hidden_layers || !ex->experts[layer])
+        return NULL;
+    return ex->experts[layer]->ops->name;
 }
 
 kt_status kt_block_reserve(struct kt_executor *ex, struct kt_block *block, uint64_t size)

@@ -37,6 +37,10 @@ grep -q '^memory .*for a step of up to' train.out || fail "memory plan"
 grep -Eq '^device   cpu: [0-9]+ cores?( of [0-9]+ hardware threads)?, [0-9]+ NUMA nodes?, [0-9]+ threads?( pinned to cores| in their nodes)?, [A-Za-z]' train.out ||
     fail "device: $(grep ^device train.out)"
 
+auto=llamafile
+grep -q amx_bf16 /proc/cpuinfo && auto='(amx|llamafile)'
+grep -Eqx "experts  $auto" train.out || fail "what auto chose: $(grep ^experts train.out)"
+
 # The same command again goes on from the last checkpoint, which has nothing left to do.
 cp out/adapter_model.safetensors before
 train
@@ -105,6 +109,15 @@ train output_dir=again max_steps=3 kt_experts=llamafile
 same vectors/adapter_model.safetensors again/adapter_model.safetensors
 cmp -s vectors/adapter_model.safetensors plain/adapter_model.safetensors &&
     fail "--experts reference computes what llamafile does"
+grep -qx 'experts  llamafile' train.out || fail "$(grep ^experts train.out)"
+cat >layers.yaml <<'YAML'
+- match: {name: "^model.layers.2.mlp.experts$"}
+  replace: {class: KTransformersExperts, kwargs: {backend: reference}}
+- match: {name: "experts$"}
+  replace: {class: KTransformersExperts, kwargs: {backend: llamafile}}
+YAML
+train output_dir=layers max_steps=1 kt_optimize_rule=layers.yaml
+grep -qx 'experts  llamafile in layer 1, reference in layer 2' train.out || fail "$(grep ^experts train.out)"
 
 # Interrupted by Ctrl-C somewhere: a checkpoint, the command that goes on, and the same bits.
 long=(max_steps=300 save_strategy=no logging_steps=1)

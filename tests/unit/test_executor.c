@@ -616,6 +616,13 @@ START_TEST(misuse_is_refused_with_a_sentence)
     kt_executor_options_init(&options, sizeof options);
     options.experts_backend = "abacus";
     ck_assert_int_eq(kt_executor_create(c.model, c.lora, &options, &other), KT_ERROR_NOT_FOUND);
+    options.experts_backend = "reference";
+    ck_assert_ok(c.ctx, kt_executor_create(c.model, c.lora, &options, &other));
+    ck_assert_ptr_null(kt_executor_experts_backend(other, -1));
+    ck_assert_ptr_null(kt_executor_experts_backend(other, 0));
+    ck_assert_str_eq(kt_executor_experts_backend(other, 1), "reference");
+    ck_assert_ptr_null(kt_executor_experts_backend(other, 1 << 20));
+    kt_executor_free(other);
     options.experts_backend = NULL;
     options.logits_chunk = -1;
     ck_assert_int_eq(kt_executor_create(c.model, c.lora, &options, &other),
