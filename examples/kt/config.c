@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "config.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -171,6 +172,8 @@ static int read_file(config *cfg, const char *path)
 {
     cfg->file = app_copy(path);
     FILE *file = fopen(path, "rb");
+    if (!file && errno == ENOENT)
+        return app_fail("%s: there is no such configuration file or model folder", path);
     if (!file)
         return app_fail("%s: cannot open the configuration: %m", path);
     yaml_parser_t parser;

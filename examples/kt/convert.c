@@ -42,7 +42,7 @@ static struct {
     int tenths; /**< told in lines, where there is no terminal */
 } screen;
 
-/* Bytes of shards that an earlier run finished come at once and do not count for the speed. */
+/* What is done when it is called first is an earlier run's, and does not count for the speed. */
 static void on_progress(const char *what, uint64_t done, uint64_t total)
 {
     char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE], d[FORMAT_SIZE], text[200];
@@ -52,6 +52,8 @@ static void on_progress(const char *what, uint64_t done, uint64_t total)
     if (!screen.total)
         screen.first = done;
     screen.total = total;
+    if (done == screen.first && done < total)
+        return;
     double speed = (double)(done - screen.first) / (now - screen.begun + 1e-9);
     snprintf(text, sizeof text, " %s of %s  %s/s  left %s", format_bytes(a, done),
              format_bytes(b, total), format_bytes(c, (uint64_t)speed),
@@ -113,6 +115,7 @@ static int convert(const config *cfg, const char *target, const kt_convert_optio
     if (rc == APP_OK)
         rc = session_check_path(cfg, "model_name_or_path");
     if (rc == APP_OK) {
+        session_warn_of_threads(&s);
         begin();
         kt_status status =
             kt_convert(s.ctx, config_string(cfg, "model_name_or_path"), target, options);

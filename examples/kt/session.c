@@ -89,7 +89,7 @@ int session_open(session *s, const config *cfg)
     return rc;
 }
 
-static void warn_of_threads(const session *s)
+void session_warn_of_threads(const session *s)
 {
     if (config_find(s->cfg, "cpu_infer") && config_int(s->cfg, "cpu_infer") > s->num_cores)
         config_warn(s->cfg, "cpu_infer",
@@ -198,7 +198,7 @@ int session_create_executor(session *s, kt_compute compute)
     options.compute = compute;
     const char *path = config_string(s->cfg, "kt_optimize_rule");
     int rc = APP_OK;
-    warn_of_threads(s);
+    session_warn_of_threads(s);
     if (path)
         rc = session_told(s, "kt_optimize_rule", kt_rule_load(s->ctx, path, &rule));
     if (rc != APP_OK)

@@ -23,6 +23,8 @@ typedef struct session {
 /** The context: threads from cpu_infer, at most one for each core, bound unless kt_pin_threads is
  * false; warnings of the library go to stderr. */
 int session_open(session *s, const config *cfg);
+/** Tells when cpu_infer asks for more threads than there are cores. */
+void session_warn_of_threads(const session *s);
 /** Frees whatever is open. */
 void session_close(session *s);
 

@@ -103,16 +103,22 @@ static int remove_torn(const struct kt_converter *c, const char *name)
     return 0;
 }
 
+static int is_config(const struct kt_converter *c, const char *name)
+{
+    (void)c;
+    return strcmp(name, "config.json") == 0;
+}
+
 static kt_status begin_record(struct kt_converter *c, const char *path, const char *text)
 {
     int found = each_name(c, is_there);
     if (found < 0)
         return failed(c);
     if (found)
-        return kt_fail(c->ctx, KT_ERROR_STATE,
-                       "%s: is not empty and holds no conversion that could go on; choose another "
-                       "folder, or empty this one",
-                       c->target);
+        return kt_fail(
+            c->ctx, KT_ERROR_STATE, "%s: %s; choose another folder, or empty this one", c->target,
+            each_name(c, is_config) > 0 ? "holds a complete checkpoint already"
+                                        : "is not empty and holds no conversion that could go on");
     KT_TRY(kt_atomic_write_file(c->ctx, path, text, strlen(text)));
     c->recorded = 1;
     return KT_OK;

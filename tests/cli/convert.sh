@@ -30,6 +30,8 @@ grep -q '"quant_method": "fp8"' fp8/config.json || fail "fp8/config.json"
 grep -q '"group_size": 128' int4/config.json || fail "int4/config.json"
 grep -q quantization_config int4.f32/config.json && fail "int4.f32/config.json is quantised"
 "$KT" convert fp8 bf16 --to bf16 cpu_infer=1 memory_limit=64M >log 2>err || fail "$(cat err)"
+"$KT" convert model many --to fp8 cpu_infer=100000 >log 2>err || fail "$(cat err)"
+grep -q '^kt: warning: command line: cpu_infer: 100000 threads are more than' err || fail "threads: $(cat err)"
 "$KT" info bf16 | grep -Eq '^BF16 +96 +113,664 ' || fail "bf16"
 "$KT" convert fp8 experts --to int4 --experts-only >log || fail "experts alone"
 "$KT" info experts >info && grep -Eq '^I4 +72 ' info && grep -Eq '^F8_E4M3 +24 ' info ||
@@ -90,9 +92,12 @@ refuses 2 '--to int3: is not a format' "$KT" convert model out --to int3
 refuses 2 'needs --to' "$KT" convert model out
 refuses 2 'needs two folders' "$KT" convert model --to int8
 refuses 2 '--fast is not an option' "$KT" convert model out --to int8 --fast
-refuses 1 'nowhere' "$KT" convert nowhere out --to int8
+refuses 1 'nowhere: there is no such configuration file or model folder' "$KT" convert nowhere out --to int8
 refuses 1 'the checkpoint itself' "$KT" convert model model --to int8
-refuses 1 'int8: is not empty' "$KT" convert model int8 --to int8
+refuses 1 'int8: holds a complete checkpoint already' "$KT" convert model int8 --to int8
+mkdir mine && echo text >mine/notes
+refuses 1 'mine: is not empty' "$KT" convert model mine --to int8
+[ "$(ls mine)" = notes ] || fail "a folder with other files was changed"
 refuses 1 'nothing to convert: its linears are I8 already' "$KT" convert int8 out --to int8
 refuses 1 'create the folder above it first' "$KT" convert model no/out --to int8
 refuses 1 'the buffers of a conversion: .*raise the limit' "$KT" convert model out --to int8 memory_limit=1M

@@ -185,7 +185,8 @@ START_TEST(folders_in_use_are_refused)
     close(fd);
     ck_assert_int_eq(convert_entries(target), 0);
     ck_assert_converts(source, target, KT_DTYPE_BF16, 0);
-    ck_assert_fails(convert_to(source, target, KT_DTYPE_BF16, 0), KT_ERROR_STATE, "not empty");
+    ck_assert_fails(convert_to(source, target, KT_DTYPE_BF16, 0), KT_ERROR_STATE,
+                    "holds a complete checkpoint already");
 }
 END_TEST
 
@@ -402,6 +403,45 @@ START_TEST(progress_reaches_its_end)
 }
 END_TEST
 
+static uint64_t stop_at, first;
+
+static int stop_at_bytes(void *user)
+{
+    (void)user;
+    return seen >= stop_at;
+}
+
+static void keep_first(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    on_progress(user, what, done, total);
+    first = first ? first : done;
+}
+
+/* What is told first lies in the third shard, when the first two are there already. */
+START_TEST(progress_begins_with_new_work)
+{
+    const char *from = convert_case("v3");
+    fixture_context->options.progress = on_progress;
+    ck_assert_converts(from, fixture_path("whole"), KT_DTYPE_I8, 0);
+    char *path = kt_path_join(from, "model-00003-of-00003.safetensors");
+    struct stat info;
+    ck_assert_int_eq(stat(path, &info), 0);
+    free(path);
+    uint64_t last = (uint64_t)info.st_size;
+    stop_at = most - last / 2;
+    seen = 0;
+    fixture_context->options.cancel = stop_at_bytes;
+    ck_assert_int_eq(convert_to(from, target, KT_DTYPE_I8, 0), KT_ERROR_CANCELLED);
+    ck_assert(convert_has(target, "model-00002-of-00003.safetensors"));
+    seen = 0;
+    fixture_context->options.cancel = NULL;
+    fixture_context->options.progress = keep_first;
+    ck_assert_converts(from, target, KT_DTYPE_I8, 0);
+    ck_assert_uint_gt(first, most - last);
+    ck_assert_uint_eq(seen, most);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("convert_folder");
@@ -423,6 +463,7 @@ int main(void)
     tcase_add_test(t, what_cannot_be_converted_is_refused);
     tcase_add_test(t, small_files_are_copied);
     tcase_add_test(t, progress_reaches_its_end);
+    tcase_add_test(t, progress_begins_with_new_work);
     suite_add_tcase(suite, t);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
