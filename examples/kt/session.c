@@ -108,6 +108,17 @@ void session_close(session *s)
     *s = (session){0};
 }
 
+/* Its config.json comes last, so that other errors would name whatever is looked for first. */
+static bool is_unfinished(const char *folder)
+{
+    char *record = app_text("%s/kt_convert.json", folder);
+    char *last = app_text("%s/config.json", folder);
+    bool unfinished = !access(record, F_OK) && access(last, F_OK);
+    free(record);
+    free(last);
+    return unfinished;
+}
+
 int session_check_path(const config *cfg, const char *key)
 {
     const char *path = config_string(cfg, key);
@@ -115,6 +126,11 @@ int session_check_path(const config *cfg, const char *key)
         return config_fail(cfg, key, "the key is missing; it must name a local folder or file");
     if (access(path, R_OK))
         return config_fail(cfg, key, "%s: %m", path);
+    if (!strcmp(key, "model_name_or_path") && is_unfinished(path))
+        return config_fail(cfg, key,
+                           "%s: is a conversion that is not finished; give its kt convert command "
+                           "again",
+                           path);
     return APP_OK;
 }
 

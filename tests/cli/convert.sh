@@ -71,7 +71,8 @@ for signal in KILL INT TERM; do
         ls $signal | grep -q tmp && fail "$signal: half-written: $(ls $signal)"
     fi
     [ -e $signal/config.json ] && fail "$signal: config.json is there too early"
-    refuses 1 'config.json' "$KT" info $signal
+    refuses 1 "$signal: is a conversion that is not finished" "$KT" info $signal
+    refuses 1 "$signal: is a conversion that is not finished" "$KT" chat $signal template=deepseek3
     refuses 1 "$signal: holds another conversion" "$KT" convert long $signal --to int4
     "$KT" convert long $signal --to int8 >log 2>err || fail "$signal: $(cat err)"
     diff -r whole $signal || fail "$signal: going on ends with other files"
