@@ -72,7 +72,7 @@ try 'lr_scheduler_kwargs: &a {x: *a}' 'bad.yaml:21: lr_scheduler_kwargs: .*conta
 refuses 1 'swollen.yaml:4: d: the value is too large' timeout 20 "$KT" train swollen.yaml
 printf 'stage: \xff\xfe\x01\x00sft\n' >noise.yaml
 refuses 1 'noise.yaml' "$KT" train noise.yaml
-refuses 1 'gone.yaml: cannot open' "$KT" train gone.yaml
+refuses 1 'gone.yaml: there is no such configuration' "$KT" train gone.yaml
 
 # Command line
 refuses 2 'kt frobnicate|frobnicate is not a command' "$KT" frobnicate

@@ -119,6 +119,13 @@ YAML
 train output_dir=layers max_steps=1 kt_optimize_rule=layers.yaml
 grep -qx 'experts  llamafile in layer 1, reference in layer 2' train.out || fail "$(grep ^experts train.out)"
 
+# A backend that is not here is replaced, and the warning says by which.
+sed 's/reference/abacus/' layers.yaml >abacus.yaml
+"$KT" train sft.yaml output_dir=abacus max_steps=1 kt_optimize_rule=abacus.yaml >abacus.out 2>abacus.err ||
+    fail "$(cat abacus.err)"
+grep -Eqx "kt: warning: the rule's experts backend \"abacus\" is not here; using \"$auto\"" abacus.err ||
+    fail "$(cat abacus.err)"
+
 # Interrupted by Ctrl-C somewhere: a checkpoint, the command that goes on, and the same bits.
 long=(max_steps=300 save_strategy=no logging_steps=1)
 train output_dir=straight "${long[@]}"
