@@ -4,6 +4,7 @@
  * not be touched. */
 #include "expert_problem.h"
 #include "node_spy.h"
+#include "weights.h"
 
 static const struct {
     const char *name;
@@ -177,6 +178,51 @@ START_TEST(a_token_of_a_conversation_goes_to_llamafile)
 }
 END_TEST
 
+/* -- reading ahead ------------------------------------------------------------------------------
+ */
+
+static int64_t furthest;
+
+static void spied_decode(const struct kt_weight *w, int64_t row, int64_t col, int64_t rows,
+                         int64_t cols, int64_t ahead, void *to, int64_t ld)
+{
+    furthest = ahead > furthest ? ahead : furthest;
+    kt_decoders_c[KT_DECODE_BF16](w, row, col, rows, cols, ahead, to, ld);
+}
+
+static const struct {
+    kt_dtype dtype;
+    int fetches;
+} fetchers[] = {{KT_DTYPE_F8_E4M3, 1}, {KT_DTYPE_I8, 1},   {KT_DTYPE_Q8_0, 1}, {KT_DTYPE_I4, 0},
+                {KT_DTYPE_Q4_0, 0},    {KT_DTYPE_Q4_K, 0}, {KT_DTYPE_Q6_K, 0}};
+
+enum { FETCHERS = sizeof fetchers / sizeof *fetchers };
+
+/* Products of one tile: decoding reads ahead where an element has a byte or more. */
+START_TEST(decoding_reads_ahead_by_bytes_of_an_element)
+{
+    enum { ROWS = 2 * KT_AMX_ROWS, COLS = 1024, LD = 64 };
+    struct kt_amx_kernels k;
+    struct test_weight t = test_weight(fetchers[_i].dtype, 1, ROWS, COLS);
+    struct kt_amx_blocks w = {
+        .decode = spied_decode, .weight = {&t.w}, .rows = {KT_AMX_ROWS}, .num = 1};
+    struct kt_amx_strip strip = {.decode = spied_decode, .weight = &t.w, .cols = KT_AMX_STEP};
+    void *tokens = calloc(COLS / KT_AMX_STEP, 1024), *stage = malloc(KT_AMX_STAGE_BYTES);
+    float *products = calloc(KT_AMX_TOKENS * LD, sizeof *products);
+    kt_amx_kernels_init_c(&k);
+    k.enter();
+    furthest = 0;
+    k.forward(&w, NULL, COLS, tokens, 1, 256, products, stage);
+    ck_assert_int_eq(furthest > 0, fetchers[_i].fetches);
+    furthest = 0;
+    k.backward(&strip, NULL, tokens, 1, KT_AMX_STEP, 0, products, LD, stage);
+    ck_assert_int_eq(furthest > 0, fetchers[_i].fetches);
+    k.leave();
+    free(tokens), free(stage), free(products);
+    test_weight_free(&t);
+}
+END_TEST
+
 /* -- nodes --------------------------------------------------------------------------------------
  */
 
@@ -248,6 +294,7 @@ int main(void)
     tcase_add_loop_test(tc, a_token_of_a_conversation_goes_to_llamafile, 0, BUILDS);
     tcase_add_test(tc, a_node_begins_with_the_rows_that_it_owns);
     tcase_add_loop_test(tc, formats_agree_with_their_decoded_values, 0, SHAPES * FORMATS * BUILDS);
+    tcase_add_loop_test(tc, decoding_reads_ahead_by_bytes_of_an_element, 0, FETCHERS);
     tcase_add_test(tc, amx_is_absent_or_chosen);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);

@@ -100,8 +100,8 @@ static struct walk walk_blocks(const struct kt_amx_blocks *b, int64_t from, int6
  * bytes for that to matter. */
 static int decoding_fetches(const struct kt_weight *w, int64_t tiles)
 {
-    enum { FEW_TILES = 4 };
-    return !is_direct(w) && tiles <= FEW_TILES && bytes_of(w, 128) >= 128;
+    enum { FEW_TILES = 4, ELEMENTS = 256 /* whole blocks of every format */ };
+    return !is_direct(w) && tiles <= FEW_TILES && bytes_of(w, ELEMENTS) >= ELEMENTS;
 }
 
 static int64_t distance(const char *from, const char *to)
