@@ -201,8 +201,8 @@ struct setting {
     uint32_t isa_mask;
     int32_t threads, nodes;
     kt_compute compute;
-    int small; /* chunks of the fewest rows */
-    int keeps; /* gate and up products of forward */
+    uint64_t chunk_bytes; /* of llamafile; 0 = its own choice, 1 = chunks of the fewest rows */
+    int keeps;            /* gate and up products of forward */
 };
 
 static struct outcome run_backend(const struct setting *with, const struct shape *s)
@@ -250,8 +250,8 @@ static struct outcome run_backend(const struct setting *with, const struct shape
                                                    &o.has_grad[which * 16 + e]};
         }
     }
-    if (with->small && strcmp(experts->ops->name, "llamafile") == 0)
-        ((struct kt_llamafile_experts *)experts)->chunk_bytes = 1;
+    if (with->chunk_bytes && strcmp(experts->ops->name, "llamafile") == 0)
+        ((struct kt_llamafile_experts *)experts)->chunk_bytes = with->chunk_bytes;
     struct kt_expert_batch batch = {with->compute, 1, s->tokens, s->topk, ids, tw, x, NULL};
     if (with->keeps)
         batch.kept = malloc((size_t)(o.nw * 2 * s->inter) * sizeof(float));
@@ -293,7 +293,7 @@ START_TEST(backends_agree_with_reference)
         struct outcome want = run_backend(&reference, &shapes[i]);
         for (int compute = 0; compute < 2; compute++) {
             struct setting with = {
-                backends[_i].name, backends[_i].isa_mask, 2, 1, (kt_compute)compute, (int)i % 2, 0};
+                backends[_i].name, backends[_i].isa_mask, 2, 1, (kt_compute)compute, i % 2, 0};
             struct outcome got = run_backend(&with, &shapes[i]);
             double tolerance = compute ? bf16_tolerance(backends[_i].name, &shapes[i]) : 2e-6;
             check_close(want.ny, got.y, want.y, tolerance);
@@ -354,6 +354,18 @@ START_TEST(kept_products_change_no_bit)
 }
 END_TEST
 
+/* Rows of forward fill a chunk differently from those of backward. */
+START_TEST(scratch_is_bounded_whatever_fits_into_a_chunk)
+{
+    static const struct shape s = {2, 72, 130, 300, 2, 0, 0, 0, KT_DTYPE_BF16, 2};
+    for (uint64_t bytes = 200000; bytes < 210000; bytes += 500) {
+        struct setting with = {"llamafile", 0, 1, 1, (kt_compute)_i, bytes, 0};
+        struct outcome o = run_backend(&with, &s);
+        free_outcome(&o);
+    }
+}
+END_TEST
+
 START_TEST(unknown_backends_are_errors)
 {
     kt_context *ctx = test_context(1, 0);
@@ -375,6 +387,7 @@ int main(void)
     tcase_add_loop_test(tc, backends_agree_with_reference, 1, BACKENDS);
     tcase_add_test(tc, bits_do_not_depend_on_threads_or_nodes);
     tcase_add_loop_test(tc, kept_products_change_no_bit, 0, BACKENDS);
+    tcase_add_loop_test(tc, scratch_is_bounded_whatever_fits_into_a_chunk, 0, 2);
     tcase_add_test(tc, unknown_backends_are_errors);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);

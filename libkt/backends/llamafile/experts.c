@@ -261,11 +261,12 @@ static uint64_t llamafile_scratch_bytes(const struct kt_experts *e,
     const struct kt_llamafile_experts *llamafile = (const struct kt_llamafile_experts *)e;
     struct kt_expert_call c = {.kernels = &llamafile->kernels, .layer = layer};
     uint64_t threads = (uint64_t)kt_pool_num_threads(e->ctx->pool), most = 0;
-    for (int compute = 0; compute < 2; compute++) {
+    for (int call = 0; call < 4; call++) {
+        int compute = call / 2, backward = call % 2; /* forward has more rows in a chunk */
         c.kernel = kt_gemm_kernel_for(&llamafile->kernels, (kt_compute)compute);
         measure(&c);
-        int64_t rows = chunk_rows(&c, llamafile, tokens * topk, 1);
-        uint64_t bytes = place_rows(&c, rows, 1, NULL) + threads * c.thread_bytes +
+        int64_t rows = chunk_rows(&c, llamafile, tokens * topk, backward);
+        uint64_t bytes = place_rows(&c, rows, backward, NULL) + threads * c.thread_bytes +
                          index_bytes(&c, tokens * topk, rows);
         most = bytes > most ? bytes : most;
     }
