@@ -67,33 +67,45 @@ static kt_status open_device(struct kt_executor *ex, const kt_executor_options *
     return kt_device_open(ex->ctx, "cpu", &ex->device);
 }
 
-/** Layers whose rule names the same backend share it. */
+/** What the layers before this one have under the name; NULL = nothing. */
+static struct kt_experts *opened_before(const struct kt_executor *ex,
+                                        const kt_executor_options *options, int32_t layer,
+                                        const char *name)
+{
+    for (int32_t l = 0; l < layer; l++)
+        if (ex->experts[l] && strcmp(experts_name(options, &ex->model->layers[l]), name) == 0)
+            return ex->experts[l];
+    return NULL;
+}
+
+/** Layers whose rule names the same backend share it, and its scratch. */
 static kt_status open_experts(struct kt_executor *ex, const kt_executor_options *options)
 {
-    int32_t layers = ex->model->config.num_hidden_layers;
-    const char *last_name = NULL;
-    struct kt_experts *last = NULL;
-    for (int32_t l = 0; l < layers; l++) {
+    for (int32_t l = 0; l < ex->model->config.num_hidden_layers; l++) {
         if (!ex->model->layers[l].is_moe)
             continue;
         const char *name = experts_name(options, &ex->model->layers[l]);
-        if (!last_name || strcmp(name, last_name) != 0)
-            KT_TRY(open_experts_of(ex, options, name, &last));
-        last_name = name;
-        ex->experts[l] = last;
+        ex->experts[l] = opened_before(ex, options, l, name);
+        if (!ex->experts[l])
+            KT_TRY(open_experts_of(ex, options, name, &ex->experts[l]));
     }
     return KT_OK;
 }
 
+int kt_executor_opened_at(const struct kt_executor *ex, int32_t layer)
+{
+    int32_t first = 0;
+    while (ex->experts[first] != ex->experts[layer])
+        first++;
+    return ex->experts[layer] && first == layer;
+}
+
+/** From the last layer down, since kt_executor_opened_at looks at those before. */
 static void close_experts(struct kt_executor *ex)
 {
-    struct kt_experts *last = NULL;
-    for (int32_t l = 0; ex->experts && l < ex->model->config.num_hidden_layers; l++) {
-        if (ex->experts[l] && ex->experts[l] != last) {
-            last = ex->experts[l];
-            kt_experts_close(last);
-        }
-    }
+    for (int32_t l = ex->model->config.num_hidden_layers - 1; ex->experts && l >= 0; l--)
+        if (kt_executor_opened_at(ex, l))
+            kt_experts_close(ex->experts[l]);
     free(ex->experts);
 }
 

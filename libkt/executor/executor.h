@@ -74,6 +74,9 @@ kt_status kt_executor_rope_of_batch(struct kt_executor *executor, const kt_batch
 /** A pass over this executor's model; the caller adds tokens, positions and an arena. */
 struct kt_pass kt_executor_pass(const struct kt_executor *executor, enum kt_pass_kind kind);
 
+/** Whether a layer is the first of those that share a backend for routed experts. */
+int kt_executor_opened_at(const struct kt_executor *executor, int32_t layer);
+
 /** The lowest layer with LoRA, num_hidden_layers if there is none: backward ends above it. */
 int32_t kt_executor_lowest_layer(const struct kt_executor *executor);
 

@@ -11,33 +11,42 @@ static uint64_t larger(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
-/** Most scratch the experts take in one layer. */
-static uint64_t experts_scratch(const struct kt_executor *ex, int64_t tokens)
+/** Most scratch that the backend of a layer takes in it. */
+static uint64_t layer_scratch(const struct kt_executor *ex, int32_t l, int64_t tokens)
 {
     const struct kt_model_config *config = &ex->model->config;
+    const struct kt_layer *of = &ex->model->layers[l];
+    struct kt_experts *experts = ex->experts[l];
     struct kt_pass pass = kt_executor_pass(ex, KT_PASS_MEASURE);
-    uint64_t most = 0;
-    for (int32_t l = 0; l < config->num_hidden_layers; l++) {
-        struct kt_expert_layer layer = {.num_experts = config->n_routed_experts,
-                                        .hidden_size = config->hidden_size,
-                                        .intermediate_size = config->moe_intermediate_size,
-                                        .activation = config->activation};
-        if (!ex->experts[l])
-            continue;
-        for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
-            layer.weights[k] = ex->model->layers[l].expert_weights[k];
-            if (ex->lora)
-                layer.lora[k] = &ex->lora->slots[ex->model->layers[l].experts[k][0].index];
-        }
-        most = larger(most, ex->experts[l]->ops->scratch_bytes(ex->experts[l], &layer, tokens,
-                                                               config->router.topk));
-        if (ex->model->layers[l].shared_gate) {
-            layer = kt_shared_expert_layer(&pass, &ex->model->layers[l]);
-            most =
-                larger(most, ex->experts[l]->ops->scratch_bytes(ex->experts[l], &layer, tokens, 1));
-        }
+    struct kt_expert_layer layer = {.num_experts = config->n_routed_experts,
+                                    .hidden_size = config->hidden_size,
+                                    .intermediate_size = config->moe_intermediate_size,
+                                    .activation = config->activation};
+    for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
+        layer.weights[k] = of->expert_weights[k];
+        if (ex->lora)
+            layer.lora[k] = &ex->lora->slots[of->experts[k][0].index];
     }
-    return most;
+    uint64_t most = experts->ops->scratch_bytes(experts, &layer, tokens, config->router.topk);
+    if (!of->shared_gate)
+        return most;
+    layer = kt_shared_expert_layer(&pass, of);
+    return larger(most, experts->ops->scratch_bytes(experts, &layer, tokens, 1));
+}
+
+/** Each backend keeps what its widest layer took. */
+static uint64_t experts_scratch(const struct kt_executor *ex, int64_t tokens)
+{
+    int32_t layers = ex->model->config.num_hidden_layers;
+    uint64_t sum = 0;
+    for (int32_t first = 0; first < layers; first++) {
+        uint64_t most = 0;
+        for (int32_t l = first; kt_executor_opened_at(ex, first) && l < layers; l++)
+            if (ex->experts[l] == ex->experts[first])
+                most = larger(most, layer_scratch(ex, l, tokens));
+        sum += most;
+    }
+    return sum;
 }
 
 /** Scratch that the device keeps for its widest operation. */

@@ -496,6 +496,39 @@ START_TEST(a_plan_is_what_a_step_takes)
 }
 END_TEST
 
+/* Three layers with experts; the rule gives the first and the last the same backend. */
+START_TEST(layers_share_a_backend_and_a_plan_counts_all)
+{
+    struct golden_case c = {.ctx = test_context(1, 0)};
+    static const int32_t ids[] = {2, 3, 5, 7, 11, 13};
+    enum { TOKENS = sizeof ids / sizeof *ids };
+    kt_memory_plan plan = {.size = sizeof plan};
+    kt_lora_options lora;
+    kt_executor_options options;
+    kt_rule *rule;
+    kt_lora_options_init(&lora, sizeof lora);
+    kt_executor_options_init(&options, sizeof options);
+    ck_assert_ok(c.ctx, kt_model_load(c.ctx, KT_REFERENCE_DIR "/gguf/mixtral", NULL, &c.model));
+    ck_assert_ok(c.ctx, kt_lora_create(c.model, &lora, &c.lora));
+    ck_assert_ok(c.ctx, kt_batch_create(c.ctx, &c.batch));
+    ck_assert_ok(c.ctx, kt_batch_add(c.batch, ids, ids, TOKENS));
+    ck_assert_ok(c.ctx, kt_rule_create(c.ctx, &rule));
+    ck_assert_ok(c.ctx, kt_rule_add(rule, "layers\\.[02]\\.", NULL, "llamafile"));
+    ck_assert_ok(c.ctx, kt_rule_add(rule, "layers\\.1\\.", NULL, "auto"));
+    options.rule = rule;
+    ck_assert_ok(c.ctx, kt_executor_create(c.model, c.lora, &options, &c.executor));
+    ck_assert_ptr_eq(c.executor->experts[2], c.executor->experts[0]);
+    ck_assert_ptr_ne(c.executor->experts[1], c.executor->experts[0]);
+    ck_assert_ok(c.ctx, kt_executor_plan_memory(c.executor, TOKENS, TOKENS, &plan));
+    uint64_t before = kt_context_memory_used(c.ctx);
+    golden_step(&c, c.executor);
+    ck_assert_uint_le(kt_context_memory_used(c.ctx) - before,
+                      plan.layer_inputs + plan.workspace + (1 << 14)); /* rotary tables */
+    kt_rule_free(rule);
+    golden_close(&c);
+}
+END_TEST
+
 START_TEST(reserved_memory_serves_all_smaller_steps)
 {
     struct golden_case c = golden_open("v3", 1, KT_COMPUTE_F32);
@@ -726,6 +759,7 @@ static TCase *limits(void)
     TCase *tc = tcase_create("limits");
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, a_plan_is_what_a_step_takes, 0, 2);
+    tcase_add_test(tc, layers_share_a_backend_and_a_plan_counts_all);
     tcase_add_test(tc, reserved_memory_serves_all_smaller_steps);
     tcase_add_test(tc, memory_runs_out_before_anything_is_computed);
     tcase_add_test(tc, cancellation_leaves_usable_handles_and_no_gradient);
