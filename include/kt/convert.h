@@ -37,11 +37,12 @@ KT_API void kt_convert_options_init(kt_convert_options *options, size_t size);
  * and what kt_model_load takes; the size of tensors does not matter. The progress callback gets bytes
  * of the source; the cancel callback is asked every few MiB.
  *
- * Errors: those of kt_model_load for `source`; INVALID_ARGUMENT (options, one folder for both, nothing
- * to convert), UNSUPPORTED (a matrix that the format cannot hold, a GGUF file), NUMERIC (NaN, infinity,
- * or a number beyond the format), STATE (`target` holds something else, or another conversion writes
- * into it), IO (a file cannot be written, too little space: found before anything is written),
- * CANCELLED, OUT_OF_MEMORY. Afterwards `target` holds whole files alone. */
+ * Errors: those of kt_model_load for `source`; INVALID_ARGUMENT (options, one folder for both, a path
+ * of `source` that is not UTF-8, nothing to convert), UNSUPPORTED (a matrix that the format cannot
+ * hold, a GGUF file), NUMERIC (NaN, infinity, or a number beyond the format), STATE (`target` holds
+ * something else, or another conversion writes into it), IO (a file cannot be written, too little
+ * space: found before anything is written), CANCELLED, OUT_OF_MEMORY. Afterwards `target` holds whole
+ * files alone. */
 KT_API kt_status kt_convert(kt_context *ctx, const char *source, const char *target,
                             const kt_convert_options *options);
 

@@ -46,10 +46,15 @@ static kt_status make_record(const struct kt_converter *c, char **text)
     char *source = realpath(c->model->path, NULL);
     if (!source)
         return kt_fail(c->ctx, KT_ERROR_IO, "%s: %s", c->model->path, strerror(errno));
-    json_t *record = json_pack("{s:s, s:s, s:b, s:i, s:o}", "source", source, "to",
+    json_t *name = json_string(source);
+    free(source);
+    if (!name)
+        return kt_fail(c->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "%s: the full path of the checkpoint is not UTF-8; rename its folders",
+                       c->model->path);
+    json_t *record = json_pack("{s:o, s:s, s:b, s:i, s:o}", "source", name, "to",
                                kt_dtype_name(c->to), "experts_only", c->experts_only, "libkt",
                                (int)kt_version(), "files", describe_files(c->model->checkpoint));
-    free(source);
     if (!record)
         return kt_fail_memory(c->ctx, 0, record_name);
     kt_status status =

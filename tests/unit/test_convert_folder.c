@@ -204,6 +204,17 @@ START_TEST(the_source_is_no_target)
 }
 END_TEST
 
+START_TEST(a_path_that_json_cannot_hold_is_refused)
+{
+    char latin[512];
+    snprintf(latin, sizeof latin, "%s", fixture_path("caf\xe9"));
+    write_source();
+    ck_assert_int_eq(rename(source, latin), 0);
+    ck_assert_refused(convert_to(latin, target, KT_DTYPE_I8, 0), KT_ERROR_INVALID_ARGUMENT,
+                      "not UTF-8");
+}
+END_TEST
+
 START_TEST(folders_that_cannot_be_made_are_refused)
 {
     write_source();
@@ -455,6 +466,7 @@ int main(void)
     tcase_add_test(t, another_file_in_the_folder_is_refused);
     tcase_add_test(t, folders_in_use_are_refused);
     tcase_add_test(t, the_source_is_no_target);
+    tcase_add_test(t, a_path_that_json_cannot_hold_is_refused);
     tcase_add_test(t, folders_that_cannot_be_made_are_refused);
     tcase_add_test(t, too_little_space_is_found_before_writing);
     tcase_add_loop_test(t, damaged_numbers_are_named, 0, sizeof damages / sizeof *damages);
