@@ -5,6 +5,7 @@
 #include "backends/amx/experts.h"
 #include "backends/llamafile/experts.h"
 #include "backends/reference/reference.h"
+#include "config.h"
 
 kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out)
 {
@@ -21,11 +22,22 @@ void kt_device_close(struct kt_device *dev)
         kt_cpu_close(dev);
 }
 
+static const char *fastest_experts(const kt_context *ctx)
+{
+#if defined(KT_HAVE_AMX)
+    if (ctx->cpu.isa & KT_ISA_AMX_BF16)
+        return "amx";
+#else
+    (void)ctx;
+#endif
+    return "llamafile";
+}
+
 kt_status kt_experts_open(kt_context *ctx, const char *name, struct kt_experts **out)
 {
     *out = NULL;
     if (strcmp(name, "auto") == 0)
-        name = ctx->cpu.isa & KT_ISA_AMX_BF16 ? "amx" : "llamafile";
+        name = fastest_experts(ctx);
     if (strcmp(name, "amx") == 0)
         return kt_amx_experts_open(ctx, out);
     if (strcmp(name, "amx-emulated") == 0)

@@ -2,6 +2,7 @@
 /* The experts backend "amx" against "reference": with emulated tiles anywhere, with real ones where
  * the processor has them. Weights, activations and results each end where a page begins that may
  * not be touched. */
+#include "config.h"
 #include "expert_problem.h"
 #include "node_spy.h"
 #include "weights.h"
@@ -283,6 +284,20 @@ START_TEST(amx_is_absent_or_chosen)
 }
 END_TEST
 
+/* A processor may have AMX that the compiler of this build does not know. */
+START_TEST(auto_is_there_whatever_the_processor_has)
+{
+    kt_context *ctx = test_context(1, 0);
+    struct kt_experts *experts;
+#if !defined(KT_HAVE_AMX)
+    ctx->cpu.isa |= KT_ISA_AMX_BF16 | KT_ISA_AMX_INT8;
+#endif
+    ck_assert_int_eq(kt_experts_open(ctx, "auto", &experts), KT_OK);
+    kt_experts_close(experts);
+    kt_context_free(ctx);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("amx");
@@ -296,6 +311,7 @@ int main(void)
     tcase_add_loop_test(tc, formats_agree_with_their_decoded_values, 0, SHAPES * FORMATS * BUILDS);
     tcase_add_loop_test(tc, decoding_reads_ahead_by_bytes_of_an_element, 0, FETCHERS);
     tcase_add_test(tc, amx_is_absent_or_chosen);
+    tcase_add_test(tc, auto_is_there_whatever_the_processor_has);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
