@@ -45,13 +45,13 @@ static kt_status add_entry(struct kt_yaml *y, kt_rule *rule, const yaml_node_t *
                y->path, match->start_mark.line + 1, class);
         return KT_OK;
     }
-    if (kt_rule_add_entry(rule, name, kind, device, backend ? backend_name(backend) : NULL) ==
-        KT_ERROR_INVALID_ARGUMENT) {
-        char reason[sizeof y->ctx->error];
-        strcpy(reason, kt_last_error(y->ctx));
-        return kt_yaml_fail(y, match, reason);
-    }
-    return KT_OK;
+    kt_status status =
+        kt_rule_add_entry(rule, name, kind, device, backend ? backend_name(backend) : NULL);
+    if (status != KT_ERROR_INVALID_ARGUMENT)
+        return status;
+    char reason[sizeof y->ctx->error];
+    strcpy(reason, kt_last_error(y->ctx));
+    return kt_yaml_fail(y, match, reason);
 }
 
 static kt_status read_entry(struct kt_yaml *y, kt_rule *rule, const yaml_node_t *entry)
