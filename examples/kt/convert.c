@@ -116,6 +116,9 @@ static int convert(const config *cfg, const char *target, const kt_convert_optio
         rc = session_check_path(cfg, "model_name_or_path");
     if (rc == APP_OK) {
         session_warn_of_threads(&s);
+        if (config_string(cfg, "adapter_name_or_path"))
+            config_warn(cfg, "adapter_name_or_path",
+                        "is not converted; it works with the converted model as it is");
         begin();
         kt_status status =
             kt_convert(s.ctx, config_string(cfg, "model_name_or_path"), target, options);

@@ -32,6 +32,8 @@ grep -q quantization_config int4.f32/config.json && fail "int4.f32/config.json i
 "$KT" convert fp8 bf16 --to bf16 cpu_infer=1 memory_limit=64M >log 2>err || fail "$(cat err)"
 "$KT" convert model many --to fp8 cpu_infer=100000 >log 2>err || fail "$(cat err)"
 grep -q '^kt: warning: command line: cpu_infer: 100000 threads are more than' err || fail "threads: $(cat err)"
+"$KT" convert model adapted --to fp8 adapter_name_or_path=x >log 2>err || fail "$(cat err)"
+grep -q 'adapter_name_or_path: is not converted' err || fail "adapter: $(cat err)"
 "$KT" info bf16 | grep -Eq '^BF16 +96 +113,664 ' || fail "bf16"
 "$KT" convert fp8 experts --to int4 --experts-only >log || fail "experts alone"
 "$KT" info experts >info && grep -Eq '^I4 +72 ' info && grep -Eq '^F8_E4M3 +24 ' info ||
