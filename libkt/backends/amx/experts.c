@@ -141,16 +141,12 @@ static kt_status place(struct kt_amx_call *c, struct kt_scratch *scratch, int64_
                        int64_t tiles, int backward)
 {
     uint64_t tile_bytes = place_tiles(c, tiles, backward, NULL);
-    uint64_t threads = (uint64_t)kt_pool_num_threads(c->pool) * c->thread_bytes;
-    void *memory;
-    KT_TRY(kt_scratch_get(scratch, tile_bytes + threads + index_bytes(c, slots, backward),
-                          "the routed experts", &memory));
+    char *memory;
+    KT_TRY(kt_scratch_get_threads(scratch, c->thread_bytes,
+                                  tile_bytes + index_bytes(c, slots, backward),
+                                  "the routed experts", &c->threads, &memory));
     place_tiles(c, tiles, backward, memory);
-    c->threads = (char *)memory + tile_bytes;
-    for (int32_t i = 0; i < kt_pool_num_threads(c->pool); i++)
-        kt_pool_bind_memory(c->pool, c->threads + (uint64_t)i * c->thread_bytes, c->thread_bytes,
-                            kt_pool_node(c->pool, i));
-    c->blocks = (struct kt_amx_block *)(void *)(c->threads + threads);
+    c->blocks = (struct kt_amx_block *)(void *)(memory + tile_bytes);
     c->first = (int64_t *)(c->blocks + blocks_bound(c, slots, backward));
     c->order = (int32_t *)(c->first + c->layer->num_experts + 1);
     c->position = c->order + slots;

@@ -13,10 +13,15 @@ struct kt_scratch {
     kt_context *ctx;
     void *memory;
     uint64_t bytes;
+    uint64_t thread_bytes; /**< of the threads' parts that are on their nodes; 0 = none */
 };
 
 /** At least `bytes` bytes, contents undefined; valid until the next call. */
 kt_status kt_scratch_get(struct kt_scratch *scratch, uint64_t bytes, const char *what, void **out);
+/** First `thread_bytes` (a multiple of 64) for each thread of the context's pool, in memory of the
+ * thread's node, then `bytes` more. */
+kt_status kt_scratch_get_threads(struct kt_scratch *scratch, uint64_t thread_bytes, uint64_t bytes,
+                                 const char *what, char **threads, char **rest);
 void kt_scratch_free(struct kt_scratch *scratch);
 
 struct kt_cpu_device {

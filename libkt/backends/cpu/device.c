@@ -16,11 +16,28 @@ kt_status kt_scratch_get(struct kt_scratch *scratch, uint64_t bytes, const char 
     return KT_OK;
 }
 
+/* Asking the system takes microseconds for each thread, so it is done once, not in every call. */
+kt_status kt_scratch_get_threads(struct kt_scratch *scratch, uint64_t thread_bytes, uint64_t bytes,
+                                 const char *what, char **threads, char **rest)
+{
+    const struct kt_pool *pool = scratch->ctx->pool;
+    int32_t num = kt_pool_num_threads(pool);
+    void *memory;
+    KT_TRY(kt_scratch_get(scratch, (uint64_t)num * thread_bytes + bytes, what, &memory));
+    *threads = memory;
+    *rest = *threads + (uint64_t)num * thread_bytes;
+    for (int32_t i = 0; scratch->thread_bytes != thread_bytes && i < num; i++)
+        kt_pool_bind_memory(pool, *threads + (uint64_t)i * thread_bytes, thread_bytes,
+                            kt_pool_node(pool, i));
+    scratch->thread_bytes = thread_bytes;
+    return KT_OK;
+}
+
 void kt_scratch_free(struct kt_scratch *scratch)
 {
     kt_buffer_free(scratch->ctx, scratch->memory);
     scratch->memory = NULL;
-    scratch->bytes = 0;
+    scratch->bytes = scratch->thread_bytes = 0;
 }
 
 static kt_status cpu_alloc(struct kt_device *dev, uint64_t bytes, const char *what, void **out)

@@ -15,7 +15,8 @@ static uint64_t thread_bytes(const struct kt_expert_call *c)
     if (panels < kt_gemm_panel_bytes(&c->kernels->f32))
         panels = kt_gemm_panel_bytes(&c->kernels->f32);
     uint64_t tile = KT_EXPERT_BLOCK_ROWS * KT_EXPERT_BLOCK_COLS * sizeof(float);
-    return panels + 4 * tile + 2 * (uint64_t)c->max_rank * KT_EXPERT_BLOCK_COLS * sizeof(float);
+    return (panels + 63) / 64 * 64 + 4 * tile +
+           2 * (uint64_t)c->max_rank * KT_EXPERT_BLOCK_COLS * sizeof(float);
 }
 
 struct kt_expert_thread kt_expert_thread_scratch(const struct kt_expert_call *c, int32_t thread)
@@ -165,18 +166,13 @@ static kt_status run(struct kt_experts *e, struct kt_expert_call *c, int backwar
     c->kernel = kt_gemm_kernel_for(&llamafile->kernels, c->batch->compute);
     measure(c);
     int64_t rows = chunk_rows(c, llamafile, slots, backward);
-    uint64_t threads = (uint64_t)kt_pool_num_threads(c->pool);
     uint64_t row_bytes = place_rows(c, rows, backward, NULL);
-    void *memory;
-    KT_TRY(kt_scratch_get(&llamafile->scratch,
-                          row_bytes + threads * c->thread_bytes + index_bytes(c, slots, rows),
-                          "the routed experts", &memory));
+    char *memory;
+    KT_TRY(kt_scratch_get_threads(&llamafile->scratch, c->thread_bytes,
+                                  row_bytes + index_bytes(c, slots, rows), "the routed experts",
+                                  &c->threads, &memory));
     place_rows(c, rows, backward, memory);
-    c->threads = (char *)memory + row_bytes;
-    for (int32_t i = 0; i < kt_pool_num_threads(c->pool); i++)
-        kt_pool_bind_memory(c->pool, c->threads + (uint64_t)i * c->thread_bytes, c->thread_bytes,
-                            kt_pool_node(c->pool, i));
-    place_index(c, slots, rows, c->threads + threads * c->thread_bytes);
+    place_index(c, slots, rows, memory + row_bytes);
     sort_slots(c, slots);
     for (c->begin = 0; c->begin < slots; c->begin = c->end) {
         c->end = kt_min_i64(c->begin + rows, slots);
