@@ -184,6 +184,32 @@ static inline void check_close(int64_t n, const float *got, const float *want, d
     free(wide);
 }
 
+static inline void check_same(const struct problem *p, const struct outcome *a,
+                              const struct outcome *b)
+{
+    size_t n = (size_t)(p->batch.tokens * p->layer.hidden_size) * sizeof(float);
+    ck_assert(memcmp(a->y, b->y, n) == 0);
+    ck_assert(memcmp(a->dx, b->dx, n) == 0);
+    ck_assert(memcmp(a->dtw, b->dtw,
+                     (size_t)p->batch.tokens * (size_t)p->batch.topk * sizeof(float)) == 0);
+}
+
+/* With other threads and nodes than one of each. */
+static inline void check_same_in_all_pools(const struct problem *p, struct setting with)
+{
+    static const struct {
+        int32_t threads, nodes;
+    } pools[] = {{2, 1}, {7, 1}, {2, 2}, {7, 3}};
+    with.threads = with.nodes = 1;
+    struct outcome one = run(p, &with);
+    for (size_t i = 0; i < sizeof pools / sizeof *pools; i++) {
+        with.threads = pools[i].threads;
+        with.nodes = pools[i].nodes;
+        struct outcome many = run(p, &with);
+        check_same(p, &one, &many);
+    }
+}
+
 static inline void round_to_bf16(int64_t n, const float *x)
 {
     float *values = (float *)x;

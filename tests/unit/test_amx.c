@@ -57,8 +57,7 @@ START_TEST(agrees_with_reference)
         int64_t n = (int64_t)s->tokens * s->hidden;
         with.keeps = 1;
         struct outcome kept = run(&p, &with);
-        ck_assert(memcmp(got.y, kept.y, (size_t)n * sizeof(float)) == 0);
-        ck_assert(memcmp(got.dx, kept.dx, (size_t)n * sizeof(float)) == 0);
+        check_same(&p, &got, &kept);
         check_close(n, got.y, want.y, 5e-3);
         check_close(n, got.dx, want.dx, 5e-3);
         check_close((int64_t)s->tokens * s->topk, got.dtw, want.dtw, 5e-3);
@@ -85,10 +84,6 @@ START_TEST(topk_gradients_are_those_of_float32)
 }
 END_TEST
 
-static const struct {
-    int32_t threads, nodes;
-} pools[] = {{2, 1}, {7, 1}, {2, 2}, {7, 3}};
-
 START_TEST(bits_do_not_depend_on_threads_or_nodes)
 {
     const struct shape *s = &shapes[_i / BUILDS];
@@ -97,18 +92,8 @@ START_TEST(bits_do_not_depend_on_threads_or_nodes)
     if (!can_run(build))
         return;
     make_problem(&p, s);
-    struct setting with = {builds[build].name, builds[build].isa_mask, 1, 0, 1, 0};
-    struct outcome one = run(&p, &with);
-    for (size_t i = 0; i < sizeof pools / sizeof *pools; i++) {
-        with.threads = pools[i].threads;
-        with.nodes = pools[i].nodes;
-        struct outcome many = run(&p, &with);
-        size_t n = (size_t)s->tokens * (size_t)s->hidden * sizeof(float);
-        ck_assert(memcmp(one.y, many.y, n) == 0);
-        ck_assert(memcmp(one.dx, many.dx, n) == 0);
-        ck_assert(memcmp(one.dtw, many.dtw, (size_t)s->tokens * (size_t)s->topk * sizeof(float)) ==
-                  0);
-    }
+    check_same_in_all_pools(
+        &p, (struct setting){builds[build].name, builds[build].isa_mask, 1, 0, 1, 0});
     free_buffers();
 }
 END_TEST

@@ -266,15 +266,6 @@ END_TEST
 /* -- the backend --------------------------------------------------------------------------------
  */
 
-static void check_same(const struct problem *p, const struct outcome *a, const struct outcome *b)
-{
-    size_t n = (size_t)(p->batch.tokens * p->layer.hidden_size) * sizeof(float);
-    ck_assert(memcmp(a->y, b->y, n) == 0);
-    ck_assert(memcmp(a->dx, b->dx, n) == 0);
-    ck_assert(memcmp(a->dtw, b->dtw,
-                     (size_t)p->batch.tokens * (size_t)p->batch.topk * sizeof(float)) == 0);
-}
-
 /* Rounding to steps of max / 127 errs by 1 / sqrt(12) of a step (root mean square): relative to a
  * token's root mean square, of which max is c times as large, by c / 440. Uniform x has c = 1.7 and
  * errs by 0.4 %, which both gate and up pass on: 0.6 %. A product of two about normal numbers has c
@@ -329,10 +320,6 @@ START_TEST(backward_begins_from_what_forward_kept)
 }
 END_TEST
 
-static const struct {
-    int32_t threads, nodes;
-} pools[] = {{2, 1}, {7, 1}, {2, 2}, {7, 3}};
-
 START_TEST(bits_do_not_depend_on_threads_or_nodes)
 {
     const struct shape *s = &shapes[_i / BUILDS];
@@ -341,15 +328,7 @@ START_TEST(bits_do_not_depend_on_threads_or_nodes)
     if (!experts_exist(b->name, b->isa_mask))
         return;
     make_int8_problem(&p, s);
-    struct setting with = setting(b, 0, 0);
-    with.threads = 1;
-    struct outcome one = run(&p, &with);
-    for (size_t i = 0; i < sizeof pools / sizeof *pools; i++) {
-        with.threads = pools[i].threads;
-        with.nodes = pools[i].nodes;
-        struct outcome many = run(&p, &with);
-        check_same(&p, &one, &many);
-    }
+    check_same_in_all_pools(&p, setting(b, 0, 0));
     free_buffers();
 }
 END_TEST
