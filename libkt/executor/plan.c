@@ -41,7 +41,9 @@ static uint64_t experts_scratch(const struct kt_executor *ex, int64_t tokens)
     uint64_t sum = 0;
     for (int32_t first = 0; first < layers; first++) {
         uint64_t most = 0;
-        for (int32_t l = first; kt_executor_opened_at(ex, first) && l < layers; l++)
+        if (!kt_executor_opened_at(ex, first))
+            continue;
+        for (int32_t l = first; l < layers; l++)
             if (ex->experts[l] == ex->experts[first])
                 most = larger(most, layer_scratch(ex, l, tokens));
         sum += most;

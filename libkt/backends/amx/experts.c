@@ -112,8 +112,10 @@ static uint64_t index_bytes(const struct kt_amx_call *c, int64_t slots, int back
            2 * (uint64_t)slots * sizeof(int32_t);
 }
 
-static int is_int8(const struct kt_expert_layer *layer)
+static int multiplies_int8(const struct kt_amx_experts *amx, const struct kt_expert_layer *layer)
 {
+    if (!amx->int8.forward)
+        return 0;
     for (int which = 0; which < KT_EXPERT_LINEARS; which++)
         for (int32_t e = 0; e < layer->num_experts; e++)
             if (!kt_amx_is_int8(&layer->weights[which][e]))
@@ -128,7 +130,7 @@ static void measure(struct kt_amx_call *c)
     c->inter = c->layer->intermediate_size;
     c->hidden_steps = kt_amx_blocks(c->hidden, KT_AMX_STEP);
     c->inter_steps = kt_amx_blocks(c->inter, KT_AMX_STEP);
-    c->int8 = c->amx->int8.forward && is_int8(c->layer);
+    c->int8 = multiplies_int8(c->amx, c->layer);
     step = c->int8 ? KT_AMX_INT8_STEP : KT_AMX_STEP;
     c->x.features = c->hidden;
     c->x.bytes = kt_amx_blocks(c->hidden, step) * 1024;
@@ -228,9 +230,8 @@ static kt_status run(struct kt_amx_experts *amx, struct kt_amx_call *c, int back
 static int goes_to_general(const struct kt_amx_experts *amx, const struct kt_expert_layer *layer,
                            const struct kt_expert_batch *batch)
 {
-    int in_int8 = amx->int8.forward && is_int8(layer);
     return batch->compute != KT_COMPUTE_BF16 || is_general(layer) ||
-           (batch->tokens == 1 && !batch->training && !in_int8);
+           (batch->tokens == 1 && !batch->training && !multiplies_int8(amx, layer));
 }
 
 static kt_status amx_forward(struct kt_experts *e, const struct kt_expert_layer *layer,
