@@ -18,12 +18,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "backends/amx/experts.h"
 #include "ceilings.h"
 #include "config.h"
+#include "weights.h"
 
 enum { MIN_MS = 300, CHUNK_BYTES = 4 << 20, MAX_EXPERTS = 256, MAX_SCALES = 1 << 18 };
 
@@ -37,14 +37,10 @@ static const struct shape shapes[] = {
     {"V3", 256, 8, 7168, 2048}, {"V2-Lite", 64, 6, 2048, 1408}, {"Qwen3-30B", 128, 8, 2048, 768}};
 static const int64_t token_counts[] = {1, 16, 128, 512, 4096, 16384};
 
-static const struct weight_type {
-    const char *name;
-    kt_dtype dtype;
-    int64_t scale_rows, scale_cols; /* 0 = none */
-} weight_types[] = {{"bf16", KT_DTYPE_BF16, 0, 0},
-                    {"fp8", KT_DTYPE_F8_E4M3, 128, 128},
-                    {"int8", KT_DTYPE_I8, 1, 1 << 20},
-                    {"int4", KT_DTYPE_I4, 1, 128}};
+static const struct weight_type weight_types[] = {{"bf16", KT_DTYPE_BF16, 0, 0},
+                                                  {"fp8", KT_DTYPE_F8_E4M3, 128, 128},
+                                                  {"int8", KT_DTYPE_I8, 1, 1 << 20},
+                                                  {"int4", KT_DTYPE_I4, 1, 128}};
 
 struct bench {
     kt_context *ctx;
@@ -59,13 +55,6 @@ struct bench {
     char *weights;
     int64_t weight_bytes;
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void fail(const char *what)
 {
@@ -91,14 +80,14 @@ struct timing {
 static struct timing measure(const struct bench *b, void (*fn)(void *), void *arg)
 {
     struct timing t = {1e30, 0};
-    double start = now();
+    double start = ceiling_now();
     fn(arg); /* caches, scratch and page tables are those of a second call */
-    if (now() - start > 1)
-        start = now() - MIN_MS * 1e-3; /* a long call is not repeated more than it must */
-    for (int i = 0; i < b->repeats || (now() - start < MIN_MS * 1e-3 && i < 100); i++) {
-        double from = now();
+    if (ceiling_now() - start > 1)
+        start = ceiling_now() - MIN_MS * 1e-3; /* a long call is not repeated more than it must */
+    for (int i = 0; i < b->repeats || (ceiling_now() - start < MIN_MS * 1e-3 && i < 100); i++) {
+        double from = ceiling_now();
         fn(arg);
-        double took = now() - from;
+        double took = ceiling_now() - from;
         t.best = fmin(t.best, took);
         t.worst = fmax(t.worst, took);
     }
@@ -291,11 +280,11 @@ __attribute__((target("avx512f"))) READ_CHUNKS(read_chunks_avx512)
     static void measure_memory(struct bench *b, int64_t bytes, int huge)
 {
     int64_t chunks = bytes / CHUNK_BYTES;
-    double start = now();
+    double start = ceiling_now();
     b->weights = pages(bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     kt_parallel_for(b->ctx->pool, chunks, 1, fill_chunks, b);
     printf("%.1f GB of random weights in %s pages, made in %.1f s\n", (double)bytes * 1e-9,
-           huge ? "huge" : "small", now() - start);
+           huge ? "huge" : "small", ceiling_now() - start);
     struct pieces p = {b->ctx->pool, read_chunks, b, chunks};
     if (b->ctx->cpu.isa & KT_ISA_AVX512)
         p.fn = read_chunks_avx512;
@@ -372,19 +361,6 @@ static int64_t matrix_bytes(const struct bench *b, const struct shape *s)
     return s->inter * (int64_t)kt_format_row_bytes(b->type->dtype, s->hidden);
 }
 
-static struct kt_weight make_weight(const struct bench *b, int64_t rows, int64_t cols, int64_t at)
-{
-    const struct weight_type *t = b->type;
-    struct kt_weight w = {.data = b->weights + at, .dtype = t->dtype, .rows = rows, .cols = cols};
-    if (t->scale_rows) {
-        w.scale = b->scales;
-        w.scale_rows = t->scale_rows;
-        w.scale_cols = t->scale_cols;
-        w.scale_ld = (cols + t->scale_cols - 1) / t->scale_cols;
-    }
-    return w;
-}
-
 static void make_row(struct row *r, struct bench *b, const struct shape *s, int64_t tokens)
 {
     int64_t slots = tokens * s->topk, n = tokens * s->hidden;
@@ -395,10 +371,10 @@ static void make_row(struct row *r, struct bench *b, const struct shape *s, int6
     for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
         r->layer.weights[which] = r->weights[which];
         for (int64_t e = 0; e < s->experts; e++)
-            r->weights[which][e] =
-                make_weight(b, which == KT_EXPERT_DOWN ? s->hidden : s->inter,
-                            which == KT_EXPERT_DOWN ? s->inter : s->hidden,
-                            (e * KT_EXPERT_LINEARS + which) * matrix_bytes(b, s));
+            r->weights[which][e] = weight_of(
+                b->type, b->weights + (e * KT_EXPERT_LINEARS + which) * matrix_bytes(b, s),
+                b->scales, which == KT_EXPERT_DOWN ? s->hidden : s->inter,
+                which == KT_EXPERT_DOWN ? s->inter : s->hidden);
     }
     if (!b->recompute && tokens > 1)
         r->kept = random_floats(2 * slots * s->inter);

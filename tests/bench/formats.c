@@ -11,17 +11,15 @@
 #include "backends/cpu/kernels.h"
 #include "ceilings.h"
 #include "core/dtype.h"
+#include "weights.h"
 
 enum { ROWS = 2048, COLS = 2048, CACHE_BYTES = 128 << 20, SECONDS = 4 };
 
-static const struct weight_type {
-    const char *name;
-    kt_dtype dtype;
-    int64_t scale_rows, scale_cols; /* 0 = none */
-} types[] = {{"bf16", KT_DTYPE_BF16, 0, 0},  {"fp8", KT_DTYPE_F8_E4M3, 128, 128},
-             {"int8", KT_DTYPE_I8, 1, COLS}, {"int4", KT_DTYPE_I4, 1, 128},
-             {"q8_0", KT_DTYPE_Q8_0, 0, 0},  {"q4_0", KT_DTYPE_Q4_0, 0, 0},
-             {"q4_k", KT_DTYPE_Q4_K, 0, 0},  {"q6_k", KT_DTYPE_Q6_K, 0, 0}};
+static const struct weight_type types[] = {
+    {"bf16", KT_DTYPE_BF16, 0, 0},  {"fp8", KT_DTYPE_F8_E4M3, 128, 128},
+    {"int8", KT_DTYPE_I8, 1, COLS}, {"int4", KT_DTYPE_I4, 1, 128},
+    {"q8_0", KT_DTYPE_Q8_0, 0, 0},  {"q4_0", KT_DTYPE_Q4_0, 0, 0},
+    {"q4_k", KT_DTYPE_Q4_K, 0, 0},  {"q6_k", KT_DTYPE_Q6_K, 0, 0}};
 
 enum { TYPES = sizeof types / sizeof *types };
 
@@ -54,16 +52,7 @@ static int64_t matrix_bytes(int type)
 
 static struct kt_weight weight_at(const struct bench *b, int type, int64_t copy)
 {
-    const struct weight_type *t = &types[type];
-    struct kt_weight w = {
-        .data = b->data + copy * matrix_bytes(type), .dtype = t->dtype, .rows = ROWS, .cols = COLS};
-    if (t->scale_rows) {
-        w.scale = b->scale;
-        w.scale_rows = t->scale_rows;
-        w.scale_cols = t->scale_cols;
-        w.scale_ld = COLS / t->scale_cols;
-    }
-    return w;
+    return weight_of(&types[type], b->data + copy * matrix_bytes(type), b->scale, ROWS, COLS);
 }
 
 /* One call; each takes the next copy of the weight, so that few tokens read them from memory and

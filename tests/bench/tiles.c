@@ -12,6 +12,7 @@
 #include "backends/amx/experts.h"
 #include "ceilings.h"
 #include "core/memory.h"
+#include "weights.h"
 
 enum {
     HIDDEN = 7168,
@@ -23,11 +24,9 @@ enum {
     MAX_ROUNDS = 32
 };
 
-static const struct weight_type {
-    const char *name;
-    kt_dtype dtype;
-    int64_t scale_rows; /* 0 = no scales; they are of 128 columns */
-} types[] = {{"bf16", KT_DTYPE_BF16, 0}, {"fp8", KT_DTYPE_F8_E4M3, 128}, {"int4", KT_DTYPE_I4, 1}};
+static const struct weight_type types[] = {{"bf16", KT_DTYPE_BF16, 0, 0},
+                                           {"fp8", KT_DTYPE_F8_E4M3, 128, 128},
+                                           {"int4", KT_DTYPE_I4, 1, 128}};
 static const int tile_counts[] = {1, 2, 4, 8, MAX_TILES};
 
 enum { TYPES = sizeof types / sizeof *types, TILES = sizeof tile_counts / sizeof *tile_counts };
@@ -65,17 +64,8 @@ static struct kt_weight weight_at(const struct bench *b, int64_t piece)
 {
     int64_t rows = b->backward ? HIDDEN : INTER, cols = b->backward ? INTER : HIDDEN;
     uint64_t bytes = (uint64_t)rows * kt_format_row_bytes(b->type->dtype, cols);
-    struct kt_weight w = {.data = b->weights + (uint64_t)(piece / PIECES_A_WEIGHT) * bytes,
-                          .dtype = b->type->dtype,
-                          .rows = rows,
-                          .cols = cols};
-    if (b->type->scale_rows) {
-        w.scale = b->scales;
-        w.scale_rows = b->type->scale_rows;
-        w.scale_cols = 128;
-        w.scale_ld = cols / 128;
-    }
-    return w;
+    return weight_of(b->type, b->weights + (uint64_t)(piece / PIECES_A_WEIGHT) * bytes, b->scales,
+                     rows, cols);
 }
 
 static struct kt_amx_blocks blocks_at(const struct bench *b, int64_t piece,
