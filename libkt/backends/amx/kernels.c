@@ -148,18 +148,25 @@ INLINE void multiply_1x2(const struct factors *f, int first, float *c, int64_t c
 /* Rows of 32 columns as right factors: [rows / 32][2][16 pairs of rows][16 columns][2]. The first
  * of the two has columns 0 to 3 of every eight, which takes fewer instructions than 0 to 15;
  * products have their columns in that order until order_columns. */
-static void interleave_rows(const uint16_t *w, int64_t ld, int64_t rows, int64_t cols, char *out)
+enum { STEP_BYTES = 2 * TILE_BYTES };
+
+/* A pair of rows of 32 columns, of which `rows` and `cols` exist. */
+INLINE void interleave_pair(const uint16_t *w, int64_t ld, int64_t rows, int64_t cols, char *to)
 {
-    for (int64_t r = 0; r < steps_of(rows) * KT_AMX_STEP; r += 2, w += 2 * ld) {
-        int whole = r + 2 <= rows && cols >= KT_AMX_STEP;
-        line low, high, a, b;
-        a = whole ? line_load(w) : line_load_part(w, r < rows ? cols : 0);
-        b = whole ? line_load(w + ld) : line_load_part(w + ld, r + 1 < rows ? cols : 0);
-        line_interleave(a, b, &low, &high);
-        char *to = out + r / KT_AMX_STEP * 2 * TILE_BYTES + r % KT_AMX_STEP / 2 * TILE_LINE;
-        line_store(to, low);
-        line_store(to + TILE_BYTES, high);
-    }
+    int whole = rows >= 2 && cols >= KT_AMX_STEP;
+    line low, high, a, b;
+    a = whole ? line_load(w) : line_load_part(w, rows > 0 ? cols : 0);
+    b = whole ? line_load(w + ld) : line_load_part(w + ld, rows > 1 ? cols : 0);
+    line_interleave(a, b, &low, &high);
+    line_store(to, low);
+    line_store(to + TILE_BYTES, high);
+}
+
+/* A step of rows. */
+INLINE void interleave_step(const uint16_t *w, int64_t ld, int64_t rows, int64_t cols, char *to)
+{
+    for (int64_t r = 0; r < KT_AMX_STEP; r += 2, w += 2 * ld, to += TILE_LINE)
+        interleave_pair(w, ld, rows - r, cols, to);
 }
 
 static void order_columns(const float *products, int64_t ld, int64_t num_rows, int64_t cols,
@@ -175,57 +182,52 @@ static void order_columns(const float *products, int64_t ld, int64_t num_rows, i
     }
 }
 
-/* Where columns [col, col + n) of rows [from, from + count) of a strip lie as bfloat16. */
+/* Where rows of a strip lie as bfloat16. */
 struct columns {
     const uint16_t *data;
     int64_t ld;
 };
 
-static struct columns decode_columns(const struct kt_amx_strip *w, int64_t from, int64_t count,
-                                     int64_t col, int64_t ahead, uint16_t *decoded)
+/* Columns [col, col + cols) of rows [from, from + rows). */
+static struct columns open_columns(const struct kt_amx_strip *w, int64_t from, int64_t rows,
+                                   int64_t col, int64_t cols, int64_t ahead, uint16_t *decoded)
 {
-    int64_t first = col / KT_AMX_DECODED_COLS * KT_AMX_DECODED_COLS;
     if (is_direct(w->weight))
         return (struct columns){
             (const uint16_t *)(const void *)element_at(w->weight, from, w->col + col),
             w->weight->cols};
-    if (col == first)
-        w->decode(w->weight, from, w->col + col, count,
-                  kt_min_i64(KT_AMX_DECODED_COLS, w->cols - col), ahead, decoded,
-                  KT_AMX_DECODED_COLS);
-    return (struct columns){decoded + (col - first), KT_AMX_DECODED_COLS};
+    w->decode(w->weight, from, w->col + col, rows, cols, ahead, decoded, KT_AMX_STRIP_COLS);
+    return (struct columns){decoded, KT_AMX_STRIP_COLS};
 }
 
-/* Rows that are multiplied at a time if they are interleaved for one product only: fewer, since
- * what is read ahead must find room in level 2, where rows a page apart share few sets. */
-enum { SINGLE_USE_ROWS = 64 };
-
-/* One product of a strip: 32 columns of `count` rows, all tiles of tokens. */
+/* Products of a part of a strip: [from, from + rows) x [col, col + cols), all tiles of tokens. */
 struct strip_product {
-    struct columns w;
-    int64_t count, cols; /* of w that exist */
-    const char *rows;
+    const struct kt_amx_strip *w;
+    int64_t from, rows, col, cols;
+    int64_t ahead; /* bytes to what decoding fetches, see decoding_fetches */
+    const char *tokens;
     int64_t tiles, tile_bytes;
     int first;
     float *c;
     int64_t ld;
-    char *stage;
+    uint16_t *decoded;
+    char *stage; /* what is interleaved */
 };
 
-/* Rows are interleaved once for all tiles. */
-static void multiply_staged(const struct strip_product *p, struct walk *ahead)
+/* Tiles of 32 columns that are interleaved at `b`. */
+static void multiply_interleaved(const struct strip_product *p, const char *b, float *c,
+                                 struct walk *ahead)
 {
-    interleave_rows(p->w.data, p->w.ld, p->count, p->cols, p->stage);
     for (int64_t tile = 0; tile < p->tiles; tile += 2) {
-        struct factors f = {.a = p->rows + tile * p->tile_bytes,
-                            .b = p->stage,
+        struct factors f = {.a = p->tokens + tile * p->tile_bytes,
+                            .b = b,
                             .lda = TILE_LINE,
                             .a_next = p->tile_bytes,
                             .a_step = TILE_BYTES,
                             .b_next = TILE_BYTES,
-                            .b_step = 2 * TILE_BYTES,
-                            .steps = steps_of(p->count)};
-        float *to = p->c + tile * 16 * p->ld;
+                            .b_step = STEP_BYTES,
+                            .steps = steps_of(p->rows)};
+        float *to = c + tile * 16 * p->ld;
         if (tile + 1 < p->tiles)
             multiply_2x2(&f, p->first, to, 16 * p->ld, 16, p->ld * 4, ahead);
         else
@@ -233,11 +235,21 @@ static void multiply_staged(const struct strip_product *p, struct walk *ahead)
     }
 }
 
-INLINE void interleave_step(const struct strip_product *p, int64_t step)
+/* All columns are interleaved, then multiplied. */
+static void multiply_staged(const struct strip_product *p, struct walk *ahead)
 {
-    int64_t row = step * KT_AMX_STEP;
-    interleave_rows(p->w.data + row * p->w.ld, p->w.ld, kt_min_i64(KT_AMX_STEP, p->count - row),
-                    p->cols, p->stage + step * 2 * TILE_BYTES);
+    int64_t stride = steps_of(p->rows) * STEP_BYTES;
+    char *to = p->stage;
+    for (int64_t row = 0; row < p->rows; row += KT_AMX_STEP, to += STEP_BYTES) {
+        int64_t rows = kt_min_i64(KT_AMX_STEP, p->rows - row);
+        struct columns w =
+            open_columns(p->w, p->from + row, rows, p->col, p->cols, p->ahead, p->decoded);
+        for (int64_t col = 0; col < p->cols; col += KT_AMX_STEP)
+            interleave_step(w.data + col, w.ld, rows, p->cols - col,
+                            to + col / KT_AMX_STEP * stride);
+    }
+    for (int64_t col = 0; col < p->cols; col += KT_AMX_STEP)
+        multiply_interleaved(p, p->stage + col / KT_AMX_STEP * stride, p->c + col, ahead);
 }
 
 #define load_results(t, u, c, ld, zero)                                                            \
@@ -256,20 +268,23 @@ INLINE void interleave_step(const struct strip_product *p, int64_t step)
         tile_store(u, (c) + 16, ld);                                                               \
     } while (0)
 
-/* One or two tiles: each step is interleaved while the one before is multiplied. */
-INLINE void multiply_once(const struct strip_product *p, const int two, struct walk *ahead)
+/* 32 columns, one or two tiles: each step is interleaved while the one before is multiplied. */
+INLINE void multiply_once(const struct strip_product *p, const struct columns *w, int64_t cols,
+                          float *c, const int two, struct walk *ahead)
 {
-    const char *a = p->rows, *b = p->stage;
-    int64_t steps = steps_of(p->count), c_ld = p->ld * 4;
-    float *c = p->c, *next = p->c + 16 * p->ld;
+    const char *a = p->tokens, *b = p->stage;
+    int64_t steps = steps_of(p->rows), c_ld = p->ld * 4;
+    float *next = c + 16 * p->ld;
     tile_see(c);
     load_results(0, 1, c, c_ld, p->first);
     if (two)
         load_results(2, 3, next, c_ld, p->first);
-    interleave_step(p, 0);
-    for (int64_t k = 0; k < steps; k++, a += TILE_BYTES, b += 2 * TILE_BYTES) {
-        if (k + 1 < steps)
-            interleave_step(p, k + 1);
+    interleave_step(w->data, w->ld, p->rows, cols, p->stage);
+    for (int64_t k = 0; k < steps; k++, a += TILE_BYTES, b += STEP_BYTES) {
+        int64_t row = (k + 1) * KT_AMX_STEP;
+        if (row < p->rows)
+            interleave_step(w->data + row * w->ld, w->ld, p->rows - row, cols,
+                            p->stage + (k + 1) * STEP_BYTES);
         tile_see(b);
         tile_load(4, a, TILE_LINE);
         tile_load(6, b, TILE_LINE);
@@ -288,14 +303,16 @@ INLINE void multiply_once(const struct strip_product *p, const int two, struct w
         store_results(2, 3, next, c_ld);
 }
 
-static void multiply_strip(const struct strip_product *p, struct walk *ahead)
+static void multiply_few(const struct strip_product *p, struct walk *ahead)
 {
-    if (p->tiles == 1)
-        multiply_once(p, 0, ahead);
-    else if (p->tiles == 2)
-        multiply_once(p, 1, ahead);
-    else
-        multiply_staged(p, ahead);
+    struct columns w = open_columns(p->w, p->from, p->rows, p->col, p->cols, p->ahead, p->decoded);
+    for (int64_t col = 0; col < p->cols; col += KT_AMX_STEP, w.data += KT_AMX_STEP) {
+        int64_t cols = kt_min_i64(KT_AMX_STEP, p->cols - col);
+        if (p->tiles == 1)
+            multiply_once(p, &w, cols, p->c + col, 0, ahead);
+        else
+            multiply_once(p, &w, cols, p->c + col, 1, ahead);
+    }
 }
 
 /* Bytes from column `col` of a strip's row `from` to row `to_from` of what is read after it. */
@@ -308,14 +325,15 @@ static int64_t strip_distance(const struct kt_amx_strip *w, int64_t from, int64_
                     element_at(to->weight, to_from, to->col + col));
 }
 
+/* With few tiles fewer rows are multiplied at a time, since what is read ahead must find room in
+ * level 2, where rows a page apart share few sets. */
 static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
                      const void *rows, int64_t tiles, int64_t chunk, int accumulate,
                      float *products, int64_t ld, void *stage)
 {
-    int64_t depth = w->weight->rows, tile_bytes = steps_of(depth) * TILE_BYTES;
-    int fetching = decoding_fetches(w->weight, tiles);
-    chunk = tiles <= 2 ? kt_min_i64(chunk, SINGLE_USE_ROWS) : chunk;
-    uint16_t *decoded = (uint16_t *)stage + KT_AMX_ROWS * KT_AMX_MAX_CHUNK;
+    int64_t depth = w->weight->rows;
+    int few = tiles <= 2, fetching = decoding_fetches(w->weight, tiles);
+    chunk = few ? kt_min_i64(chunk, KT_AMX_DECODED_ROWS) : chunk;
     for (int64_t from = 0; from < depth; from += chunk) {
         int64_t count = kt_min_i64(chunk, depth - from), steps = steps_of(count);
         int last = from + chunk >= depth;
@@ -323,19 +341,26 @@ static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *ne
         int64_t after_from = last ? 0 : from + chunk;
         struct walk ahead = walk_strip(fetching ? NULL : after, after_from, chunk,
                                        steps_of(w->cols) * steps * ((tiles + 1) / 2));
-        for (int64_t col = 0; col < w->cols; col += KT_AMX_STEP) {
-            int64_t far = fetching ? strip_distance(w, from, col, after, after_from) : 0;
-            struct strip_product p = {.w = decode_columns(w, from, count, col, far, decoded),
-                                      .count = count,
-                                      .cols = w->cols - col,
-                                      .rows = (const char *)rows + from / KT_AMX_STEP * TILE_BYTES,
-                                      .tiles = tiles,
-                                      .tile_bytes = tile_bytes,
-                                      .first = !accumulate && from == 0,
-                                      .c = products + col,
-                                      .ld = ld,
-                                      .stage = stage};
-            multiply_strip(&p, &ahead);
+        for (int64_t col = 0; col < w->cols; col += KT_AMX_STRIP_COLS) {
+            struct strip_product p = {
+                .w = w,
+                .from = from,
+                .rows = count,
+                .col = col,
+                .cols = kt_min_i64(KT_AMX_STRIP_COLS, w->cols - col),
+                .ahead = fetching ? strip_distance(w, from, col, after, after_from) : 0,
+                .tokens = (const char *)rows + from / KT_AMX_STEP * TILE_BYTES,
+                .tiles = tiles,
+                .tile_bytes = steps_of(depth) * TILE_BYTES,
+                .first = !accumulate && from == 0,
+                .c = products + col,
+                .ld = ld,
+                .decoded = stage,
+                .stage = (char *)stage + KT_AMX_DECODED_ROWS * KT_AMX_STRIP_COLS * 2};
+            if (few)
+                multiply_few(&p, &ahead);
+            else
+                multiply_staged(&p, &ahead);
         }
     }
 }

@@ -4,7 +4,9 @@
  *
  * Forward, Y^T = W X^T: rows of W, as they lie in the checkpoint, are the left factor; tokens are
  * the right one ("columns"). Backward, dX = dY W: tokens are the left factor ("rows"); pairs of
- * rows of W are interleaved, 32 columns at a time, into a buffer that stays in level-1 cache.
+ * rows of W are interleaved into a buffer, 128 columns at a time, because rows lie pages apart and
+ * finding a page takes longer than reading a few lines of it. With one or two tiles of tokens, 32
+ * columns at a time go through level-1 cache.
  *
  *   columns of K features:  [K / 32][16 pairs of features][16 tokens][2], 1 KiB a step
  *   rows of K features:     [K / 32][16 tokens][32 features], 1 KiB a step
@@ -21,8 +23,9 @@ enum {
     KT_AMX_ROWS = 32,      /**< rows of W in a block */
     KT_AMX_MAX_BLOCKS = 8, /**< blocks of one product */
     KT_AMX_MAX_CHUNK = 1024,
-    KT_AMX_DECODED_COLS = 128, /**< columns that backward decodes at a time */
-    KT_AMX_STAGE_BYTES = (KT_AMX_ROWS + KT_AMX_DECODED_COLS) * KT_AMX_MAX_CHUNK * 2
+    KT_AMX_STRIP_COLS = 128,  /**< columns that backward decodes or interleaves at a time */
+    KT_AMX_DECODED_ROWS = 64, /**< rows that backward decodes at a time, at most */
+    KT_AMX_STAGE_BYTES = (KT_AMX_MAX_CHUNK + KT_AMX_DECODED_ROWS) * KT_AMX_STRIP_COLS * 2
 };
 
 /** Rows of weights: blocks of up to KT_AMX_ROWS rows [first, first + rows) each. BF16 is multiplied

@@ -128,6 +128,7 @@ struct factors {
     int64_t lda, a_next, a_step, b_next, b_step, steps;
 };
 
+/* A factor's register is loaded for the next step as soon as its last product has begun. */
 INLINE void multiply_2x2(const struct factors *f, int first, float *c, int64_t c_row, int64_t c_col,
                          int64_t c_ld, struct walk *ahead)
 {
@@ -144,17 +145,27 @@ INLINE void multiply_2x2(const struct factors *f, int first, float *c, int64_t c
         tile_load(2, c + c_row, c_ld);
         tile_load(3, c + c_row + c_col, c_ld);
     }
-    for (int64_t k = 0; k < f->steps; k++, a += f->a_step, b += f->b_step) {
-        tile_load(4, a, f->lda);
-        tile_load(6, b, TILE_LINE);
+    tile_load(4, a, f->lda);
+    tile_load(6, b, TILE_LINE);
+    tile_load(7, b + f->b_next, TILE_LINE);
+    tile_load(5, a + f->a_next, f->lda);
+    for (int64_t k = 1; k < f->steps; k++) {
+        a += f->a_step, b += f->b_step;
         TILE_PRODUCT(0, 4, 6);
-        tile_load(7, b + f->b_next, TILE_LINE);
         TILE_PRODUCT(1, 4, 7);
-        tile_load(5, a + f->a_next, f->lda);
+        tile_load(4, a, f->lda);
         TILE_PRODUCT(2, 5, 6);
+        tile_load(6, b, TILE_LINE);
         TILE_PRODUCT(3, 5, 7);
+        tile_load(7, b + f->b_next, TILE_LINE);
+        tile_load(5, a + f->a_next, f->lda);
         walk_on(ahead);
     }
+    TILE_PRODUCT(0, 4, 6);
+    TILE_PRODUCT(1, 4, 7);
+    TILE_PRODUCT(2, 5, 6);
+    TILE_PRODUCT(3, 5, 7);
+    walk_on(ahead);
     tile_store(0, c, c_ld);
     tile_store(1, c + c_col, c_ld);
     tile_store(2, c + c_row, c_ld);
