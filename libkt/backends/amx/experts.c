@@ -13,7 +13,8 @@ enum {
     FORWARD_TILES = 16,
     BACKWARD_TILES = 16,
     CHUNK = 256,
-    INT8_CHUNK = 512
+    INT8_CHUNK = 512,
+    PAGE_BYTES = 4096
 };
 
 /* -- scratch ----------------------------------------------------------------------------------- */
@@ -28,12 +29,14 @@ static int64_t most_tiles(const struct kt_amx_experts *amx)
     return kt_max_i64(amx->forward_tiles, amx->backward_tiles);
 }
 
+/* Whole pages. */
 static uint64_t thread_bytes(const struct kt_amx_experts *amx)
 {
     int64_t rows = most_tiles(amx) * KT_AMX_TOKENS;
     uint64_t products = floats(rows * KT_AMX_LD), parts = 3 * floats(rows * KT_AMX_LD);
-    return KT_AMX_STAGE_BYTES + products + parts + floats(KT_AMX_LD) +
-           (uint64_t)rows * sizeof(float *);
+    uint64_t bytes = KT_AMX_STAGE_BYTES + products + parts + floats(KT_AMX_LD) +
+                     (uint64_t)rows * sizeof(float *);
+    return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
 }
 
 struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t thread)

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "core/bind.h"
 #include "core/memory.h"
 
 kt_status kt_scratch_get(struct kt_scratch *scratch, uint64_t bytes, const char *what, void **out)
@@ -10,6 +11,7 @@ kt_status kt_scratch_get(struct kt_scratch *scratch, uint64_t bytes, const char 
     if (bytes > scratch->bytes) {
         kt_scratch_free(scratch);
         KT_TRY(kt_buffer_alloc(scratch->ctx, bytes, 1, what, &scratch->memory));
+        kt_use_huge_pages(scratch->memory, bytes);
         scratch->bytes = bytes;
     }
     *out = scratch->memory;
