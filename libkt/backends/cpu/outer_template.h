@@ -10,7 +10,7 @@
  * on, `depth` of them there, their n columns from `col` on, then zeros Defines outer(), for
  * kt_gemm_kernel.outer. */
 
-enum { OUTER_VECTORS = 2, OUTER_COLS = OUTER_VECTORS * VECTOR_LANES, OUTER_AHEAD = 2 };
+enum { OUTER_VECTORS = 2, OUTER_COLS = OUTER_VECTORS * VECTOR_LANES };
 
 static inline __attribute__((always_inline)) void
 outer_columns(const kt_dtype dtype, const int whole, const int units, int64_t rows, int64_t n,
@@ -22,8 +22,11 @@ outer_columns(const kt_dtype dtype, const int whole, const int units, int64_t ro
 #pragma GCC unroll 8
     for (int u = 0; u < units; u++) {
         const char *row = b + u * OUTER_DEPTH * b_bytes;
-        __builtin_prefetch(row + OUTER_AHEAD * OUTER_UNITS * OUTER_DEPTH * b_bytes +
-                           col * (dtype == KT_DTYPE_F32 ? 4 : 2));
+        /* The same columns of the rows that come next, into level 2: many columns come first. */
+        for (int r = 0; r < OUTER_DEPTH; r++)
+            __builtin_prefetch(row + (OUTER_UNITS * OUTER_DEPTH + r) * b_bytes +
+                                   col * (dtype == KT_DTYPE_F32 ? 4 : 2),
+                               0, 2);
         OUTER_LOAD_B(dtype, row, b_bytes, depth - u * OUTER_DEPTH, col, whole ? OUTER_COLS : n,
                      w[u]);
     }

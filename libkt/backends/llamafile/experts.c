@@ -7,7 +7,7 @@
 #include "backend/slots.h"
 #include "core/memory.h"
 
-enum { CHUNK_BYTES = 128 << 20, TOKENS_A_TASK = 16 };
+enum { CHUNK_BYTES = 128 << 20, TOKENS_A_TASK = 16, TASKS_A_THREAD = 8 };
 
 static uint64_t thread_bytes(const struct kt_expert_call *c)
 {
@@ -124,14 +124,21 @@ static void sort_slots(struct kt_expert_call *c, int64_t slots)
         c->position[c->order[row]] = (int32_t)row;
 }
 
-/* Backward of few rows reads pieces of the weights' rows as they lie: the longer, the faster. */
+/* Backward of few rows reads pieces of the weights' rows as they lie: the longer, the faster, as
+ * long as every thread has some and every node its own. */
 static int64_t block_cols(const struct kt_expert_call *c, int64_t rows)
 {
     struct kt_gemm_right w = kt_gemm_right_weight(&c->layer->weights[KT_EXPERT_DOWN][0], 0);
-    int64_t most = KT_EXPERT_BLOCK_ROWS * KT_EXPERT_BLOCK_COLS / KT_EXPERT_WIDE_COLS;
-    if (c->dy && rows <= most && kt_gemm_way(c->kernel, rows, &w) == KT_GEMM_DIRECT)
-        return KT_EXPERT_WIDE_COLS;
-    return KT_EXPERT_BLOCK_COLS;
+    int64_t features = kt_min_i64(c->hidden, c->inter), cols = KT_EXPERT_BLOCK_COLS;
+    int64_t most = KT_EXPERT_BLOCK_ROWS * KT_EXPERT_BLOCK_COLS / rows;
+    int64_t tasks = TASKS_A_THREAD * (int64_t)kt_pool_num_threads(c->pool);
+    if (!c->dy || kt_gemm_way(c->kernel, rows, &w) != KT_GEMM_DIRECT)
+        return cols;
+    while (2 * cols <= most && cols < features &&
+           c->num_blocks * kt_blocks(features, 2 * cols) >= tasks &&
+           kt_blocks(features, 2 * cols) >= kt_pool_num_nodes(c->pool))
+        cols *= 2;
+    return cols;
 }
 
 /* Experts of the chunk, each cut into row blocks of about the same size. */

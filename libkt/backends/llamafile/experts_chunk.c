@@ -8,7 +8,7 @@
 /* One block of rows and of columns. */
 struct task {
     const struct kt_expert_rows *rows;
-    int64_t block, col, cols;
+    int64_t col, cols;
 };
 
 /* Task i over columns of `features`: node by node, for each block of rows, all blocks of columns
@@ -20,8 +20,7 @@ static struct task task_at(const struct kt_expert_call *c, int64_t i, int64_t fe
     int64_t first = kt_pool_first(c->pool, node, blocks);
     int64_t owned = kt_pool_first(c->pool, node + 1, blocks) - first;
     i -= c->num_blocks * first;
-    struct task t = {.rows = &c->blocks[i / owned], .block = first + i % owned};
-    t.col = t.block * c->block_cols;
+    struct task t = {.rows = &c->blocks[i / owned], .col = (first + i % owned) * c->block_cols};
     t.cols = kt_min_i64(c->block_cols, features - t.col);
     return t;
 }
@@ -114,16 +113,19 @@ void kt_expert_chunk_forward(struct kt_expert_call *c)
     kt_expert_scatter(c, 1);
 }
 
-/* One row of a block: the part of d(topk_weight), and dgate and dup in place of gate and up. */
+/* One row of a block: the parts of d(topk_weight), of so many columns however wide the block is, so
+ * that their sum does not depend on it; and dgate and dup in place of gate and up. */
 static void activate_row(const struct kt_expert_call *c, struct kt_expert_thread *t, int64_t row,
-                         int64_t r, int64_t block, int64_t cols)
+                         int64_t r, int64_t col, int64_t cols)
 {
     float *gate = t->gate + r * c->block_cols, *up = t->up + r * c->block_cols,
           *dh = t->dh + r * c->block_cols, *h = t->tile;
     float weight = c->batch->topk_weights[kt_expert_slot(c, row)];
-    int64_t col = block * c->block_cols;
+    float *partial =
+        c->partial + row * kt_blocks(c->inter, KT_EXPERT_BLOCK_COLS) + col / KT_EXPERT_BLOCK_COLS;
     c->kernels->row.silu_mul(cols, gate, up, h);
-    c->partial[row * kt_blocks(c->inter, c->block_cols) + block] = c->kernels->row.dot(cols, dh, h);
+    for (int64_t i = 0; i < cols; i += KT_EXPERT_BLOCK_COLS)
+        *partial++ = c->kernels->row.dot(kt_min_i64(KT_EXPERT_BLOCK_COLS, cols - i), dh + i, h + i);
     keep_full(c, c->h_full, row, col, cols, h);
     c->kernels->row.silu_mul_backward(cols, weight, gate, up, dh, gate, up);
     c->kernel->convert(cols, gate, inter_row(c, c->h, row, col));
@@ -145,7 +147,7 @@ static void activation_blocks(void *arg, int64_t begin, int64_t end, int32_t thr
         kt_expert_linear_backward(c, &t, KT_EXPERT_DOWN, task.rows, c->dy_rows, c->hidden_stride,
                                   task.col, task.cols, 0, t.dh, c->block_cols);
         for (int64_t r = 0; r < task.rows->count; r++)
-            activate_row(c, &t, task.rows->first + r, r, task.block, task.cols);
+            activate_row(c, &t, task.rows->first + r, r, task.col, task.cols);
     }
 }
 
@@ -165,7 +167,7 @@ static void dx_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 
 static void sum_partials(struct kt_expert_call *c)
 {
-    int64_t col_blocks = kt_blocks(c->inter, c->block_cols);
+    int64_t col_blocks = kt_blocks(c->inter, KT_EXPERT_BLOCK_COLS);
     for (int64_t row = 0; row < c->end - c->begin; row++) {
         float sum = 0;
         for (int64_t i = 0; i < col_blocks; i++)
