@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file backends/cpu/dot_template.h
  * Products of few rows with a transposed right factor, as dot products along the depth: the factor
- * is read once, where it lies, and nothing is packed. Include after tile_template.h's macros, with
+ * is read once, where it lies, and nothing is packed; what comes next is fetched into level-2 cache,
+ * level 1 being too small for it. Include after tile_template.h's macros, with
  *   DOT_ROWS, DOT_COLS   size of a group of results, each one vector of partial sums
  *   DOT_DEPTH            depth of one vector of units
  *   DOT_LOAD_A(row, p, n)         units of a converted row from depth p, n of them, then zeros
@@ -40,7 +41,7 @@ dot_group(const kt_dtype dtype, const int rows, const int cols, int64_t k, const
     for (; p + DOT_DEPTH <= k; p += DOT_DEPTH) {
 #pragma GCC unroll 8
         for (int j = 0; j < cols; j++)
-            __builtin_prefetch(b + j * b_bytes + p * size + ahead);
+            __builtin_prefetch(b + j * b_bytes + p * size + ahead, 0, 2);
         DOT_STEP(DOT_DEPTH)
     }
     if (p < k)
