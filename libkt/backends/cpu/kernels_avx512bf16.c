@@ -92,15 +92,20 @@ interleave_rows(const kt_dtype dtype, const char *row, int64_t row_bytes, int64_
     interleave_rows(dtype, b, b_bytes, depth, col, n, (__m512i *)(w))
 #include "backends/cpu/outer_template.h"
 
-/* Row pair by row pair through all panels, as the rows lie far apart in memory. */
+/* Row pair by row pair through all panels, as the rows lie far apart in memory. What comes next is
+ * fetched into level 2, since rows a page apart share a few sets of level 1. */
 static inline __attribute__((always_inline)) void
 pack_nn(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panels)
 {
+    enum { AHEAD = 64 }; /* rows */
     int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2), pairs = (k + 1) / 2;
     const char *row = b->data;
     for (int64_t p = 0; p < pairs; p++, row += 2 * row_bytes) {
         for (int64_t j = 0; j < cols; j += NR) {
             __m512i w[2];
+            const char *next = row + AHEAD * row_bytes + j * (dtype == KT_DTYPE_F32 ? 4 : 2);
+            __builtin_prefetch(next, 0, 2);
+            __builtin_prefetch(next + row_bytes, 0, 2);
             interleave_rows(dtype, row, row_bytes, k - 2 * p, j, cols - j, w);
             uint16_t *to = panels + (j / NR * pairs + p) * 2 * NR;
             _mm512_storeu_si512(to, w[0]);

@@ -16,7 +16,7 @@
 #include "core/memory.h"
 
 enum {
-    KT_EXPERT_BLOCK_ROWS = 256,
+    KT_EXPERT_BLOCK_ROWS = 512,
     KT_EXPERT_BLOCK_COLS = KT_GEMM_BLOCK_COLS,
     KT_EXPERT_MIN_CHUNK_ROWS = 64
 };
