@@ -6,7 +6,9 @@
  * A piece of work is 256 rows of V3's gate (forward) or 256 columns of its down (backward), of
  * weights that are read from memory one piece after the other. Rows take turns, round by round, so
  * that other work on the machine falls on all of them. Each row: nanoseconds of 1024 weights on one
- * thread, the median of the rounds, the least and the most; TFLOP/s and GB/s of all threads. */
+ * thread, which a tenth, half and nine tenths of all pieces took at most (a thread whose core is
+ * shared takes two to four times as long as one that has it alone: compare like with like); TFLOP/s
+ * and GB/s of all threads by the mean of pieces. */
 #include <string.h>
 
 #include "backends/amx/experts.h"
@@ -21,7 +23,7 @@ enum {
     PIECES_A_WEIGHT = INTER / WIDTH,
     WEIGHTS_A_THREAD = 3,
     MAX_TILES = 16,
-    MAX_ROUNDS = 32
+    MAX_ROUNDS = 1000
 };
 
 static const struct weight_type types[] = {{"bf16", KT_DTYPE_BF16, 0, 0},
@@ -41,6 +43,7 @@ struct bench {
     const struct weight_type *type;
     int64_t tiles;
     int backward;
+    float *took; /* [pieces] seconds of the round */
 };
 
 enum { PRODUCTS_BYTES = MAX_TILES * KT_AMX_TOKENS * KT_AMX_LD * 4 };
@@ -97,6 +100,7 @@ static void multiply_pieces(void *arg, int64_t begin, int64_t end, int32_t threa
     float *products = (float *)(void *)(b->products + (int64_t)thread * PRODUCTS_BYTES);
     k->enter();
     for (int64_t piece = begin; piece < end; piece++) {
+        double from = ceiling_now();
         struct kt_weight w = weight_at(b, piece), after = weight_at(b, piece + 1);
         if (b->backward) {
             struct kt_amx_strip strip = strip_at(b, piece, &w);
@@ -109,28 +113,31 @@ static void multiply_pieces(void *arg, int64_t begin, int64_t end, int32_t threa
             k->forward(&blocks, piece + 1 < end ? &next : NULL, HIDDEN, b->columns, b->tiles,
                        b->amx->forward_chunk, products, stage);
         }
+        b->took[piece] = (float)(ceiling_now() - from);
     }
     k->leave();
 }
 
 static int ascending(const void *a, const void *b)
 {
-    double x = *(const double *)a, y = *(const double *)b;
+    float x = *(const float *)a, y = *(const float *)b;
     return x < y ? -1 : x > y;
 }
 
-static void print_row(const struct bench *b, double *seconds, int rounds)
+/* took [n]: of all rounds. */
+static void print_row(const struct bench *b, float *took, int64_t n)
 {
-    int64_t threads = kt_pool_num_threads(b->ctx->pool);
-    double weights = (double)threads * WEIGHTS_A_THREAD * HIDDEN * INTER;
-    double ns = 1e9 * 1024 * (double)threads / weights;
+    double threads = kt_pool_num_threads(b->ctx->pool), mean = 0;
+    double weights = (double)WIDTH * HIDDEN, ns = 1e9 * 1024 / weights;
     double bytes = weights * (double)kt_format_row_bytes(b->type->dtype, HIDDEN) / HIDDEN;
-    qsort(seconds, (size_t)rounds, sizeof *seconds, ascending);
-    double median = seconds[rounds / 2];
-    printf("%-5s %2lld tiles %-8s %6.1f ns (%.1f to %.1f) %6.2f TFLOP/s %6.1f GB/s\n",
-           b->type->name, (long long)b->tiles, b->backward ? "backward" : "forward", median * ns,
-           seconds[0] * ns, seconds[rounds - 1] * ns,
-           2 * weights * (double)b->tiles * KT_AMX_TOKENS / median * 1e-12, bytes / median * 1e-9);
+    for (int64_t i = 0; i < n; i++)
+        mean += took[i] / (double)n;
+    qsort(took, (size_t)n, sizeof *took, ascending);
+    printf("%-5s %2lld tiles %-8s %6.1f %6.1f %6.1f ns %6.2f TFLOP/s %6.1f GB/s\n", b->type->name,
+           (long long)b->tiles, b->backward ? "backward" : "forward", took[n / 10] * ns,
+           took[n / 2] * ns, took[n * 9 / 10] * ns,
+           2 * weights * (double)b->tiles * KT_AMX_TOKENS * threads / mean * 1e-12,
+           bytes * threads / mean * 1e-9);
 }
 
 static void set_row(struct bench *b, int row)
@@ -143,7 +150,6 @@ static void set_row(struct bench *b, int row)
 int main(int argc, char **argv)
 {
     enum { ROWS = TYPES * TILES * 2 };
-    static double seconds[ROWS][MAX_ROUNDS];
     struct kt_experts *experts;
     struct bench b = {0};
     int rounds = argc > 2 ? atoi(argv[2]) : 7;
@@ -163,21 +169,24 @@ int main(int argc, char **argv)
     b.stage = filled(threads * KT_AMX_STAGE_BYTES);
     b.products = filled(threads * PRODUCTS_BYTES);
     b.scales = malloc(INTER * HIDDEN / 128 * sizeof *b.scales);
+    int64_t pieces = weights * PIECES_A_WEIGHT;
+    float *took = malloc((size_t)(ROWS * rounds * pieces) * sizeof *took);
+    if (!b.scales || !took)
+        return 1;
     for (int i = 0; i < INTER * HIDDEN / 128; i++)
         b.scales[i] = 0.01f;
     printf("%s\n", kt_context_cpu_description(b.ctx));
     for (int round = -1; round < rounds; round++)
         for (int row = 0; row < ROWS; row++) {
             set_row(&b, row);
-            double from = ceiling_now();
-            kt_parallel_for(b.ctx->pool, weights * PIECES_A_WEIGHT, 4, multiply_pieces, &b);
-            if (round >= 0)
-                seconds[row][round] = ceiling_now() - from;
+            b.took = took + (row * rounds + kt_max_i64(round, 0)) * pieces;
+            kt_parallel_for(b.ctx->pool, pieces, 4, multiply_pieces, &b);
         }
     for (int row = 0; row < ROWS; row++) {
         set_row(&b, row);
-        print_row(&b, seconds[row], rounds);
+        print_row(&b, took + row * rounds * pieces, rounds * pieces);
     }
+    free(took);
     free(b.weights), free(b.columns), free(b.stage), free(b.products), free(b.scales);
     kt_experts_close(experts);
     kt_context_free(b.ctx);

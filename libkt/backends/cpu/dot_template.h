@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file backends/cpu/dot_template.h
  * Products of few rows with a transposed right factor, as dot products along the depth: the factor
- * is read once, where it lies, and nothing is packed; what comes next is fetched into level-2 cache,
- * level 1 being too small for it. Include after tile_template.h's macros, with
+ * is read once, where it lies, and nothing is packed. Include after tile_template.h's macros, with
  *   DOT_ROWS, DOT_COLS   size of a group of results, each one vector of partial sums
  *   DOT_DEPTH            depth of one vector of units
  *   DOT_LOAD_A(row, p, n)         units of a converted row from depth p, n of them, then zeros
@@ -10,7 +9,10 @@
  *   VECTOR_REDUCE(x)     sum of the lanes
  * Defines dot(), for kt_gemm_kernel.dot. */
 
-enum { DOT_BYTES = 64 << 10 }; /* of converted rows at a time */
+enum {
+    DOT_BYTES = 64 << 10, /* of converted rows at a time */
+    DOT_NEAR = 16 << 10   /* what is fetched so far ahead finds room in level-1 cache */
+};
 
 /* One vector of depth, n units of it there. */
 #define DOT_STEP(n)                                                                                \
@@ -39,9 +41,16 @@ dot_group(const kt_dtype dtype, const int rows, const int cols, int64_t k, const
             sum[i * cols + j] = VECTOR_ZERO();
     int64_t p = 0;
     for (; p + DOT_DEPTH <= k; p += DOT_DEPTH) {
+        const char *next = b + p * size + ahead;
+        if (ahead > DOT_NEAR) {
 #pragma GCC unroll 8
-        for (int j = 0; j < cols; j++)
-            __builtin_prefetch(b + j * b_bytes + p * size + ahead, 0, 2);
+            for (int j = 0; j < cols; j++)
+                __builtin_prefetch(next + j * b_bytes, 0, 2);
+        } else {
+#pragma GCC unroll 8
+            for (int j = 0; j < cols; j++)
+                __builtin_prefetch(next + j * b_bytes);
+        }
         DOT_STEP(DOT_DEPTH)
     }
     if (p < k)
