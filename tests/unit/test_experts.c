@@ -188,6 +188,9 @@ static const struct shape shapes[] = {
     {3, 96, 224, 1, 2, 2, 3, 0, KT_DTYPE_Q4_0, 3},
     {2, 256, 512, 40, 1, 3, 7, 0, KT_DTYPE_Q4_K, 2},
     {2, 512, 256, 300, 1, 0, 0, 0, KT_DTYPE_Q6_K, 2},
+    /* Few rows of many experts: tasks are as wide as there are threads for. */
+    {12, 600, 530, 20, 3, 4, 7, 0.25f, KT_DTYPE_BF16, 12},
+    {12, 530, 600, 20, 3, 0, 0, 0, KT_DTYPE_F8_E4M3, 12},
 };
 
 struct outcome {
