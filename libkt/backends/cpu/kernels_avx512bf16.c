@@ -55,6 +55,9 @@ pack_nt(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b
         for (int64_t p = 0; p < pairs; p += 16) {
             __m512i r[16];
             for (int i = 0; i < 16; i++) {
+                __builtin_prefetch((const char *)b->data + (j + 16 + i) * row_bytes +
+                                       2 * p * (dtype == KT_DTYPE_F32 ? 4 : 2),
+                                   0, 2);
                 r[i] = _mm512_setzero_si512();
                 if (j + i < cols)
                     r[i] = load_halves(dtype, (const char *)b->data + (j + i) * row_bytes, 2 * p,

@@ -16,6 +16,8 @@
  * otherwise keep a stride for each row and spill vectors. */
 #define TILE_KEEP_POINTER(p) __asm__("" : "+r"(p))
 
+enum { LINE_FLOATS = 16 };
+
 /* sum += depths [0, unroll) of the rows and the panel, which both go on behind them. */
 static inline __attribute__((always_inline)) const float *
 tile_depths(const int rows, const int vectors, const int unroll, const float *base[TILE_ROWS / 3],
@@ -54,10 +56,12 @@ tile_body(const int rows, const int vectors, int64_t cols, int64_t units, const 
     }
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
-        __builtin_prefetch(c + i * ldc, 1);
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++)
+        for (int v = 0; v < vectors; v++) {
+            if (v * VECTOR_LANES % LINE_FLOATS == 0)
+                __builtin_prefetch(c + i * ldc + v * VECTOR_LANES, 1);
             sum[i][v] = VECTOR_ZERO();
+        }
     }
     int64_t p = 0;
     for (; p <= units - TILE_UNROLL; p += TILE_UNROLL)
