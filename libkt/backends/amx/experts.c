@@ -29,7 +29,7 @@ static int64_t most_tiles(const struct kt_amx_experts *amx)
     return kt_max_i64(amx->forward_tiles, amx->backward_tiles);
 }
 
-/* Whole pages. */
+/* Whole pages, so that no two threads share one. */
 static uint64_t thread_bytes(const struct kt_amx_experts *amx)
 {
     int64_t rows = most_tiles(amx) * KT_AMX_TOKENS;

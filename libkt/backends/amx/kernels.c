@@ -162,7 +162,7 @@ INLINE void interleave_pair(const uint16_t *w, int64_t ld, int64_t rows, int64_t
     line_store(to + TILE_BYTES, high);
 }
 
-/* A step of rows. */
+/* A step of rows of 32 columns. */
 INLINE void interleave_step(const uint16_t *w, int64_t ld, int64_t rows, int64_t cols, char *to)
 {
     for (int64_t r = 0; r < KT_AMX_STEP; r += 2, w += 2 * ld, to += TILE_LINE)
