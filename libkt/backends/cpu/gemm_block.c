@@ -10,8 +10,9 @@ enum {
     STAGED_GAP = 64,         /* between their rows */
     PACKED_COLS = 64,        /* columns of a panel block that are decoded at a time */
     DOT_BYTES = 1536,        /* of a row that is decoded at a time for dot products */
-    DOT_COLS = 12,           /* rows of a transposed factor that are decoded at a time */
-    OUTER_DEPTH = 8,         /* rows of another factor that are decoded at a time */
+    DOT_STEP = 64,
+    DOT_COLS = 12,   /* rows of a transposed factor that are decoded at a time */
+    OUTER_DEPTH = 8, /* rows of another factor that are decoded at a time */
     OUTER_TILE_BYTES = 20 << 10,
     OUTER_STEP = 64,
     MAX_OUTER_COLS = 2048,
@@ -157,18 +158,40 @@ static enum kt_decoding direct_decoding(const struct kt_gemm_kernel *kernel)
     return kernel->element_size == 2 ? KT_DECODE_BF16 : KT_DECODE_ROUNDED;
 }
 
-/* One piece of the factor in place of `b`: as it lies, or decoded. */
+/* One piece of the factor in place of `b`: as it lies, or decoded, while what lies `ahead` bytes on
+ * is fetched. */
 static struct kt_matrix direct_piece(const struct kt_gemm_kernel *kernel,
                                      const struct kt_gemm_right *b, int64_t depth, int64_t cols,
-                                     void *staging)
+                                     int64_t ahead, void *staging)
 {
     if (!b->weight)
         return b->matrix;
-    if (b->transposed)
-        return stage(kernel, direct_decoding(kernel), b, cols, depth,
-                     (int64_t)kt_format_row_bytes(b->weight->dtype, depth), staging);
-    return stage(kernel, direct_decoding(kernel), b, depth, cols,
-                 depth * (int64_t)kt_format_row_bytes(b->weight->dtype, b->weight->cols), staging);
+    return stage(kernel, direct_decoding(kernel), b, b->transposed ? cols : depth,
+                 b->transposed ? depth : cols, ahead, staging);
+}
+
+/* Bytes of n elements of a row, and of n rows. */
+static int64_t part_bytes(const struct kt_gemm_right *b, int64_t n)
+{
+    return b->weight ? (int64_t)kt_format_row_bytes(b->weight->dtype, n) : 0;
+}
+
+static int64_t rows_bytes(const struct kt_gemm_right *b, int64_t n)
+{
+    return b->weight ? n * part_bytes(b, b->weight->cols) : 0;
+}
+
+/* Depth of the pieces of a row: of whole blocks of the format, and the last about as deep as the
+ * others, since each fetches what lies where it does in the next. */
+static int64_t dot_depth(const struct kt_gemm_kernel *kernel, const struct kt_gemm_right *b,
+                         int64_t k)
+{
+    int64_t step = kt_max_i64(DOT_STEP, kt_format_of(b->weight->dtype)->block);
+    int64_t most = kt_max_i64(step, DOT_BYTES / kernel->element_size / step * step);
+    for (int64_t depth = most; depth > most / 2; depth -= step)
+        if (round_up(k, depth) - k <= depth / 8)
+            return depth;
+    return most;
 }
 
 static void dot_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
@@ -176,13 +199,15 @@ static void dot_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n,
                       int accumulate, float *c, int64_t ldc, char *panels)
 {
     int64_t max_cols = b->weight ? DOT_COLS : n;
-    int64_t max_depth = b->weight ? DOT_BYTES / kernel->element_size : k;
+    int64_t max_depth = b->weight ? dot_depth(kernel, b, k) : k;
     for (int64_t col = 0; col < n; col += max_cols) {
         int64_t cols = kt_min_i64(max_cols, n - col);
         for (int64_t from = 0; from < k; from += max_depth) {
             int64_t depth = kt_min_i64(max_depth, k - from);
+            int64_t ahead =
+                from + depth < k ? part_bytes(b, depth) : rows_bytes(b, cols) - part_bytes(b, from);
             struct kt_gemm_right part = kt_gemm_right_at(b, from, col);
-            struct kt_matrix piece = direct_piece(kernel, &part, depth, cols, panels);
+            struct kt_matrix piece = direct_piece(kernel, &part, depth, cols, ahead, panels);
             kernel->dot(m, cols, depth, (const char *)a + from * kernel->element_size, lda, &piece,
                         alpha, accumulate || from > 0, c + col, ldc);
         }
@@ -205,8 +230,8 @@ static void outer_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t 
         for (int64_t from = 0; from < k; from += max_depth) {
             int64_t depth = kt_min_i64(max_depth, k - from);
             struct kt_gemm_right part = kt_gemm_right_at(b, from, col);
-            struct kt_matrix piece =
-                direct_piece(kernel, &part, depth, cols, panels + packed_bytes(kernel));
+            struct kt_matrix piece = direct_piece(kernel, &part, depth, cols, rows_bytes(b, depth),
+                                                  panels + packed_bytes(kernel));
             kernel->outer(m, cols, depth, (const char *)a + from * kernel->element_size, lda,
                           &piece, from > 0, tile, max_cols);
         }
@@ -240,6 +265,6 @@ void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, in
                    float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
                    int accumulate, float *c, int64_t ldc, void *panels)
 {
-    kt_gemm_block_by(kt_gemm_way(kernel, m, b), kernel, m, n, k, alpha, a, lda, b,
-                     accumulate, c, ldc, panels);
+    kt_gemm_block_by(kt_gemm_way(kernel, m, b), kernel, m, n, k, alpha, a, lda, b, accumulate, c,
+                     ldc, panels);
 }
