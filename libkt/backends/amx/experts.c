@@ -29,14 +29,14 @@ static int64_t most_tiles(const struct kt_amx_experts *amx)
     return kt_max_i64(amx->forward_tiles, amx->backward_tiles);
 }
 
-/* Whole pages, so that no two threads share one. */
+/* A multiple of pages, so that the part of each thread begins at the same place of one. */
 static uint64_t thread_bytes(const struct kt_amx_experts *amx)
 {
     int64_t rows = most_tiles(amx) * KT_AMX_TOKENS;
     uint64_t products = floats(rows * KT_AMX_LD), parts = 3 * floats(rows * KT_AMX_LD);
     uint64_t bytes = KT_AMX_STAGE_BYTES + products + parts + floats(KT_AMX_LD) +
                      (uint64_t)rows * sizeof(float *);
-    return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+    return (uint64_t)kt_amx_blocks((int64_t)bytes, PAGE_BYTES) * PAGE_BYTES;
 }
 
 struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t thread)

@@ -10,9 +10,9 @@ enum {
     STAGED_GAP = 64,         /* between their rows */
     PACKED_COLS = 64,        /* columns of a panel block that are decoded at a time */
     DOT_BYTES = 1536,        /* of a row that is decoded at a time for dot products */
-    DOT_STEP = 64,
-    DOT_COLS = 12,   /* rows of a transposed factor that are decoded at a time */
-    OUTER_DEPTH = 8, /* rows of another factor that are decoded at a time */
+    DOT_STEP = 64,           /* of which its depth is a multiple */
+    DOT_COLS = 12,           /* rows of a transposed factor that are decoded at a time */
+    OUTER_DEPTH = 8,         /* rows of another factor that are decoded at a time */
     OUTER_TILE_BYTES = 20 << 10,
     OUTER_STEP = 64,
     MAX_OUTER_COLS = 2048,

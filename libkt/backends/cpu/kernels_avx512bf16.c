@@ -48,15 +48,14 @@ static inline __m512i load_halves(const kt_dtype dtype, const char *row, int64_t
 static inline __attribute__((always_inline)) void
 pack_nt(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panels)
 {
-    int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2);
-    int64_t pairs = (k + 1) / 2;
+    const int64_t size = dtype == KT_DTYPE_F32 ? 4 : 2;
+    int64_t row_bytes = b->ld * size, pairs = (k + 1) / 2;
     for (int64_t j = 0; j < (cols + NR - 1) / NR * NR; j += 16) {
         uint16_t *panel = panels + j / NR * pairs * 2 * NR;
         for (int64_t p = 0; p < pairs; p += 16) {
             __m512i r[16];
             for (int i = 0; i < 16; i++) {
-                __builtin_prefetch((const char *)b->data + (j + 16 + i) * row_bytes +
-                                       2 * p * (dtype == KT_DTYPE_F32 ? 4 : 2),
+                __builtin_prefetch((const char *)b->data + (j + 16 + i) * row_bytes + 2 * p * size,
                                    0, 2);
                 r[i] = _mm512_setzero_si512();
                 if (j + i < cols)
@@ -101,12 +100,13 @@ static inline __attribute__((always_inline)) void
 pack_nn(const kt_dtype dtype, int64_t k, int64_t cols, const struct kt_matrix *b, uint16_t *panels)
 {
     enum { AHEAD = 64 }; /* rows */
-    int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2), pairs = (k + 1) / 2;
+    const int64_t size = dtype == KT_DTYPE_F32 ? 4 : 2;
+    int64_t row_bytes = b->ld * size, pairs = (k + 1) / 2;
     const char *row = b->data;
     for (int64_t p = 0; p < pairs; p++, row += 2 * row_bytes) {
         for (int64_t j = 0; j < cols; j += NR) {
             __m512i w[2];
-            const char *next = row + AHEAD * row_bytes + j * (dtype == KT_DTYPE_F32 ? 4 : 2);
+            const char *next = row + AHEAD * row_bytes + j * size;
             __builtin_prefetch(next, 0, 2);
             __builtin_prefetch(next + row_bytes, 0, 2);
             interleave_rows(dtype, row, row_bytes, k - 2 * p, j, cols - j, w);
