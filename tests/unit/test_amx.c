@@ -31,6 +31,7 @@ static const struct shape shapes[] = {
     {16, 192, 96, 60, 6, SPREAD},
     {1, 1, 1, 1, 1, SPREAD},
     {2, 520, 300, 20, 2, SPREAD},
+    {8, 290, 260, 6, 4, SPREAD}, /* backward's widest tasks */
 };
 
 enum { SHAPES = sizeof shapes / sizeof *shapes };
@@ -184,27 +185,75 @@ static const struct {
 
 enum { FETCHERS = sizeof fetchers / sizeof *fetchers };
 
-/* Products of one tile: decoding reads ahead where an element has a byte or more. */
+/* Backward of more than two tiles: decoding reads ahead where an element has a byte or more. */
 START_TEST(decoding_reads_ahead_by_bytes_of_an_element)
 {
-    enum { ROWS = 2 * KT_AMX_ROWS, COLS = 1024, LD = 64 };
+    enum { ROWS = 2 * KT_AMX_ROWS, COLS = 1024, LD = 64, TILES = 3 };
     struct kt_amx_kernels k;
     struct test_weight t = test_weight(fetchers[_i].dtype, 1, ROWS, COLS);
-    struct kt_amx_blocks w = {
-        .decode = spied_decode, .weight = {&t.w}, .rows = {KT_AMX_ROWS}, .num = 1};
     struct kt_amx_strip strip = {.decode = spied_decode, .weight = &t.w, .cols = KT_AMX_STEP};
-    void *tokens = calloc(COLS / KT_AMX_STEP, 1024), *stage = malloc(KT_AMX_STAGE_BYTES);
-    float *products = calloc(KT_AMX_TOKENS * LD, sizeof *products);
+    void *tokens = calloc(TILES * ROWS / KT_AMX_STEP, 1024), *stage = malloc(KT_AMX_STAGE_BYTES);
+    float *products = calloc(TILES * KT_AMX_TOKENS * LD, sizeof *products);
     kt_amx_kernels_init_c(&k);
     k.enter();
-    furthest = 0;
-    k.forward(&w, NULL, COLS, tokens, 1, 256, products, stage);
-    ck_assert_int_eq(furthest > 0, fetchers[_i].fetches);
-    furthest = 0;
-    k.backward(&strip, NULL, tokens, 1, KT_AMX_STEP, 0, products, LD, stage);
-    ck_assert_int_eq(furthest > 0, fetchers[_i].fetches);
+    for (int64_t tiles = 1; tiles <= TILES; tiles++) {
+        furthest = 0;
+        k.backward(&strip, NULL, tokens, tiles, KT_AMX_STEP, 0, products, LD, stage);
+        ck_assert_int_eq(furthest > 0, tiles > 2 && fetchers[_i].fetches);
+    }
     k.leave();
     free(tokens), free(stage), free(products);
+    test_weight_free(&t);
+}
+END_TEST
+
+/* -- order --------------------------------------------------------------------------------------
+ */
+
+static const kt_dtype panel_types[] = {KT_DTYPE_BF16, KT_DTYPE_F8_E4M3, KT_DTYPE_I4};
+
+enum { PANEL_TYPES = sizeof panel_types / sizeof *panel_types };
+
+/* Forward of more features than the tokens of a panel have, and more blocks than a place. */
+START_TEST(panels_of_features_are_summed)
+{
+    enum { TILES = 17, BLOCKS = 5, ROWS = BLOCKS * KT_AMX_ROWS - 3, COLS = 2100, CHUNK = 256 };
+    struct kt_amx_kernels k;
+    struct test_weight t = test_weight(panel_types[_i], 1, ROWS, COLS);
+    struct kt_amx_blocks w = {.decode = kt_decoders_c[KT_DECODE_BF16], .num = BLOCKS};
+    int64_t tile_bytes = (COLS + KT_AMX_STEP - 1) / KT_AMX_STEP * 1024;
+    char *columns = calloc(TILES, (size_t)tile_bytes);
+    void *stage = malloc(KT_AMX_STAGE_BYTES);
+    float *x = test_random(2, TILES * KT_AMX_TOKENS * COLS), *row = test_random(3, COLS);
+    float *products = test_random(4, BLOCKS * TILES * 512);
+    float *got = test_random(5, ROWS), *want = test_random(6, ROWS);
+    kt_amx_kernels_init_c(&k);
+    for (int b = 0; b < BLOCKS; b++) {
+        w.weight[b] = &t.w, w.first[b] = b * KT_AMX_ROWS;
+        w.rows[b] = b + 1 < BLOCKS ? KT_AMX_ROWS : KT_AMX_ROWS - 3;
+    }
+    for (int tile = 0; tile < TILES; tile++) {
+        const float *tokens[KT_AMX_TOKENS];
+        for (int s = 0; s < KT_AMX_TOKENS; s++)
+            tokens[s] = x + (tile * KT_AMX_TOKENS + s) * COLS;
+        k.pack_columns(tokens, COLS, columns + tile * tile_bytes);
+    }
+    k.enter();
+    k.forward(&w, &w, COLS, columns, TILES, CHUNK, products, stage);
+    k.leave();
+    for (int token = 0; token < TILES * KT_AMX_TOKENS; token += 37) {
+        for (int r = 0; r < ROWS; r++) {
+            double sum = 0;
+            kt_decoders_c[KT_DECODE_ROUNDED](&t.w, r, 0, 1, COLS, 0, row, COLS);
+            for (int i = 0; i < COLS; i++)
+                sum +=
+                    (double)row[i] * kt_bf16_to_f32(kt_f32_to_bf16(x[(int64_t)token * COLS + i]));
+            want[r] = (float)sum;
+            got[r] = products[((r / 16 * TILES) + token / 16) * 256 + r % 16 * 16 + token % 16];
+        }
+        check_close(ROWS, got, want, 1e-5);
+    }
+    free(columns), free(stage), free(x), free(row), free(products), free(got), free(want);
     test_weight_free(&t);
 }
 END_TEST
@@ -295,6 +344,7 @@ int main(void)
     tcase_add_test(tc, a_node_begins_with_the_rows_that_it_owns);
     tcase_add_loop_test(tc, formats_agree_with_their_decoded_values, 0, SHAPES * FORMATS * BUILDS);
     tcase_add_loop_test(tc, decoding_reads_ahead_by_bytes_of_an_element, 0, FETCHERS);
+    tcase_add_loop_test(tc, panels_of_features_are_summed, 0, PANEL_TYPES);
     tcase_add_test(tc, amx_is_absent_or_chosen);
     tcase_add_test(tc, auto_is_there_whatever_the_processor_has);
     suite_add_tcase(suite, tc);

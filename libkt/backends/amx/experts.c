@@ -14,7 +14,8 @@ enum {
     BACKWARD_TILES = 16,
     CHUNK = 256,
     INT8_CHUNK = 512,
-    PAGE_BYTES = 4096
+    PAGE_BYTES = 4096,
+    WIDE_LD = KT_AMX_WIDE_FEATURES + KT_AMX_PAD
 };
 
 /* -- scratch ----------------------------------------------------------------------------------- */
@@ -34,8 +35,8 @@ static uint64_t thread_bytes(const struct kt_amx_experts *amx)
 {
     int64_t rows = most_tiles(amx) * KT_AMX_TOKENS;
     uint64_t products = floats(rows * KT_AMX_LD), parts = 3 * floats(rows * KT_AMX_LD);
-    uint64_t bytes = KT_AMX_STAGE_BYTES + products + parts + floats(KT_AMX_LD) +
-                     (uint64_t)rows * sizeof(float *);
+    uint64_t bytes =
+        KT_AMX_STAGE_BYTES + products + parts + floats(WIDE_LD) + (uint64_t)rows * sizeof(float *);
     return (uint64_t)kt_amx_blocks((int64_t)bytes, PAGE_BYTES) * PAGE_BYTES;
 }
 
@@ -48,7 +49,7 @@ struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t 
     t.up = t.gate + rows;
     t.dh = t.up + rows;
     t.h = t.dh + rows;
-    t.rows = (float **)(void *)(t.h + KT_AMX_LD);
+    t.rows = (float **)(void *)(t.h + WIDE_LD);
     return t;
 }
 

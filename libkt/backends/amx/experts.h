@@ -74,6 +74,7 @@ struct kt_amx_call {
     int64_t hidden, inter, hidden_steps, inter_steps;
     int int8;      /**< columns are INT8 */
     int64_t width; /**< features of a task of the phase */
+    int64_t ld;    /**< floats between rows of a task's results in backward */
 
     int32_t *order;               /**< [slots] slot of a row */
     int32_t *position;            /**< [slots] 16 * tile + place in it, over all groups */
@@ -98,14 +99,16 @@ struct kt_amx_call {
 struct kt_amx_thread {
     void *stage;
     float *products;
-    float *gate, *up, *dh; /**< [16 tokens x tiles of a block][KT_AMX_LD] */
-    float *h;              /**< [KT_AMX_LD] */
+    float *gate, *up, *dh; /**< [16 tokens x tiles of a block][ld] */
+    float *h;              /**< [ld] */
     float **rows;          /**< [16 tokens x tiles of a block] */
 };
 
 enum {
     KT_AMX_FEATURES = KT_AMX_MAX_BLOCKS * KT_AMX_ROWS, /**< of a task, at most */
-    KT_AMX_LD = KT_AMX_FEATURES + 16
+    KT_AMX_WIDE_FEATURES = 2048, /**< of a task of few tiles in backward, at most */
+    KT_AMX_PAD = 16,             /**< floats after a row, so that rows share no set of a cache */
+    KT_AMX_LD = KT_AMX_FEATURES + KT_AMX_PAD
 };
 
 static inline int64_t kt_amx_blocks(int64_t n, int64_t size)

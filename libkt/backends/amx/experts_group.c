@@ -19,6 +19,20 @@ static void choose_width(struct kt_amx_call *c, int64_t features, int64_t most)
     c->width = most;
     while (c->width > KT_AMX_STEP && c->num_blocks * kt_amx_blocks(features, c->width) < wanted)
         c->width /= 2;
+    c->ld = c->width + KT_AMX_PAD;
+}
+
+/* Features of a task in backward, at most: what few tiles leave of the scratch, for rows of a
+ * weight to be read by the page. */
+static int64_t backward_features(const struct kt_amx_call *c)
+{
+    int64_t tiles = 1, width = KT_AMX_FEATURES;
+    for (int64_t i = 0; i < c->num_blocks; i++)
+        tiles = kt_max_i64(tiles, c->group[i].tiles);
+    while (width < KT_AMX_WIDE_FEATURES &&
+           tiles * (2 * width + KT_AMX_PAD) <= c->amx->backward_tiles * KT_AMX_LD)
+        width *= 2;
+    return width;
 }
 
 /* A task's place: blocks of the same expert follow each other. */
@@ -79,6 +93,16 @@ static struct kt_amx_blocks gate_up_rows(const struct kt_amx_call *c, const stru
     add_rows(&b, weight(c, KT_EXPERT_GATE, t), t->from, t->features);
     add_rows(&b, weight(c, KT_EXPERT_UP, t), t->from, t->features);
     return b;
+}
+
+/* The first of a task's features that gate_up_rows has blocks for, and what is left. */
+static struct task split_task(struct task *t)
+{
+    struct task first = *t;
+    first.features = kt_min_i64(t->features, KT_AMX_FEATURES / 2);
+    t->from += first.features;
+    t->features -= first.features;
+    return first;
 }
 
 static struct kt_amx_blocks down_rows(const struct kt_amx_call *c, const struct task *t)
@@ -212,8 +236,8 @@ static void load_products(const struct kt_amx_call *c, const struct kt_amx_threa
 {
     size_t bytes = (size_t)t->features * sizeof(float);
     for (int64_t row = 0; row < t->block->rows; row++) {
-        memcpy(s->gate + row * KT_AMX_LD, kept_row(c, t, row, KT_EXPERT_GATE), bytes);
-        memcpy(s->up + row * KT_AMX_LD, kept_row(c, t, row, KT_EXPERT_UP), bytes);
+        memcpy(s->gate + row * c->ld, kept_row(c, t, row, KT_EXPERT_GATE), bytes);
+        memcpy(s->up + row * c->ld, kept_row(c, t, row, KT_EXPERT_UP), bytes);
     }
 }
 
@@ -326,8 +350,8 @@ static void activate_row(const struct kt_amx_call *c, const struct kt_amx_thread
                          const struct task *t, int64_t row)
 {
     const struct kt_row_kernels *k = &c->amx->rows.row;
-    float *gate = s->gate + row * KT_AMX_LD, *up = s->up + row * KT_AMX_LD;
-    float *dh = s->dh + row * KT_AMX_LD;
+    float *gate = s->gate + row * c->ld, *up = s->up + row * c->ld;
+    float *dh = s->dh + row * c->ld;
     float topk_weight = c->batch->topk_weights[c->order[t->block->first + row]];
     int64_t place = t->block->tile * KT_AMX_TOKENS + row;
     k->silu_mul(t->features, gate, up, s->h);
@@ -344,7 +368,7 @@ static void pack_gradient(const struct kt_amx_call *c, const struct task *t, con
         const float *tokens[KT_AMX_TOKENS];
         for (int64_t s = 0; s < KT_AMX_TOKENS; s++) {
             int64_t row = tile * KT_AMX_TOKENS + s;
-            tokens[s] = row < t->block->rows ? rows + row * KT_AMX_LD : NULL;
+            tokens[s] = row < t->block->rows ? rows + row * c->ld : NULL;
         }
         c->amx->kernels.pack_rows(tokens, t->features,
                                   to + (t->block->tile + tile) * tile_bytes(c->inter_steps) +
@@ -353,17 +377,20 @@ static void pack_gradient(const struct kt_amx_call *c, const struct task *t, con
 }
 
 static void recompute_products(const struct kt_amx_call *c, const struct kt_amx_thread *s,
-                               const struct task *t)
+                               struct task t)
 {
-    struct kt_amx_blocks w = gate_up_rows(c, t);
-    int64_t tiles = t->block->tiles, rows = t->block->rows;
     float *to[] = {s->gate, s->up};
-    multiply(c, s, t->block, &c->x, &w, NULL);
-    for (int which = 0; which < 2; which++) {
-        for (int64_t row = 0; row < rows; row++)
-            s->rows[row] = to[which] + row * KT_AMX_LD;
-        c->amx->kernels.transpose(s->products + which * (w.num / 2) * 2 * tiles * 256, tiles,
-                                  t->features, rows, 1, s->rows);
+    for (int64_t begin = t.from; t.features > 0;) {
+        struct task part = split_task(&t);
+        struct kt_amx_blocks w = gate_up_rows(c, &part);
+        int64_t tiles = part.block->tiles, rows = part.block->rows;
+        multiply(c, s, part.block, &c->x, &w, NULL);
+        for (int which = 0; which < 2; which++) {
+            for (int64_t row = 0; row < rows; row++)
+                s->rows[row] = to[which] + row * c->ld + part.from - begin;
+            c->amx->kernels.transpose(s->products + which * (w.num / 2) * 2 * tiles * 256, tiles,
+                                      part.features, rows, 1, s->rows);
+        }
     }
 }
 
@@ -384,10 +411,10 @@ static void activation_tasks(void *arg, int64_t begin, int64_t end, int32_t thre
         if (c->batch->kept)
             load_products(c, &s, &t);
         else
-            recompute_products(c, &s, &t);
+            recompute_products(c, &s, t);
         k->backward(&down, i + 1 < end ? &ahead : NULL, c->dy_rows + at, tiles,
-                    c->amx->backward_chunk, 0, s.dh, KT_AMX_LD, s.stage);
-        k->order_columns(s.dh, KT_AMX_LD, t.block->rows, t.features, s.dh, KT_AMX_LD);
+                    c->amx->backward_chunk, 0, s.dh, c->ld, s.stage);
+        k->order_columns(s.dh, c->ld, t.block->rows, t.features, s.dh, c->ld);
         for (int64_t row = 0; row < t.block->rows; row++)
             activate_row(c, &s, &t, row);
         pack_gradient(c, &t, s.gate, c->dgate);
@@ -427,10 +454,10 @@ static void dx_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
         }
         int64_t at = t.block->tile * tile_bytes(c->inter_steps);
         k->backward(&gate, &up, c->dgate + at, t.block->tiles, c->amx->backward_chunk, 0,
-                    s.products, KT_AMX_LD, s.stage);
+                    s.products, c->ld, s.stage);
         k->backward(&up, i + 1 < end ? &ahead : NULL, c->dup + at, t.block->tiles,
-                    c->amx->backward_chunk, 1, s.products, KT_AMX_LD, s.stage);
-        k->order_columns(s.products, KT_AMX_LD, t.block->rows, t.features,
+                    c->amx->backward_chunk, 1, s.products, c->ld, s.stage);
+        k->order_columns(s.products, c->ld, t.block->rows, t.features,
                          c->out + t.block->tile * KT_AMX_TOKENS * kt_amx_out_ld(c) + t.from,
                          kt_amx_out_ld(c));
     }
@@ -440,10 +467,10 @@ static void dx_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
 void kt_amx_group_backward(struct kt_amx_call *c)
 {
     kt_parallel_for(c->pool, c->num_blocks, 1, gather_blocks, c);
-    choose_width(c, c->inter, KT_AMX_FEATURES / 2);
+    choose_width(c, c->inter, backward_features(c));
     run_tasks(c, c->inter, activation_tasks);
     sum_partials(c);
-    choose_width(c, c->hidden, KT_AMX_FEATURES);
+    choose_width(c, c->hidden, backward_features(c));
     run_tasks(c, c->hidden, dx_tasks);
     kt_parallel_for(c->pool, c->batch->tokens, TOKENS_A_TASK, scatter_tokens, c);
 }

@@ -80,14 +80,14 @@ static int is_direct(const struct kt_weight *w)
 
 /* A block whose rows or features are not whole tiles, or not bfloat16, copied with zeros around. */
 static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
-                        int64_t ahead, int64_t stage_ld, void *memory)
+                        int64_t stage_ld, void *memory)
 {
     const struct kt_weight *weight = w->weight[i];
     uint16_t *stage = memory;
     int64_t whole = cols / KT_AMX_STEP * KT_AMX_STEP;
     int decoded = !is_direct(weight);
     if (decoded)
-        w->decode(weight, w->first[i], from, w->rows[i], cols, ahead, stage, stage_ld);
+        w->decode(weight, w->first[i], from, w->rows[i], cols, 0, stage, stage_ld);
     for (int64_t r = 0; r < KT_AMX_ROWS; r++, stage += stage_ld) {
         const uint16_t *row = stage;
         int64_t n = r < w->rows[i] ? cols : 0;
@@ -106,18 +106,73 @@ static void forward(const struct kt_amx_blocks *w, const struct kt_amx_blocks *n
 
 /* -- backward ---------------------------------------------------------------------------------- */
 
-static struct walk walk_strip(const struct kt_amx_strip *s, int64_t from, int64_t chunk,
-                              int64_t calls)
+/* Rows [from, from + rows) and columns [col, col + cols) of a strip, which are multiplied with all
+ * tiles before the next. */
+struct part {
+    const struct kt_amx_strip *strip;
+    int64_t from, rows, col, cols;
+};
+
+static struct part part_at(const struct kt_amx_strip *w, int64_t from, int64_t col, int64_t chunk)
+{
+    struct part p = {.strip = w, .from = from, .col = col};
+    if (w) {
+        p.rows = kt_min_i64(chunk, w->weight->rows - from);
+        p.cols = kt_min_i64(KT_AMX_STRIP_COLS, w->cols - col);
+    }
+    return p;
+}
+
+/* What is read after a part, which is of `next` (or nothing) after the last. Returns whether it
+ * was.
+ */
+static int part_after(const struct part *p, const struct kt_amx_strip *next, int64_t chunk,
+                      struct part *after)
+{
+    int last = 0;
+    if (p->col + p->cols < p->strip->cols)
+        *after = part_at(p->strip, p->from, p->col + p->cols, chunk);
+    else if (p->from + p->rows < p->strip->weight->rows)
+        *after = part_at(p->strip, p->from + p->rows, 0, chunk);
+    else {
+        *after = part_at(next, 0, 0, chunk);
+        last = 1;
+    }
+    return last;
+}
+
+static const char *part_begin(const struct part *p)
+{
+    return element_at(p->strip->weight, p->from, p->strip->col + p->col);
+}
+
+/* `calls` calls of walk_on cover a part. */
+static struct walk walk_part(const struct part *p, int64_t calls)
 {
     struct walk w = {0};
-    if (!s)
+    if (!p->strip)
         return w;
-    w.row = element_at(s->weight, from, s->col);
-    w.ld = bytes_of(s->weight, s->weight->cols);
-    w.run = bytes_of(s->weight, s->cols);
-    w.rows = kt_min_i64(chunk, s->weight->rows - from);
+    w.row = part_begin(p);
+    w.ld = bytes_of(p->strip->weight, p->strip->weight->cols);
+    w.run = bytes_of(p->strip->weight, p->cols);
+    w.rows = p->rows;
     w.pace = pace(w.rows, calls);
     return w;
+}
+
+/* With more than a few tiles decoding fetches the next part instead, since it takes the smaller
+ * part of the time. Weights of less than a byte are too few bytes for that to matter. */
+static int decoding_fetches(const struct kt_weight *w, int64_t tiles)
+{
+    enum { ELEMENTS = 256 /* whole blocks of every format */ };
+    return !is_direct(w) && tiles > FEW_TILES && bytes_of(w, ELEMENTS) >= ELEMENTS;
+}
+
+static int64_t part_distance(const struct part *from, const struct part *to)
+{
+    if (!to->strip)
+        return 0;
+    return (int64_t)((uintptr_t)part_begin(to) - (uintptr_t)part_begin(from));
 }
 
 /* One tile of a, two of b. */
@@ -188,23 +243,23 @@ struct columns {
     int64_t ld;
 };
 
-/* Columns [col, col + cols) of rows [from, from + rows). */
-static struct columns open_columns(const struct kt_amx_strip *w, int64_t from, int64_t rows,
-                                   int64_t col, int64_t cols, int64_t ahead, uint16_t *decoded)
+/* Rows [row, row + rows) of a part. */
+static struct columns open_columns(const struct part *p, int64_t row, int64_t rows, int64_t ahead,
+                                   uint16_t *decoded)
 {
+    const struct kt_amx_strip *w = p->strip;
+    int64_t from = p->from + row, col = w->col + p->col;
     if (is_direct(w->weight))
-        return (struct columns){
-            (const uint16_t *)(const void *)element_at(w->weight, from, w->col + col),
-            w->weight->cols};
-    w->decode(w->weight, from, w->col + col, rows, cols, ahead, decoded, KT_AMX_STRIP_COLS);
+        return (struct columns){(const uint16_t *)(const void *)element_at(w->weight, from, col),
+                                w->weight->cols};
+    w->decode(w->weight, from, col, rows, p->cols, ahead, decoded, KT_AMX_STRIP_COLS);
     return (struct columns){decoded, KT_AMX_STRIP_COLS};
 }
 
-/* Products of a part of a strip: [from, from + rows) x [col, col + cols), all tiles of tokens. */
-struct strip_product {
-    const struct kt_amx_strip *w;
-    int64_t from, rows, col, cols;
-    int64_t ahead; /* bytes to what decoding fetches, see decoding_fetches */
+/* Products of a part with all tiles of tokens. */
+struct part_product {
+    struct part part;
+    int64_t ahead; /* bytes to what decoding fetches */
     const char *tokens;
     int64_t tiles, tile_bytes;
     int first;
@@ -215,7 +270,7 @@ struct strip_product {
 };
 
 /* Tiles of 32 columns that are interleaved at `b`. */
-static void multiply_interleaved(const struct strip_product *p, const char *b, float *c,
+static void multiply_interleaved(const struct part_product *p, const char *b, float *c,
                                  struct walk *ahead)
 {
     for (int64_t tile = 0; tile < p->tiles; tile += 2) {
@@ -226,7 +281,7 @@ static void multiply_interleaved(const struct strip_product *p, const char *b, f
                             .a_step = TILE_BYTES,
                             .b_next = TILE_BYTES,
                             .b_step = STEP_BYTES,
-                            .steps = steps_of(p->rows)};
+                            .steps = steps_of(p->part.rows)};
         float *to = c + tile * 16 * p->ld;
         if (tile + 1 < p->tiles)
             multiply_2x2(&f, p->first, to, 16 * p->ld, 16, p->ld * 4, ahead);
@@ -236,19 +291,19 @@ static void multiply_interleaved(const struct strip_product *p, const char *b, f
 }
 
 /* All columns are interleaved, then multiplied. */
-static void multiply_staged(const struct strip_product *p, struct walk *ahead)
+static void multiply_staged(const struct part_product *p, struct walk *ahead)
 {
-    int64_t stride = steps_of(p->rows) * STEP_BYTES;
+    const struct part *part = &p->part;
+    int64_t stride = steps_of(part->rows) * STEP_BYTES;
     char *to = p->stage;
-    for (int64_t row = 0; row < p->rows; row += KT_AMX_STEP, to += STEP_BYTES) {
-        int64_t rows = kt_min_i64(KT_AMX_STEP, p->rows - row);
-        struct columns w =
-            open_columns(p->w, p->from + row, rows, p->col, p->cols, p->ahead, p->decoded);
-        for (int64_t col = 0; col < p->cols; col += KT_AMX_STEP)
-            interleave_step(w.data + col, w.ld, rows, p->cols - col,
+    for (int64_t row = 0; row < part->rows; row += KT_AMX_STEP, to += STEP_BYTES) {
+        int64_t rows = kt_min_i64(KT_AMX_STEP, part->rows - row);
+        struct columns w = open_columns(part, row, rows, p->ahead, p->decoded);
+        for (int64_t col = 0; col < part->cols; col += KT_AMX_STEP)
+            interleave_step(w.data + col, w.ld, rows, part->cols - col,
                             to + col / KT_AMX_STEP * stride);
     }
-    for (int64_t col = 0; col < p->cols; col += KT_AMX_STEP)
+    for (int64_t col = 0; col < part->cols; col += KT_AMX_STEP)
         multiply_interleaved(p, p->stage + col / KT_AMX_STEP * stride, p->c + col, ahead);
 }
 
@@ -269,21 +324,21 @@ static void multiply_staged(const struct strip_product *p, struct walk *ahead)
     } while (0)
 
 /* 32 columns, one or two tiles: each step is interleaved while the one before is multiplied. */
-INLINE void multiply_once(const struct strip_product *p, const struct columns *w, int64_t cols,
+INLINE void multiply_once(const struct part_product *p, const struct columns *w, int64_t cols,
                           float *c, const int two, struct walk *ahead)
 {
     const char *a = p->tokens, *b = p->stage;
-    int64_t steps = steps_of(p->rows), c_ld = p->ld * 4;
+    int64_t rows = p->part.rows, steps = steps_of(rows), c_ld = p->ld * 4;
     float *next = c + 16 * p->ld;
     tile_see(c);
     load_results(0, 1, c, c_ld, p->first);
     if (two)
         load_results(2, 3, next, c_ld, p->first);
-    interleave_step(w->data, w->ld, p->rows, cols, p->stage);
+    interleave_step(w->data, w->ld, rows, cols, p->stage);
     for (int64_t k = 0; k < steps; k++, a += TILE_BYTES, b += STEP_BYTES) {
         int64_t row = (k + 1) * KT_AMX_STEP;
-        if (row < p->rows)
-            interleave_step(w->data + row * w->ld, w->ld, p->rows - row, cols,
+        if (row < rows)
+            interleave_step(w->data + row * w->ld, w->ld, rows - row, cols,
                             p->stage + (k + 1) * STEP_BYTES);
         tile_see(b);
         tile_load(4, a, TILE_LINE);
@@ -303,26 +358,16 @@ INLINE void multiply_once(const struct strip_product *p, const struct columns *w
         store_results(2, 3, next, c_ld);
 }
 
-static void multiply_few(const struct strip_product *p, struct walk *ahead)
+static void multiply_few(const struct part_product *p, struct walk *ahead)
 {
-    struct columns w = open_columns(p->w, p->from, p->rows, p->col, p->cols, p->ahead, p->decoded);
-    for (int64_t col = 0; col < p->cols; col += KT_AMX_STEP, w.data += KT_AMX_STEP) {
-        int64_t cols = kt_min_i64(KT_AMX_STEP, p->cols - col);
+    struct columns w = open_columns(&p->part, 0, p->part.rows, p->ahead, p->decoded);
+    for (int64_t col = 0; col < p->part.cols; col += KT_AMX_STEP, w.data += KT_AMX_STEP) {
+        int64_t cols = kt_min_i64(KT_AMX_STEP, p->part.cols - col);
         if (p->tiles == 1)
             multiply_once(p, &w, cols, p->c + col, 0, ahead);
         else
             multiply_once(p, &w, cols, p->c + col, 1, ahead);
     }
-}
-
-/* Bytes from column `col` of a strip's row `from` to row `to_from` of what is read after it. */
-static int64_t strip_distance(const struct kt_amx_strip *w, int64_t from, int64_t col,
-                              const struct kt_amx_strip *to, int64_t to_from)
-{
-    if (!to || col >= to->cols)
-        return 0;
-    return distance(element_at(w->weight, from, w->col + col),
-                    element_at(to->weight, to_from, to->col + col));
 }
 
 /* With few tiles fewer rows are multiplied at a time, since what is read ahead must find room in
@@ -331,37 +376,30 @@ static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *ne
                      const void *rows, int64_t tiles, int64_t chunk, int accumulate,
                      float *products, int64_t ld, void *stage)
 {
-    int64_t depth = w->weight->rows;
-    int few = tiles <= 2, fetching = decoding_fetches(w->weight, tiles);
+    int few = tiles <= FEW_TILES, fetching = decoding_fetches(w->weight, tiles);
+    struct part_product p = {.tiles = tiles,
+                             .tile_bytes = steps_of(w->weight->rows) * TILE_BYTES,
+                             .ld = ld,
+                             .decoded = stage,
+                             .stage = (char *)stage + KT_AMX_DECODED_ROWS * KT_AMX_STRIP_COLS * 2};
     chunk = few ? kt_min_i64(chunk, KT_AMX_DECODED_ROWS) : chunk;
-    for (int64_t from = 0; from < depth; from += chunk) {
-        int64_t count = kt_min_i64(chunk, depth - from), steps = steps_of(count);
-        int last = from + chunk >= depth;
-        const struct kt_amx_strip *after = last ? next : w;
-        int64_t after_from = last ? 0 : from + chunk;
-        struct walk ahead = walk_strip(fetching ? NULL : after, after_from, chunk,
-                                       steps_of(w->cols) * steps * ((tiles + 1) / 2));
-        for (int64_t col = 0; col < w->cols; col += KT_AMX_STRIP_COLS) {
-            struct strip_product p = {
-                .w = w,
-                .from = from,
-                .rows = count,
-                .col = col,
-                .cols = kt_min_i64(KT_AMX_STRIP_COLS, w->cols - col),
-                .ahead = fetching ? strip_distance(w, from, col, after, after_from) : 0,
-                .tokens = (const char *)rows + from / KT_AMX_STEP * TILE_BYTES,
-                .tiles = tiles,
-                .tile_bytes = steps_of(depth) * TILE_BYTES,
-                .first = !accumulate && from == 0,
-                .c = products + col,
-                .ld = ld,
-                .decoded = stage,
-                .stage = (char *)stage + KT_AMX_DECODED_ROWS * KT_AMX_STRIP_COLS * 2};
-            if (few)
-                multiply_few(&p, &ahead);
-            else
-                multiply_staged(&p, &ahead);
-        }
+    struct part after = part_at(w, 0, 0, chunk);
+    for (int last = 0; !last;) {
+        struct walk ahead = {0};
+        p.part = after;
+        last = part_after(&p.part, next, chunk, &after);
+        if (fetching)
+            p.ahead = part_distance(&p.part, &after);
+        else
+            ahead = walk_part(&after,
+                              steps_of(p.part.cols) * steps_of(p.part.rows) * ((tiles + 1) / 2));
+        p.tokens = (const char *)rows + p.part.from / KT_AMX_STEP * TILE_BYTES;
+        p.first = !accumulate && p.part.from == 0;
+        p.c = products + p.part.col;
+        if (few)
+            multiply_few(&p, &ahead);
+        else
+            multiply_staged(&p, &ahead);
     }
 }
 

@@ -81,10 +81,9 @@ static int is_direct(const struct kt_weight *w)
 }
 
 static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
-                        int64_t ahead, int64_t stage_ld, void *stage)
+                        int64_t stage_ld, void *stage)
 {
     char *to = stage;
-    (void)ahead;
     for (int64_t r = 0; r < KT_AMX_ROWS; r++, to += stage_ld) {
         int64_t n = r < w->rows[i] ? cols : 0;
         memset(to + n, 0, (size_t)(stage_ld - n));

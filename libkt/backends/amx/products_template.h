@@ -14,10 +14,9 @@
 static int is_direct(const struct kt_weight *w);
 
 /** Features [from, from + cols) of block i as 32 rows of stage_ld elements that tiles can be loaded
- * from, zeros where the block has no row or feature. Decoding fetches what lies `ahead` bytes after
- * what it reads. */
+ * from, zeros where the block has no row or feature. */
 static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
-                        int64_t ahead, int64_t stage_ld, void *stage);
+                        int64_t stage_ld, void *stage);
 
 /** What becomes of the results of block i and tiles [tile, end) once they are summed over all
  * features; in `products` as forward has them. */
@@ -44,11 +43,73 @@ static int64_t bytes_of(const struct kt_weight *w, int64_t n)
     return (n + f->block - 1) / f->block * f->block_bytes;
 }
 
+/* -- the order of products ---------------------------------------------------------------------
+ */
+
+/* Some blocks and one chunk of features, which are multiplied with all tiles before the next. */
+struct place {
+    const struct kt_amx_blocks *blocks;
+    int32_t first, num;
+    int64_t from, cols;
+};
+
+/* Panel by panel of features: a few blocks after the other, chunk by chunk. */
+struct order {
+    int64_t depth, chunk, panel;
+    int32_t num; /* blocks of a place */
+};
+
+enum { GROUP = 2, FEW_TILES = 2, SOME_TILES = 4, PANEL_BYTES = 512 << 10, DECODED_CHUNK = 128 };
+
+static struct order order_of(const struct kt_amx_blocks *w, int64_t depth, int64_t tiles,
+                             int64_t chunk)
+{
+    int direct = is_direct(w->weight[0]);
+    struct order o = {.depth = depth, .chunk = chunk, .num = direct && tiles > SOME_TILES ? 4 : 2};
+    if (!direct && tiles <= FEW_TILES)
+        o.chunk = kt_min_i64(chunk, DECODED_CHUNK);
+    o.panel = kt_max_i64(1, PANEL_BYTES / (tiles * TILE_BYTES) * STEP / o.chunk) * o.chunk;
+    return o;
+}
+
+static struct place place_at(const struct order *o, const struct kt_amx_blocks *w, int32_t block,
+                             int64_t from)
+{
+    struct place p = {.blocks = w, .first = block, .from = from};
+    if (w) {
+        p.num = (int32_t)kt_min_i64(o->num, w->num - block);
+        p.cols = kt_min_i64(o->chunk, o->depth - from);
+    }
+    return p;
+}
+
+/* What is read after a place, which is of `next` (or nothing) after the last. Returns whether it
+ * was.
+ */
+static int place_after(const struct order *o, const struct place *p,
+                       const struct kt_amx_blocks *next, struct place *after)
+{
+    int64_t panel = p->from / o->panel * o->panel, end = kt_min_i64(panel + o->panel, o->depth);
+    int last = 0;
+    if (p->from + p->cols < end)
+        *after = place_at(o, p->blocks, p->first, p->from + p->cols);
+    else if (p->first + p->num < p->blocks->num)
+        *after = place_at(o, p->blocks, p->first + p->num, panel);
+    else if (end < o->depth)
+        *after = place_at(o, p->blocks, 0, end);
+    else {
+        *after = place_at(o, next, 0, 0);
+        last = 1;
+    }
+    return last;
+}
+
 /* -- reading ahead ----------------------------------------------------------------------------- */
 
-/* Fetches what the next chunk reads, row after row, a run of bytes each: memory is read in longer
- * pieces than in the order in which the products use it. Calls are spread over the whole chunk,
- * since a core has few misses under way at a time and a burst of them holds up the tiles' loads. */
+/* Fetches what is read next, row after row, a run of bytes each. Calls are spread over the products
+ * in between: a line on its way occupies one of the core's 16 fill buffers, as do the lines that
+ * tiles load from level 2. The processor's own prefetching into level 2 needs none, but follows
+ * only some 64 rows at a time, each within its page: so few rows take turns, a run each. */
 struct walk {
     const struct kt_amx_blocks *blocks;
     const char *row;
@@ -76,47 +137,24 @@ static int64_t pace(int64_t rows, int64_t calls)
     return (rows + calls - 1) / calls;
 }
 
-/* `calls` calls of walk_on cover columns [from, from + chunk) of the blocks. */
-static struct walk walk_blocks(const struct kt_amx_blocks *b, int64_t from, int64_t chunk,
-                               int64_t depth, int64_t calls)
+/* `calls` calls of walk_on cover a place. */
+static struct walk walk_place(const struct place *p, int64_t depth, int64_t calls)
 {
+    const struct kt_amx_blocks *b = p->blocks;
     struct walk w = {0};
     if (!b)
         return w;
     w.blocks = b;
-    w.from = from;
-    w.row = element_at(b->weight[0], b->first[0], from);
-    w.block_rows = b->rows[0];
-    w.ld = bytes_of(b->weight[0], depth);
-    w.run = bytes_of(b->weight[0], kt_min_i64(chunk, depth - from));
-    for (int32_t i = 0; i < b->num; i++)
-        w.rows += b->rows[i];
+    w.from = p->from;
+    w.index = p->first;
+    w.row = element_at(b->weight[p->first], b->first[p->first], p->from);
+    w.block_rows = b->rows[p->first];
+    w.ld = bytes_of(b->weight[p->first], depth);
+    w.run = bytes_of(b->weight[p->first], p->cols);
+    for (int32_t i = 0; i < p->num; i++)
+        w.rows += b->rows[p->first + i];
     w.pace = pace(w.rows, calls);
     return w;
-}
-
-/* With few tokens most of the time is decoding: that fetches instead, what lies so many bytes after
- * what it reads, and forward's chunks are twice as long. Weights of less than a byte are too few
- * bytes for that to matter. */
-static int decoding_fetches(const struct kt_weight *w, int64_t tiles)
-{
-    enum { FEW_TILES = 4, ELEMENTS = 256 /* whole blocks of every format */ };
-    return !is_direct(w) && tiles <= FEW_TILES && bytes_of(w, ELEMENTS) >= ELEMENTS;
-}
-
-static int64_t distance(const char *from, const char *to)
-{
-    return (int64_t)((uintptr_t)to - (uintptr_t)from);
-}
-
-/* Bytes from block i's column `from` to `to_from` of what is read after it. */
-static int64_t block_distance(const struct kt_amx_blocks *w, int32_t i, int64_t from,
-                              const struct kt_amx_blocks *to, int64_t to_from)
-{
-    if (!to || i >= to->num)
-        return 0;
-    return distance(element_at(w->weight[i], w->first[i], from),
-                    element_at(to->weight[i], to->first[i], to_from));
 }
 
 /* -- products ---------------------------------------------------------------------------------- */
@@ -205,7 +243,7 @@ struct chunk {
 };
 
 static struct chunk open_chunk(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
-                               int64_t ahead, void *stage)
+                               void *stage)
 {
     struct chunk c = {.from = from, .cols = cols, .steps = steps_of(cols)};
     if (is_direct(w->weight[i]) && w->rows[i] == KT_AMX_ROWS && cols % STEP == 0) {
@@ -213,7 +251,7 @@ static struct chunk open_chunk(const struct kt_amx_blocks *w, int32_t i, int64_t
         c.lda = bytes_of(w->weight[i], w->weight[i]->cols);
         return c;
     }
-    stage_block(w, i, from, cols, ahead, c.steps * STEP, stage);
+    stage_block(w, i, from, cols, c.steps * STEP, stage);
     c.a = stage;
     c.lda = c.steps * TILE_LINE;
     return c;
@@ -238,46 +276,39 @@ INLINE void multiply_block(const struct chunk *c, const char *columns, int64_t t
         multiply_2x1(&f, c->from == 0, products, tiles * 256, TILE_LINE, ahead);
 }
 
-static int is_staged(const struct kt_amx_blocks *w, int64_t cols)
+static int is_staged(const struct place *p)
 {
-    int staged = cols % STEP != 0;
-    for (int32_t i = 0; i < w->num; i++)
+    const struct kt_amx_blocks *w = p->blocks;
+    int staged = p->cols % STEP != 0;
+    for (int32_t i = p->first; i < p->first + p->num; i++)
         staged |= !is_direct(w->weight[i]) || w->rows[i] < KT_AMX_ROWS;
     return staged;
 }
 
-#ifndef KT_AMX_GROUP
-#define KT_AMX_GROUP 2
-#endif
-
-/* A group of tiles stays in level-1 cache for all blocks, which lie in level 2; a block that is
- * decoded stays there for all tiles instead, so that this happens once. finish: NULL = nothing. */
+/* A group of tiles stays in level-1 cache for all blocks of a place, which lie in level 2; a block
+ * that is decoded stays there for all tiles instead, so that this happens once. The tiles of a
+ * panel of features stay in level 2 for all blocks. finish: NULL = nothing. */
 INLINE void multiply_chunks(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next,
                             int64_t depth, const void *columns, const float *scales, int64_t tiles,
                             int64_t chunk, float *products, void *stage, finish_fn *finish)
 {
     int64_t tile_bytes = steps_of(depth) * TILE_BYTES, block_floats = 2 * tiles * 256;
-    int fetching = decoding_fetches(w->weight[0], tiles);
-    if (fetching)
-        chunk = kt_min_i64(2 * chunk, KT_AMX_MAX_CHUNK);
-    for (int64_t from = 0; from < depth; from += chunk) {
-        int64_t cols = kt_min_i64(chunk, depth - from);
-        int64_t group = is_staged(w, cols) ? tiles : KT_AMX_GROUP;
-        int last = from + chunk >= depth;
-        const struct kt_amx_blocks *after = last ? next : w;
-        int64_t after_from = last ? 0 : from + chunk;
-        struct walk ahead = walk_blocks(fetching ? NULL : after, after_from, chunk, depth,
-                                        w->num * steps_of(cols) * ((tiles + 1) / 2));
+    struct order o = order_of(w, depth, tiles, chunk);
+    struct place p, after = place_at(&o, w, 0, 0);
+    for (int last = 0; !last;) {
+        p = after;
+        last = place_after(&o, &p, next, &after);
+        int64_t group = is_staged(&p) ? tiles : GROUP;
+        struct walk ahead = walk_place(&after, depth, p.num * steps_of(p.cols) * ((tiles + 1) / 2));
         for (int64_t first = 0; first < tiles; first += group) {
             int64_t end = kt_min_i64(first + group, tiles);
-            for (int32_t i = 0; i < w->num; i++) {
-                int64_t far = fetching ? block_distance(w, i, from, after, after_from) : 0;
-                struct chunk c = open_chunk(w, i, from, cols, far, stage);
+            for (int32_t i = p.first; i < p.first + p.num; i++) {
+                struct chunk c = open_chunk(w, i, p.from, p.cols, stage);
+                float *to = products + i * block_floats;
                 for (int64_t tile = first; tile < end; tile += 2)
-                    multiply_block(&c, columns, tile_bytes, tile, tiles,
-                                   products + i * block_floats, &ahead);
-                if (finish && last)
-                    finish(w, i, scales, first, end, tiles, products + i * block_floats);
+                    multiply_block(&c, columns, tile_bytes, tile, tiles, to, &ahead);
+                if (finish && p.from + p.cols == depth)
+                    finish(w, i, scales, first, end, tiles, to);
             }
         }
     }
