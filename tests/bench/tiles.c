@@ -87,6 +87,7 @@ static struct kt_amx_blocks blocks_at(const struct bench *b, int64_t piece,
 static struct kt_amx_strip strip_at(const struct bench *b, int64_t piece, const struct kt_weight *w)
 {
     return (struct kt_amx_strip){.decode = b->amx->rows.decode[KT_DECODE_BF16],
+                                 .decode_pairs = b->amx->rows.decode_pairs,
                                  .weight = w,
                                  .col = piece % PIECES_A_WEIGHT * WIDTH,
                                  .cols = WIDTH};

@@ -214,6 +214,75 @@ START_TEST(plain_c_rounds_to_nearest_even)
 }
 END_TEST
 
+/* -- pairs of rows -----------------------------------------------------------------------------
+ */
+
+/* Bytes of 64 rows of 320 columns, which 32 columns after the other take. */
+enum {
+    PAIR_STEPS = 2,
+    PAIR_ROWS = 32 * PAIR_STEPS,
+    PAIR_COLS = 320,
+    PAIR_STRIDE = PAIR_STEPS * 2048
+};
+
+static void check_pairs(const struct kt_kernels *kernels, const struct kt_weight *w, int64_t row,
+                        int64_t col, int64_t cols)
+{
+    struct guarded got = guard((size_t)cols / 32 * PAIR_STRIDE);
+    uint16_t want[PAIR_ROWS * PAIR_COLS];
+    kt_decoders_c[KT_DECODE_BF16](w, row, col, PAIR_ROWS, cols, 0, want, PAIR_COLS);
+    ck_assert_int_eq(kernels->decode_pairs(w, row, PAIR_ROWS, col, cols, 64, got.data, PAIR_STRIDE),
+                     1);
+    for (int r = 0; r < PAIR_ROWS; r++)
+        for (int c = 0; c < cols; c++) {
+            int half = c % 8 / 4, place = c % 32 / 8 * 4 + c % 4;
+            const char *at = (const char *)got.data + c / 32 * PAIR_STRIDE + r / 32 * 2048 +
+                             half * 1024 + r % 32 / 2 * 64 + place * 4 + r % 2 * 2;
+            ck_assert_msg(same(KT_DECODE_BF16, at, (const char *)&want[r * PAIR_COLS + c]),
+                          "row %d, column %d", r, c);
+        }
+    release(&got);
+}
+
+static void check_no_pairs(const struct kt_kernels *kernels, const struct kt_weight *w, int64_t row,
+                           int64_t rows, int64_t col, int64_t cols)
+{
+    struct guarded got = guard((size_t)PAIR_COLS / 32 * PAIR_STRIDE);
+    ck_assert_int_eq(kernels->decode_pairs(w, row, rows, col, cols, 64, got.data, PAIR_STRIDE), 0);
+    for (int i = 0; i < PAIR_COLS / 32 * PAIR_STRIDE; i++)
+        ck_assert_int_eq(((uint8_t *)got.data)[i], 0xa5);
+    release(&got);
+}
+
+START_TEST(pairs_of_rows)
+{
+    struct kt_kernels kernels;
+    enum { ROWS = 160, SCALES = 2 * 3 };
+    if (!init_level(&kernels, levels[_i]) || !kernels.decode_pairs)
+        return;
+    struct guarded data = guard(ROWS * PAIR_COLS);
+    float scale[SCALES] = {0.7f, -0.3f, 0x1.01p-7f, 3, -5e-3f, 0x1.7fffffep2f};
+    for (int i = 0; i < ROWS * PAIR_COLS; i++)
+        ((uint8_t *)data.data)[i] = (uint8_t)(i / PAIR_COLS * 5 + i % PAIR_COLS);
+    struct kt_weight w = {data.data, KT_DTYPE_F8_E4M3, ROWS, PAIR_COLS, scale, 128, 128, 3, 0};
+    check_pairs(&kernels, &w, 0, 0, 128);
+    check_pairs(&kernels, &w, 96, 0, PAIR_COLS);
+    check_pairs(&kernels, &w, 32, 64, 256);
+    struct kt_weight cut = kt_weight_rows(&w, 32, ROWS - 32);
+    check_pairs(&kernels, &cut, 64, 256, 64);
+    check_no_pairs(&kernels, &w, 0, 31, 0, 128);
+    check_no_pairs(&kernels, &w, 0, 64, 0, 96);
+    check_no_pairs(&kernels, &w, 0, 64, 32, 64);
+    check_no_pairs(&kernels, &w, 8, 64, 0, 64);
+    scale[4] = 0x1p-120f;
+    check_no_pairs(&kernels, &w, 96, 64, 0, PAIR_COLS);
+    check_pairs(&kernels, &w, 96, 0, 128);
+    w.dtype = KT_DTYPE_I8;
+    check_no_pairs(&kernels, &w, 0, 64, 0, 128);
+    release(&data);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("decode");
@@ -224,6 +293,7 @@ int main(void)
     tcase_add_loop_test(tc, all_codes_at_all_places, 0, LEVELS);
     tcase_add_loop_test(tc, all_codes_under_all_scales, 0, LEVELS);
     tcase_add_test(tc, plain_c_rounds_to_nearest_even);
+    tcase_add_loop_test(tc, pairs_of_rows, 0, LEVELS);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

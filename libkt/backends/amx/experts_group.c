@@ -115,6 +115,7 @@ static struct kt_amx_blocks down_rows(const struct kt_amx_call *c, const struct 
 static struct kt_amx_strip strip(const struct kt_amx_call *c, int which, const struct task *t)
 {
     return (struct kt_amx_strip){.decode = c->amx->rows.decode[KT_DECODE_BF16],
+                                 .decode_pairs = c->amx->rows.decode_pairs,
                                  .weight = weight(c, which, t),
                                  .col = t->from,
                                  .cols = t->features};

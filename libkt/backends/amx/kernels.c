@@ -290,23 +290,6 @@ static void multiply_interleaved(const struct part_product *p, const char *b, fl
     }
 }
 
-/* All columns are interleaved, then multiplied. */
-static void multiply_staged(const struct part_product *p, struct walk *ahead)
-{
-    const struct part *part = &p->part;
-    int64_t stride = steps_of(part->rows) * STEP_BYTES;
-    char *to = p->stage;
-    for (int64_t row = 0; row < part->rows; row += KT_AMX_STEP, to += STEP_BYTES) {
-        int64_t rows = kt_min_i64(KT_AMX_STEP, part->rows - row);
-        struct columns w = open_columns(part, row, rows, p->ahead, p->decoded);
-        for (int64_t col = 0; col < part->cols; col += KT_AMX_STEP)
-            interleave_step(w.data + col, w.ld, rows, part->cols - col,
-                            to + col / KT_AMX_STEP * stride);
-    }
-    for (int64_t col = 0; col < part->cols; col += KT_AMX_STEP)
-        multiply_interleaved(p, p->stage + col / KT_AMX_STEP * stride, p->c + col, ahead);
-}
-
 #define load_results(t, u, c, ld, zero)                                                            \
     do {                                                                                           \
         if (zero) {                                                                                \
@@ -370,19 +353,56 @@ static void multiply_few(const struct part_product *p, struct walk *ahead)
     }
 }
 
+/* All columns interleaved: 32 of them after each other, `stride` bytes apart. */
+static void interleave_part(const struct part_product *p, int64_t stride)
+{
+    const struct part *part = &p->part;
+    char *to = p->stage;
+    for (int64_t row = 0; row < part->rows; row += KT_AMX_STEP, to += STEP_BYTES) {
+        int64_t rows = kt_min_i64(KT_AMX_STEP, part->rows - row);
+        struct columns w = open_columns(part, row, rows, p->ahead, p->decoded);
+        for (int64_t col = 0; col < part->cols; col += KT_AMX_STEP)
+            interleave_step(w.data + col, w.ld, rows, part->cols - col,
+                            to + col / KT_AMX_STEP * stride);
+    }
+}
+
+/* The same where decoding does it at once; else 0. */
+static int decode_pairs(const struct part_product *p, int64_t stride)
+{
+    const struct part *part = &p->part;
+    const struct kt_amx_strip *w = part->strip;
+    return w->decode_pairs && w->decode_pairs(w->weight, part->from, part->rows, w->col + part->col,
+                                              part->cols, p->ahead, p->stage, stride);
+}
+
+static void multiply_part(const struct part_product *p, struct walk *ahead)
+{
+    int64_t stride = steps_of(p->part.rows) * STEP_BYTES;
+    if (!decode_pairs(p, stride)) {
+        if (p->tiles <= FEW_TILES) {
+            multiply_few(p, ahead);
+            return;
+        }
+        interleave_part(p, stride);
+    }
+    for (int64_t col = 0; col < p->part.cols; col += KT_AMX_STEP)
+        multiply_interleaved(p, p->stage + col / KT_AMX_STEP * stride, p->c + col, ahead);
+}
+
 /* With few tiles fewer rows are multiplied at a time, since what is read ahead must find room in
  * level 2, where rows a page apart share few sets. */
 static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
                      const void *rows, int64_t tiles, int64_t chunk, int accumulate,
                      float *products, int64_t ld, void *stage)
 {
-    int few = tiles <= FEW_TILES, fetching = decoding_fetches(w->weight, tiles);
+    int fetching = decoding_fetches(w->weight, tiles);
     struct part_product p = {.tiles = tiles,
                              .tile_bytes = steps_of(w->weight->rows) * TILE_BYTES,
                              .ld = ld,
                              .decoded = stage,
                              .stage = (char *)stage + KT_AMX_DECODED_ROWS * KT_AMX_STRIP_COLS * 2};
-    chunk = few ? kt_min_i64(chunk, KT_AMX_DECODED_ROWS) : chunk;
+    chunk = tiles <= FEW_TILES ? kt_min_i64(chunk, KT_AMX_DECODED_ROWS) : chunk;
     struct part after = part_at(w, 0, 0, chunk);
     for (int last = 0; !last;) {
         struct walk ahead = {0};
@@ -396,10 +416,7 @@ static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *ne
         p.tokens = (const char *)rows + p.part.from / KT_AMX_STEP * TILE_BYTES;
         p.first = !accumulate && p.part.from == 0;
         p.c = products + p.part.col;
-        if (few)
-            multiply_few(&p, &ahead);
-        else
-            multiply_staged(&p, &ahead);
+        multiply_part(&p, &ahead);
     }
 }
 

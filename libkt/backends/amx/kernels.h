@@ -38,9 +38,10 @@ struct kt_amx_blocks {
     int32_t num;
 };
 
-/** Columns [col, col + cols) of a weight. */
+/** Columns [col, col + cols) of a weight. decode_pairs: NULL = none */
 struct kt_amx_strip {
     kt_decode_fn decode;
+    kt_decode_pairs_fn decode_pairs;
     const struct kt_weight *weight;
     int64_t col, cols;
 };

@@ -90,17 +90,24 @@ static inline __m512i load_pairs(const uint8_t *codes)
     return _mm512_permutexvar_epi8(order, _mm512_loadu_si512(codes));
 }
 
-/* A shuffle takes the lower 7 bits of a code; the upper one is the sign. */
+/* What the lower bytes of words, and the upper ones, become. A shuffle takes the lower 7 bits of a
+ * code; the upper one is the sign. */
+static inline void store_words(const struct code_table *t, __m512i codes, char *of_lower,
+                               char *of_upper)
+{
+    __m512i lower = _mm512_set1_epi16(0xff), upper = _mm512_set1_epi16((short)0xff00);
+    __m512i sign = codes & _mm512_set1_epi8((char)0x80);
+    __m512i low = _mm512_permutex2var_epi8(t->low[0], codes, t->low[1]);
+    __m512i high = _mm512_permutex2var_epi8(t->high[0], codes, t->high[1]) ^ sign;
+    _mm512_storeu_si512(of_lower, (low & lower) | _mm512_slli_epi16(high, 8));
+    _mm512_storeu_si512(of_upper, (high & upper) | _mm512_srli_epi16(low, 8));
+}
+
 static inline int look_up_f8(enum kt_decoding decoding, const struct code_table *t,
                              const uint8_t *from, char *to)
 {
-    __m512i lower = _mm512_set1_epi16(0xff), upper = _mm512_set1_epi16((short)0xff00);
-    __m512i codes = load_pairs(from), sign = codes & _mm512_set1_epi8((char)0x80);
-    __m512i low = _mm512_permutex2var_epi8(t->low[0], codes, t->low[1]);
-    __m512i high = _mm512_permutex2var_epi8(t->high[0], codes, t->high[1]) ^ sign;
     (void)decoding;
-    _mm512_storeu_si512(to, (low & lower) | _mm512_slli_epi16(high, 8));
-    _mm512_storeu_si512(to + 64, (high & upper) | _mm512_srli_epi16(low, 8));
+    store_words(t, load_pairs(from), to, to + 64);
     return 0;
 }
 
@@ -125,3 +132,71 @@ static inline int look_up_i4(enum kt_decoding decoding, const struct code_table 
 #include "backends/cpu/decode_template.h"
 
 const kt_decode_fn kt_decoders_avx512vbmi[KT_DECODINGS] = DECODERS;
+
+/* -- pairs of rows -----------------------------------------------------------------------------
+ */
+
+enum { PAIR_ROWS = 32, PAIR_COLS = 64, HALF_BYTES_OF_PAIRS = 1024 };
+
+/* 64 codes of a row so that words of two rows, unpacked, have in their lower and upper bytes what
+ * the first and second half of the columns' layout hold. */
+static inline __m512i load_for_pairs(const uint8_t *codes)
+{
+    __m512i order =
+        _mm512_setr_epi32(0x05010400, 0x07030602, 0x25212420, 0x27232622, 0x0d090c08, 0x0f0b0e0a,
+                          0x2d292c28, 0x2f2b2e2a, 0x15111410, 0x17131612, 0x35313430, 0x37333632,
+                          0x1d191c18, 0x1f1b1e1a, 0x3d393c38, 0x3f3b3e3a);
+    return _mm512_permutexvar_epi8(order, _mm512_loadu_si512(codes));
+}
+
+static inline void decode_pair_unit(const struct code_table *t, const uint8_t *codes, int64_t ld,
+                                    int64_t ahead, char *to, int64_t stride)
+{
+    for (int pair = 0; pair < PAIR_ROWS / 2; pair++, codes += 2 * ld, to += 64) {
+        fetch(codes, ahead);
+        fetch(codes + ld, ahead);
+        __m512i even = load_for_pairs(codes), odd = load_for_pairs(codes + ld);
+        store_words(t, _mm512_unpacklo_epi16(even, odd), to, to + HALF_BYTES_OF_PAIRS);
+        store_words(t, _mm512_unpackhi_epi16(even, odd), to + stride,
+                    to + stride + HALF_BYTES_OF_PAIRS);
+    }
+}
+
+static const float *scale_at(const struct kt_weight *w, int64_t row, int64_t col)
+{
+    return w->scale + (w->first_row + row) / w->scale_rows * w->scale_ld + col / w->scale_cols;
+}
+
+/* Whether each unit has one scale, and all are common. */
+static int has_whole_units(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
+                           int64_t cols)
+{
+    if (w->dtype != KT_DTYPE_F8_E4M3 || !w->scale || rows % PAIR_ROWS || cols % PAIR_COLS ||
+        w->scale_rows % PAIR_ROWS || w->scale_cols % PAIR_COLS || col % PAIR_COLS ||
+        (w->first_row + row) % PAIR_ROWS)
+        return 0;
+    for (int64_t r = row; r < row + rows; r += PAIR_ROWS)
+        for (int64_t c = col; c < col + cols; c += PAIR_COLS)
+            if (!is_common(*scale_at(w, r, c)))
+                return 0;
+    return 1;
+}
+
+int kt_decode_pairs_avx512vbmi(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
+                               int64_t cols, int64_t ahead, void *to, int64_t stride)
+{
+    struct code_table table = {0};
+    if (!has_whole_units(w, row, rows, col, cols))
+        return 0;
+    const uint8_t *codes = (const uint8_t *)w->data + row * w->cols + col;
+    for (int64_t r = 0; r < rows; r += PAIR_ROWS) {
+        char *out = (char *)to + r / PAIR_ROWS * 2 * HALF_BYTES_OF_PAIRS;
+        for (int64_t c = 0; c < cols; c += PAIR_COLS, out += 2 * stride) {
+            float scale = *scale_at(w, row + r, col + c);
+            if (table.scale != scale)
+                make_table(&table, KT_DTYPE_F8_E4M3, scale);
+            decode_pair_unit(&table, codes + r * w->cols + c, w->cols, ahead, out, stride);
+        }
+    }
+    return 1;
+}

@@ -8,6 +8,7 @@
 void kt_kernels_init(struct kt_kernels *kernels, uint32_t isa)
 {
     const kt_decode_fn *decoders = kt_decoders_c;
+    kernels->decode_pairs = NULL;
     kt_kernels_init_c(kernels);
 #if defined(__x86_64__)
     if (isa & KT_ISA_AVX2) {
@@ -22,8 +23,10 @@ void kt_kernels_init(struct kt_kernels *kernels, uint32_t isa)
         kt_kernels_init_avx512bf16(kernels);
         decoders = kt_decoders_avx512bf16;
     }
-    if (isa & KT_ISA_AVX512_VBMI)
+    if (isa & KT_ISA_AVX512_VBMI) {
         decoders = kt_decoders_avx512vbmi;
+        kernels->decode_pairs = kt_decode_pairs_avx512vbmi;
+    }
 #if defined(KT_HAVE_AMX)
     if (isa & KT_ISA_AMX_BF16)
         kt_kernels_init_amx(kernels);

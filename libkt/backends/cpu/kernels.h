@@ -30,6 +30,14 @@ enum kt_decoding { KT_DECODE_F32, KT_DECODE_ROUNDED, KT_DECODE_BF16, KT_DECODING
 typedef void (*kt_decode_fn)(const struct kt_weight *w, int64_t row, int64_t col, int64_t rows,
                              int64_t cols, int64_t ahead, void *to, int64_t ld);
 
+/** Rows [row, row + rows) and columns [col, col + cols) of a weight as bfloat16, pairs of rows
+ * interleaved: for each 32 rows and 32 columns [2][16 pairs of rows][16 columns][2], of which the
+ * first half has columns 0 to 3 of every eight. 32 rows take 2 KiB, `stride` bytes lie between 32
+ * columns. `ahead` as above. Returns 0, having written nothing, where it does not do that for the
+ * format, its scales, or a number of rows or columns. */
+typedef int (*kt_decode_pairs_fn)(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
+                                  int64_t cols, int64_t ahead, void *to, int64_t stride);
+
 /** How one arithmetic multiplies on one instruction set. The left factor is converted row by row;
  * the right one is packed into panels of nr columns; a tile of up to mr x nr results stays in
  * registers. Factors are rounded to bfloat16 (to nearest even) when `bf16` is set, whatever type
@@ -104,7 +112,8 @@ struct kt_row_kernels {
 struct kt_kernels {
     struct kt_gemm_kernel f32, bf16;
     struct kt_row_kernels row;
-    const kt_decode_fn *decode; /**< by enum kt_decoding; `f32` and `bf16` have the same */
+    const kt_decode_fn *decode;      /**< by enum kt_decoding; `f32` and `bf16` have the same */
+    kt_decode_pairs_fn decode_pairs; /**< NULL = none */
 };
 
 /** Fills the table for a set of KT_ISA_* bits (as kt_cpu_detect found and masked them). */
@@ -125,6 +134,8 @@ extern const kt_decode_fn kt_decoders_avx2[KT_DECODINGS];
 extern const kt_decode_fn kt_decoders_avx512[KT_DECODINGS];
 extern const kt_decode_fn kt_decoders_avx512bf16[KT_DECODINGS];
 extern const kt_decode_fn kt_decoders_avx512vbmi[KT_DECODINGS];
+int kt_decode_pairs_avx512vbmi(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
+                               int64_t cols, int64_t ahead, void *to, int64_t stride);
 
 static inline const struct kt_gemm_kernel *kt_gemm_kernel_for(const struct kt_kernels *kernels,
                                                               kt_compute compute)
