@@ -10,8 +10,8 @@
 
 enum {
     GROUP_BYTES = 256 << 20,
-    FORWARD_TILES = 16,
-    BACKWARD_TILES = 16,
+    FORWARD_TILES = 32,
+    BACKWARD_TILES = 32,
     CHUNK = 256,
     INT8_CHUNK = 512,
     PAGE_BYTES = 4096,

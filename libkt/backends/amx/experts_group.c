@@ -22,15 +22,16 @@ static void choose_width(struct kt_amx_call *c, int64_t features, int64_t most)
     c->ld = c->width + KT_AMX_PAD;
 }
 
-/* Features of a task in backward, at most: what few tiles leave of the scratch, for rows of a
- * weight to be read by the page. */
+/* Features of a task in backward, at most: few tiles leave room for rows of a weight as long as a
+ * page, in the scratch and, with the results of 16 tiles, in level 2. */
 static int64_t backward_features(const struct kt_amx_call *c)
 {
+    enum { LEVEL2_TILES = 16 };
+    int64_t room = kt_min_i64(c->amx->backward_tiles, LEVEL2_TILES) * KT_AMX_LD;
     int64_t tiles = 1, width = KT_AMX_FEATURES;
     for (int64_t i = 0; i < c->num_blocks; i++)
         tiles = kt_max_i64(tiles, c->group[i].tiles);
-    while (width < KT_AMX_WIDE_FEATURES &&
-           tiles * (2 * width + KT_AMX_PAD) <= c->amx->backward_tiles * KT_AMX_LD)
+    while (width < KT_AMX_WIDE_FEATURES && tiles * (2 * width + KT_AMX_PAD) <= room)
         width *= 2;
     return width;
 }

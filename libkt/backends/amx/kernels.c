@@ -376,18 +376,28 @@ static int decode_pairs(const struct part_product *p, int64_t stride)
                                               part->cols, p->ahead, p->stage, stride);
 }
 
-static void multiply_part(const struct part_product *p, struct walk *ahead)
+/* With few tiles 64 columns at a time, so that the core decodes the next while it multiplies. */
+static void multiply_part(const struct part_product *whole, struct walk *ahead)
 {
-    int64_t stride = steps_of(p->part.rows) * STEP_BYTES;
-    if (!decode_pairs(p, stride)) {
-        if (p->tiles <= FEW_TILES) {
-            multiply_few(p, ahead);
-            return;
+    enum { FEW_COLS = 64 };
+    struct part_product p = *whole;
+    int few = p.tiles <= FEW_TILES;
+    int64_t cols = whole->part.cols, width = few ? FEW_COLS : cols;
+    int64_t stride = steps_of(p.part.rows) * STEP_BYTES;
+    for (int64_t from = 0; from < cols; from += width) {
+        p.part.col = whole->part.col + from;
+        p.part.cols = kt_min_i64(width, cols - from);
+        p.c = whole->c + from;
+        int decoded = decode_pairs(&p, stride);
+        if (!decoded && few) {
+            multiply_few(&p, ahead);
+            continue;
         }
-        interleave_part(p, stride);
+        if (!decoded)
+            interleave_part(&p, stride);
+        for (int64_t col = 0; col < p.part.cols; col += KT_AMX_STEP)
+            multiply_interleaved(&p, p.stage + col / KT_AMX_STEP * stride, p.c + col, ahead);
     }
-    for (int64_t col = 0; col < p->part.cols; col += KT_AMX_STEP)
-        multiply_interleaved(p, p->stage + col / KT_AMX_STEP * stride, p->c + col, ahead);
 }
 
 /* With few tiles fewer rows are multiplied at a time, since what is read ahead must find room in
