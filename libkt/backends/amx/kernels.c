@@ -123,8 +123,7 @@ static struct part part_at(const struct kt_amx_strip *w, int64_t from, int64_t c
     return p;
 }
 
-/* What is read after a part, which is of `next` (or nothing) after the last. Returns whether it
- * was.
+/* What is read after a part: after the last, of `next` (or nothing). Returns whether it was that.
  */
 static int part_after(const struct part *p, const struct kt_amx_strip *next, int64_t chunk,
                       struct part *after)
@@ -176,28 +175,18 @@ static int64_t part_distance(const struct part *from, const struct part *to)
 }
 
 /* One tile of a, two of b. */
-INLINE void multiply_1x2(const struct factors *f, int first, float *c, int64_t c_col, int64_t c_ld,
-                         struct walk *ahead)
+INLINE void sum_1x2(const struct factors *f, struct walk *ahead)
 {
     const char *a = f->a, *b = f->b;
     tile_see(b);
-    if (first) {
-        tile_zero(0);
-        tile_zero(1);
-    } else {
-        tile_load(0, c, c_ld);
-        tile_load(1, c + c_col, c_ld);
-    }
     for (int64_t k = 0; k < f->steps; k++, a += f->a_step, b += f->b_step) {
         tile_load(4, a, f->lda);
         tile_load(6, b, TILE_LINE);
         tile_multiply(0, 4, 6);
         tile_load(7, b + f->b_next, TILE_LINE);
-        tile_multiply(1, 4, 7);
+        tile_multiply(2, 4, 7);
         walk_on(ahead);
     }
-    tile_store(0, c, c_ld);
-    tile_store(1, c + c_col, c_ld);
 }
 
 /* Rows of 32 columns as right factors: [rows / 32][2][16 pairs of rows][16 columns][2]. The first
@@ -283,40 +272,28 @@ static void multiply_interleaved(const struct part_product *p, const char *b, fl
                             .b_step = STEP_BYTES,
                             .steps = steps_of(p->part.rows)};
         float *to = c + tile * 16 * p->ld;
-        if (tile + 1 < p->tiles)
-            multiply_2x2(&f, p->first, to, 16 * p->ld, 16, p->ld * 4, ahead);
-        else
-            multiply_1x2(&f, p->first, to, 16, p->ld * 4, ahead);
+        if (tile + 1 < p->tiles) {
+            struct results r = {to, 16 * p->ld, 16, p->ld * 4};
+            load_results(&r, p->first, 1);
+            sum_2x2(&f, ahead);
+            store_results(&r, 1);
+        } else {
+            struct results r = {to, 16, 0, p->ld * 4};
+            load_results(&r, p->first, 0);
+            sum_1x2(&f, ahead);
+            store_results(&r, 0);
+        }
     }
 }
-
-#define load_results(t, u, c, ld, zero)                                                            \
-    do {                                                                                           \
-        if (zero) {                                                                                \
-            tile_zero(t);                                                                          \
-            tile_zero(u);                                                                          \
-        } else {                                                                                   \
-            tile_load(t, c, ld);                                                                   \
-            tile_load(u, (c) + 16, ld);                                                            \
-        }                                                                                          \
-    } while (0)
-#define store_results(t, u, c, ld)                                                                 \
-    do {                                                                                           \
-        tile_store(t, c, ld);                                                                      \
-        tile_store(u, (c) + 16, ld);                                                               \
-    } while (0)
 
 /* 32 columns, one or two tiles: each step is interleaved while the one before is multiplied. */
 INLINE void multiply_once(const struct part_product *p, const struct columns *w, int64_t cols,
                           float *c, const int two, struct walk *ahead)
 {
     const char *a = p->tokens, *b = p->stage;
-    int64_t rows = p->part.rows, steps = steps_of(rows), c_ld = p->ld * 4;
-    float *next = c + 16 * p->ld;
-    tile_see(c);
-    load_results(0, 1, c, c_ld, p->first);
-    if (two)
-        load_results(2, 3, next, c_ld, p->first);
+    int64_t rows = p->part.rows, steps = steps_of(rows);
+    struct results r = {c, 16, 16 * p->ld, p->ld * 4};
+    load_results(&r, p->first, two);
     interleave_step(w->data, w->ld, rows, cols, p->stage);
     for (int64_t k = 0; k < steps; k++, a += TILE_BYTES, b += STEP_BYTES) {
         int64_t row = (k + 1) * KT_AMX_STEP;
@@ -328,17 +305,15 @@ INLINE void multiply_once(const struct part_product *p, const struct columns *w,
         tile_load(6, b, TILE_LINE);
         tile_multiply(0, 4, 6);
         tile_load(7, b + TILE_BYTES, TILE_LINE);
-        tile_multiply(1, 4, 7);
+        tile_multiply(2, 4, 7);
         if (two) {
             tile_load(5, a + p->tile_bytes, TILE_LINE);
-            tile_multiply(2, 5, 6);
+            tile_multiply(1, 5, 6);
             tile_multiply(3, 5, 7);
         }
         walk_on(ahead);
     }
-    store_results(0, 1, c, c_ld);
-    if (two)
-        store_results(2, 3, next, c_ld);
+    store_results(&r, two);
 }
 
 static void multiply_few(const struct part_product *p, struct walk *ahead)

@@ -5,8 +5,8 @@
  * Forward, Y^T = W X^T: rows of W, as they lie in the checkpoint, are the left factor; tokens are
  * the right one ("columns"). Backward, dX = dY W: tokens are the left factor ("rows"); pairs of
  * rows of W are interleaved into a buffer, 128 columns at a time, because rows lie pages apart and
- * finding a page takes longer than reading a few lines of it. With one or two tiles of tokens, 32
- * columns at a time go through level-1 cache.
+ * finding a page takes longer than reading a few lines of it. With one or two tiles of tokens it is
+ * 64 columns of 64 rows, which stay in level-1 cache.
  *
  *   columns of K features:  [K / 32][16 pairs of features][16 tokens][2], 1 KiB a step
  *   rows of K features:     [K / 32][16 tokens][32 features], 1 KiB a step

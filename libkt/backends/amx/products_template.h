@@ -53,21 +53,26 @@ struct place {
     int64_t from, cols;
 };
 
-/* Panel by panel of features: a few blocks after the other, chunk by chunk. */
+/* Panel by panel of features, place by place in it: all chunks of a few blocks, then those of the
+ * next. */
 struct order {
     int64_t depth, chunk, panel;
     int32_t num; /* blocks of a place */
 };
 
-enum { GROUP = 2, FEW_TILES = 2, SOME_TILES = 4, PANEL_BYTES = 512 << 10, DECODED_CHUNK = 128 };
+enum {
+    GROUP = 2, /* tiles of tokens in level-1 cache */
+    FEW_TILES = 2,
+    SOME_TILES = 4,
+    PANEL_BYTES = 512 << 10, /* of tokens in level 2 */
+    DECODED_COLS = 128       /* at a time, with few tiles */
+};
 
 static struct order order_of(const struct kt_amx_blocks *w, int64_t depth, int64_t tiles,
                              int64_t chunk)
 {
-    int direct = is_direct(w->weight[0]);
-    struct order o = {.depth = depth, .chunk = chunk, .num = direct && tiles > SOME_TILES ? 4 : 2};
-    if (!direct && tiles <= FEW_TILES)
-        o.chunk = kt_min_i64(chunk, DECODED_CHUNK);
+    int many = is_direct(w->weight[0]) && tiles > SOME_TILES;
+    struct order o = {.depth = depth, .chunk = chunk, .num = many ? 4 : 2};
     o.panel = kt_max_i64(1, PANEL_BYTES / (tiles * TILE_BYTES) * STEP / o.chunk) * o.chunk;
     return o;
 }
@@ -83,8 +88,7 @@ static struct place place_at(const struct order *o, const struct kt_amx_blocks *
     return p;
 }
 
-/* What is read after a place, which is of `next` (or nothing) after the last. Returns whether it
- * was.
+/* What is read after a place: after the last, of `next` (or nothing). Returns whether it was that.
  */
 static int place_after(const struct order *o, const struct place *p,
                        const struct kt_amx_blocks *next, struct place *after)
@@ -167,22 +171,10 @@ struct factors {
 };
 
 /* A factor's register is loaded for the next step as soon as its last product has begun. */
-INLINE void multiply_2x2(const struct factors *f, int first, float *c, int64_t c_row, int64_t c_col,
-                         int64_t c_ld, struct walk *ahead)
+INLINE void sum_2x2(const struct factors *f, struct walk *ahead)
 {
     const char *a = f->a, *b = f->b;
     tile_see(b);
-    if (first) {
-        tile_zero(0);
-        tile_zero(1);
-        tile_zero(2);
-        tile_zero(3);
-    } else {
-        tile_load(0, c, c_ld);
-        tile_load(1, c + c_col, c_ld);
-        tile_load(2, c + c_row, c_ld);
-        tile_load(3, c + c_row + c_col, c_ld);
-    }
     tile_load(4, a, f->lda);
     tile_load(6, b, TILE_LINE);
     tile_load(7, b + f->b_next, TILE_LINE);
@@ -204,25 +196,13 @@ INLINE void multiply_2x2(const struct factors *f, int first, float *c, int64_t c
     TILE_PRODUCT(2, 5, 6);
     TILE_PRODUCT(3, 5, 7);
     walk_on(ahead);
-    tile_store(0, c, c_ld);
-    tile_store(1, c + c_col, c_ld);
-    tile_store(2, c + c_row, c_ld);
-    tile_store(3, c + c_row + c_col, c_ld);
 }
 
 /* Two tiles of a, one of b. */
-INLINE void multiply_2x1(const struct factors *f, int first, float *c, int64_t c_row, int64_t c_ld,
-                         struct walk *ahead)
+INLINE void sum_2x1(const struct factors *f, struct walk *ahead)
 {
     const char *a = f->a, *b = f->b;
     tile_see(b);
-    if (first) {
-        tile_zero(0);
-        tile_zero(2);
-    } else {
-        tile_load(0, c, c_ld);
-        tile_load(2, c + c_row, c_ld);
-    }
     for (int64_t k = 0; k < f->steps; k++, a += f->a_step, b += f->b_step) {
         tile_load(6, b, TILE_LINE);
         tile_load(4, a, f->lda);
@@ -231,13 +211,46 @@ INLINE void multiply_2x1(const struct factors *f, int first, float *c, int64_t c
         TILE_PRODUCT(2, 5, 6);
         walk_on(ahead);
     }
-    tile_store(0, c, c_ld);
-    tile_store(2, c + c_row, c_ld);
 }
 
-/* One chunk of features of one block. */
+/* Results in the registers 0 and, `row` floats on, 2; where `two`, `col` floats on, 1 and 3. */
+struct results {
+    float *c;
+    int64_t row, col;
+    int64_t ld; /* bytes */
+};
+
+INLINE void load_results(const struct results *r, int first, const int two)
+{
+    tile_see(r->c);
+    if (first) {
+        tile_zero(0);
+        tile_zero(1);
+        tile_zero(2);
+        tile_zero(3);
+        return;
+    }
+    tile_load(0, r->c, r->ld);
+    if (two)
+        tile_load(1, r->c + r->col, r->ld);
+    tile_load(2, r->c + r->row, r->ld);
+    if (two)
+        tile_load(3, r->c + r->row + r->col, r->ld);
+}
+
+INLINE void store_results(const struct results *r, const int two)
+{
+    tile_store(0, r->c, r->ld);
+    if (two)
+        tile_store(1, r->c + r->col, r->ld);
+    tile_store(2, r->c + r->row, r->ld);
+    if (two)
+        tile_store(3, r->c + r->row + r->col, r->ld);
+}
+
+/* Features of one block as tiles are loaded from them. */
 struct chunk {
-    int64_t from, cols, steps;
+    int64_t steps;
     const char *a;
     int64_t lda;
 };
@@ -245,7 +258,7 @@ struct chunk {
 static struct chunk open_chunk(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,
                                void *stage)
 {
-    struct chunk c = {.from = from, .cols = cols, .steps = steps_of(cols)};
+    struct chunk c = {.steps = steps_of(cols)};
     if (is_direct(w->weight[i]) && w->rows[i] == KT_AMX_ROWS && cols % STEP == 0) {
         c.a = element_at(w->weight[i], w->first[i], from);
         c.lda = bytes_of(w->weight[i], w->weight[i]->cols);
@@ -257,23 +270,37 @@ static struct chunk open_chunk(const struct kt_amx_blocks *w, int32_t i, int64_t
     return c;
 }
 
-/* The products of a block's chunk with tiles `tile` and, if there is one, `tile` + 1. */
-INLINE void multiply_block(const struct chunk *c, const char *columns, int64_t tile_bytes,
-                           int64_t tile, int64_t tiles, float *products, struct walk *ahead)
+struct tokens {
+    const char *columns;
+    int64_t tile_bytes, tiles;
+};
+
+/* The products of block i of a place with tiles `tile` and, where `two`, `tile` + 1; chunk: the
+ * block's, or NULL: it is decoded a few features at a time, for these tiles only. */
+INLINE void multiply_block(const struct place *p, int32_t i, const struct chunk *chunk,
+                           const struct tokens *t, int64_t tile, const int two, float *products,
+                           void *stage, struct walk *ahead)
 {
-    struct factors f = {.a = c->a,
-                        .b = columns + tile * tile_bytes + c->from / STEP * TILE_BYTES,
-                        .lda = c->lda,
-                        .a_next = 16 * c->lda,
-                        .a_step = TILE_LINE,
-                        .b_next = tile_bytes,
-                        .b_step = TILE_BYTES,
-                        .steps = c->steps};
-    products += tile * 256;
-    if (tile + 1 < tiles)
-        multiply_2x2(&f, c->from == 0, products, tiles * 256, 256, TILE_LINE, ahead);
-    else
-        multiply_2x1(&f, c->from == 0, products, tiles * 256, TILE_LINE, ahead);
+    struct results r = {products + tile * 256, t->tiles * 256, 256, TILE_LINE};
+    load_results(&r, p->from == 0, two);
+    for (int64_t from = p->from, end = p->from + p->cols; from < end;) {
+        int64_t cols = chunk ? p->cols : kt_min_i64(DECODED_COLS, end - from);
+        struct chunk c = chunk ? *chunk : open_chunk(p->blocks, i, from, cols, stage);
+        struct factors f = {.a = c.a,
+                            .b = t->columns + tile * t->tile_bytes + from / STEP * TILE_BYTES,
+                            .lda = c.lda,
+                            .a_next = 16 * c.lda,
+                            .a_step = TILE_LINE,
+                            .b_next = t->tile_bytes,
+                            .b_step = TILE_BYTES,
+                            .steps = c.steps};
+        if (two)
+            sum_2x2(&f, ahead);
+        else
+            sum_2x1(&f, ahead);
+        from += cols;
+    }
+    store_results(&r, two);
 }
 
 static int is_staged(const struct place *p)
@@ -292,7 +319,7 @@ INLINE void multiply_chunks(const struct kt_amx_blocks *w, const struct kt_amx_b
                             int64_t depth, const void *columns, const float *scales, int64_t tiles,
                             int64_t chunk, float *products, void *stage, finish_fn *finish)
 {
-    int64_t tile_bytes = steps_of(depth) * TILE_BYTES, block_floats = 2 * tiles * 256;
+    struct tokens t = {columns, steps_of(depth) * TILE_BYTES, tiles};
     struct order o = order_of(w, depth, tiles, chunk);
     struct place p, after = place_at(&o, w, 0, 0);
     for (int last = 0; !last;) {
@@ -303,10 +330,18 @@ INLINE void multiply_chunks(const struct kt_amx_blocks *w, const struct kt_amx_b
         for (int64_t first = 0; first < tiles; first += group) {
             int64_t end = kt_min_i64(first + group, tiles);
             for (int32_t i = p.first; i < p.first + p.num; i++) {
-                struct chunk c = open_chunk(w, i, p.from, p.cols, stage);
-                float *to = products + i * block_floats;
-                for (int64_t tile = first; tile < end; tile += 2)
-                    multiply_block(&c, columns, tile_bytes, tile, tiles, to, &ahead);
+                float *to = products + i * 2 * tiles * 256;
+                struct chunk opened, *c = NULL;
+                if (tiles > FEW_TILES || is_direct(w->weight[i])) {
+                    opened = open_chunk(w, i, p.from, p.cols, stage);
+                    c = &opened;
+                }
+                for (int64_t tile = first; tile < end; tile += 2) {
+                    if (tile + 1 < tiles)
+                        multiply_block(&p, i, c, &t, tile, 1, to, stage, &ahead);
+                    else
+                        multiply_block(&p, i, c, &t, tile, 0, to, stage, &ahead);
+                }
                 if (finish && p.from + p.cols == depth)
                     finish(w, i, scales, first, end, tiles, to);
             }
