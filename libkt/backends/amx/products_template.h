@@ -54,7 +54,8 @@ struct place {
 };
 
 /* Panel by panel of features, place by place in it: all chunks of a few blocks, then those of the
- * next. */
+ * next. With many tiles of tokens blocks are more and chunks longer, so that tokens and results are
+ * moved less often. */
 struct order {
     int64_t depth, chunk, panel;
     int32_t num; /* blocks of a place */
@@ -64,6 +65,7 @@ enum {
     GROUP = 2, /* tiles of tokens in level-1 cache */
     FEW_TILES = 2,
     SOME_TILES = 4,
+    MANY_TILES = 8,
     PANEL_BYTES = 512 << 10, /* of tokens in level 2 */
     DECODED_COLS = 128       /* at a time, with few tiles */
 };
@@ -71,8 +73,10 @@ enum {
 static struct order order_of(const struct kt_amx_blocks *w, int64_t depth, int64_t tiles,
                              int64_t chunk)
 {
-    int many = is_direct(w->weight[0]) && tiles > SOME_TILES;
-    struct order o = {.depth = depth, .chunk = chunk, .num = many ? 4 : 2};
+    int direct = is_direct(w->weight[0]);
+    struct order o = {.depth = depth, .chunk = chunk, .num = direct && tiles > SOME_TILES ? 4 : 2};
+    if (direct && tiles > MANY_TILES)
+        o.chunk = kt_min_i64(3 * chunk / 2 / STEP * STEP, KT_AMX_MAX_CHUNK);
     o.panel = kt_max_i64(1, PANEL_BYTES / (tiles * TILE_BYTES) * STEP / o.chunk) * o.chunk;
     return o;
 }
