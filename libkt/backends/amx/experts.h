@@ -130,7 +130,7 @@ static inline int64_t kt_amx_h_floats(const struct kt_amx_call *c)
 
 struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t thread);
 
-/* The phases of one group (experts_group.c). */
+/* The phases of one group (experts_forward.c, experts_backward.c). */
 void kt_amx_group_forward(struct kt_amx_call *c);
 void kt_amx_group_backward(struct kt_amx_call *c);
 
