@@ -258,6 +258,64 @@ START_TEST(panels_of_features_are_summed)
 }
 END_TEST
 
+/* kt_decode_pairs_fn in plain C; `refused` counts what it does not do. */
+static int refused;
+
+static int plain_pairs(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
+                       int64_t cols, int64_t ahead, void *to, int64_t stride)
+{
+    enum { MOST_COLS = 128 };
+    uint16_t decoded[MOST_COLS];
+    (void)ahead;
+    ck_assert_int_le(cols, MOST_COLS);
+    if (rows % KT_AMX_STEP || cols % 64) {
+        refused++;
+        return 0;
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        kt_decoders_c[KT_DECODE_BF16](w, row + r, col, 1, cols, 0, decoded, cols);
+        for (int64_t c = 0; c < cols; c++) {
+            int64_t half = c % 8 / 4, place = c % 32 / 8 * 4 + c % 4;
+            memcpy((char *)to + c / 32 * stride + r / 32 * 2048 + half * 1024 + r % 32 / 2 * 64 +
+                       place * 4 + r % 2 * 2,
+                   &decoded[c], sizeof *decoded);
+        }
+    }
+    return 1;
+}
+
+/* Backward of 1 to 5 tiles, of whole and of partial pairs of rows and columns. */
+START_TEST(pairs_of_rows_give_the_same_bits)
+{
+    enum { ROWS = 2 * 96 + 20, COLS = 300, LD = 320, TILES = 5, CHUNK = 96, TOKENS = TILES * 16 };
+    static float got[TOKENS * LD], want[TOKENS * LD];
+    struct kt_amx_kernels k;
+    int64_t tiles = _i + 1, steps = (ROWS + KT_AMX_STEP - 1) / KT_AMX_STEP;
+    struct test_weight t = test_weight(KT_DTYPE_F8_E4M3, 1, ROWS, COLS);
+    struct kt_amx_strip strip = {
+        .decode = kt_decoders_c[KT_DECODE_BF16], .weight = &t.w, .cols = COLS};
+    float *x = test_random(2, TOKENS * ROWS);
+    char *rows = calloc(TILES, (size_t)steps * 1024), *stage = malloc(KT_AMX_STAGE_BYTES);
+    kt_amx_kernels_init_c(&k);
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const float *tokens[KT_AMX_TOKENS];
+        for (int s = 0; s < KT_AMX_TOKENS; s++)
+            tokens[s] = x + (tile * KT_AMX_TOKENS + s) * ROWS;
+        k.pack_rows(tokens, ROWS, rows + tile * steps * 1024);
+    }
+    k.enter();
+    k.backward(&strip, &strip, rows, tiles, CHUNK, 0, want, LD, stage);
+    strip.decode_pairs = plain_pairs;
+    refused = 0;
+    k.backward(&strip, NULL, rows, tiles, CHUNK, 0, got, LD, stage);
+    k.leave();
+    ck_assert_int_gt(refused, 0);
+    ck_assert(memcmp(got, want, (size_t)tiles * 16 * LD * sizeof *got) == 0);
+    free(rows), free(stage), free(x);
+    test_weight_free(&t);
+}
+END_TEST
+
 /* -- nodes --------------------------------------------------------------------------------------
  */
 
@@ -345,6 +403,7 @@ int main(void)
     tcase_add_loop_test(tc, formats_agree_with_their_decoded_values, 0, SHAPES * FORMATS * BUILDS);
     tcase_add_loop_test(tc, decoding_reads_ahead_by_bytes_of_an_element, 0, FETCHERS);
     tcase_add_loop_test(tc, panels_of_features_are_summed, 0, PANEL_TYPES);
+    tcase_add_loop_test(tc, pairs_of_rows_give_the_same_bits, 0, 5);
     tcase_add_test(tc, amx_is_absent_or_chosen);
     tcase_add_test(tc, auto_is_there_whatever_the_processor_has);
     suite_add_tcase(suite, tc);
