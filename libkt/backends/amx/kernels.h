@@ -61,8 +61,9 @@ struct kt_amx_kernels {
     void (*transpose)(const float *products, int64_t tiles, int64_t num_features, int64_t num_rows,
                       int keep, float *const *rows);
     /** products [block][2][tiles][16 features][16 tokens] = W X^T. `chunk` features (a multiple of
-     * 32, at most MAX_CHUNK) are multiplied at a time; `next` (or NULL) is what the thread reads
-     * after this. Reads nothing but the weight's rows. stage: KT_AMX_STAGE_BYTES. */
+     * 32, at most MAX_CHUNK), or half as many more with many tiles, are multiplied at a time;
+     * `next` (or NULL) is what the thread reads after this. Reads nothing but the weight's rows.
+     * stage: KT_AMX_STAGE_BYTES. */
     void (*forward)(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next, int64_t depth,
                     const void *columns, int64_t tiles, int64_t chunk, float *products,
                     void *stage);
