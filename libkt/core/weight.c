@@ -100,12 +100,12 @@ struct kt_weight kt_weight_rows(const struct kt_weight *w, int64_t begin, int64_
 static void scale_elements(const struct kt_weight *w, int64_t row, int64_t col, int64_t n,
                            float *to)
 {
-    const float *scale = w->scale + (w->first_row + row) / w->scale_rows * w->scale_ld;
-    for (int64_t i = 0; i < n;) {
+    const float *scale = kt_weight_scale(w, row, col);
+    for (int64_t i = 0; i < n; scale++) {
         int64_t block = (col + i) / w->scale_cols;
         int64_t end = kt_min_i64(n, (block + 1) * w->scale_cols - col);
         for (; i < end; i++)
-            to[i] *= scale[block];
+            to[i] *= *scale;
     }
 }
 

@@ -54,6 +54,12 @@ static inline bool kt_weight_is_plain(const struct kt_weight *w)
            (w->dtype == KT_DTYPE_F32 || w->dtype == KT_DTYPE_F16 || w->dtype == KT_DTYPE_BF16);
 }
 
+/** Where the scale of element (row, col) is; of a weight that has scales. */
+static inline const float *kt_weight_scale(const struct kt_weight *w, int64_t row, int64_t col)
+{
+    return w->scale + (w->first_row + row) / w->scale_rows * w->scale_ld + col / w->scale_cols;
+}
+
 /** Rows [begin, begin + count) of a weight, as a weight. */
 struct kt_weight kt_weight_rows(const struct kt_weight *w, int64_t begin, int64_t count);
 

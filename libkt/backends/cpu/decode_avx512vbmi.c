@@ -162,11 +162,6 @@ static inline void decode_pair_unit(const struct code_table *t, const uint8_t *c
     }
 }
 
-static const float *scale_at(const struct kt_weight *w, int64_t row, int64_t col)
-{
-    return w->scale + (w->first_row + row) / w->scale_rows * w->scale_ld + col / w->scale_cols;
-}
-
 /* Whether each unit has one scale, and all are common. */
 static int has_whole_units(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
                            int64_t cols)
@@ -177,7 +172,7 @@ static int has_whole_units(const struct kt_weight *w, int64_t row, int64_t rows,
         return 0;
     for (int64_t r = row; r < row + rows; r += PAIR_ROWS)
         for (int64_t c = col; c < col + cols; c += PAIR_COLS)
-            if (!is_common(*scale_at(w, r, c)))
+            if (!is_common(*kt_weight_scale(w, r, c)))
                 return 0;
     return 1;
 }
@@ -192,7 +187,7 @@ int kt_decode_pairs_avx512vbmi(const struct kt_weight *w, int64_t row, int64_t r
     for (int64_t r = 0; r < rows; r += PAIR_ROWS) {
         char *out = (char *)to + r / PAIR_ROWS * 2 * HALF_BYTES_OF_PAIRS;
         for (int64_t c = 0; c < cols; c += PAIR_COLS, out += 2 * stride) {
-            float scale = *scale_at(w, row + r, col + c);
+            float scale = *kt_weight_scale(w, row + r, col + c);
             if (table.scale != scale)
                 make_table(&table, KT_DTYPE_F8_E4M3, scale);
             decode_pair_unit(&table, codes + r * w->cols + c, w->cols, ahead, out, stride);

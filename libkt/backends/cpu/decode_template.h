@@ -333,8 +333,7 @@ static ALWAYS_INLINE void decode(const enum kt_decoding decoding, const struct k
         return;
     }
     int64_t i = w->scale ? col / w->scale_cols : 0;
-    const float *scale =
-        w->scale ? w->scale + (w->first_row + row) / w->scale_rows * w->scale_ld + i : &one;
+    const float *scale = w->scale ? kt_weight_scale(w, row, col) : &one;
     for (int64_t begin = col; begin < end; scale++) {
         int64_t stop = w->scale ? kt_min_i64(++i * w->scale_cols, end) : end;
         decode_columns(decoding, &d, begin, stop, scale);
