@@ -274,12 +274,8 @@ static int plain_pairs(const struct kt_weight *w, int64_t row, int64_t rows, int
     }
     for (int64_t r = 0; r < rows; r++) {
         kt_decoders_c[KT_DECODE_BF16](w, row + r, col, 1, cols, 0, decoded, cols);
-        for (int64_t c = 0; c < cols; c++) {
-            int64_t half = c % 8 / 4, place = c % 32 / 8 * 4 + c % 4;
-            memcpy((char *)to + c / 32 * stride + r / 32 * 2048 + half * 1024 + r % 32 / 2 * 64 +
-                       place * 4 + r % 2 * 2,
-                   &decoded[c], sizeof *decoded);
-        }
+        for (int64_t c = 0; c < cols; c++)
+            memcpy((char *)to + test_pairs_offset(r, c, stride), &decoded[c], sizeof *decoded);
     }
     return 1;
 }

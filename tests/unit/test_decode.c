@@ -6,6 +6,7 @@
 #include "compare.h"
 #include "core/dtype.h"
 #include "core/memory.h"
+#include "weights.h"
 
 static const kt_dtype dtypes[] = {
     KT_DTYPE_F8_E4M3, KT_DTYPE_I8,   KT_DTYPE_I4,  KT_DTYPE_Q8_0, KT_DTYPE_Q4_0,
@@ -235,9 +236,7 @@ static void check_pairs(const struct kt_kernels *kernels, const struct kt_weight
                      1);
     for (int r = 0; r < PAIR_ROWS; r++)
         for (int c = 0; c < cols; c++) {
-            int half = c % 8 / 4, place = c % 32 / 8 * 4 + c % 4;
-            const char *at = (const char *)got.data + c / 32 * PAIR_STRIDE + r / 32 * 2048 +
-                             half * 1024 + r % 32 / 2 * 64 + place * 4 + r % 2 * 2;
+            const char *at = (const char *)got.data + test_pairs_offset(r, c, PAIR_STRIDE);
             ck_assert_msg(same(KT_DECODE_BF16, at, (const char *)&want[r * PAIR_COLS + c]),
                           "row %d, column %d", r, c);
         }

@@ -77,6 +77,14 @@ static inline struct test_weight test_weight(kt_dtype dtype, uint64_t seed, int6
     return t;
 }
 
+/** Where kt_decode_pairs_fn puts (row, col), in bytes; `stride` bytes lie between 32 columns. */
+static inline int64_t test_pairs_offset(int64_t row, int64_t col, int64_t stride)
+{
+    int64_t half = col % 8 / 4, place = col % 32 / 8 * 4 + col % 4;
+    return col / 32 * stride + row / 32 * 2048 + half * 1024 + row % 32 / 2 * 64 + place * 4 +
+           row % 2 * 2;
+}
+
 static inline void test_weight_free(struct test_weight *t)
 {
     free(t->data), free(t->scale);
