@@ -27,7 +27,6 @@ enum {
     MOST_PIECES = INTER / ROWS, /* of a weight */
     WEIGHTS_A_THREAD = 3,
     MAX_TILES = 24,
-    WIDE_TILES = 16, /* that the results of the widest pieces have room for */
     MAX_ROUNDS = 1000
 };
 
@@ -219,10 +218,7 @@ static void set_row(struct bench *b, int row)
     b->type = &types[row / TILES / 2];
     b->tiles = tile_counts[row / 2 % TILES];
     b->backward = row % 2;
-    b->width = ROWS;
-    while (b->backward && b->width < KT_AMX_WIDE_FEATURES &&
-           b->tiles * (2 * b->width + KT_AMX_PAD) <= WIDE_TILES * KT_AMX_LD)
-        b->width *= 2;
+    b->width = b->backward ? kt_amx_backward_features(b->amx, b->tiles) : ROWS;
 }
 
 int main(int argc, char **argv)

@@ -27,6 +27,7 @@
 #include "backend/experts.h"
 #include "backends/amx/kernels_int8.h"
 #include "backends/cpu/cpu.h"
+#include "core/memory.h"
 
 struct kt_amx_experts {
     struct kt_experts base;
@@ -126,6 +127,19 @@ static inline int64_t kt_amx_out_ld(const struct kt_amx_call *c)
 static inline int64_t kt_amx_h_floats(const struct kt_amx_call *c)
 {
     return c->inter_steps * KT_AMX_STEP * KT_AMX_TOKENS;
+}
+
+/** Features of a task in backward, at most, where blocks have up to `tiles` tiles: few leave room
+ * for rows of a weight as long as a page, in the scratch and, with the results of 16 tiles, in
+ * level-2 cache. */
+static inline int64_t kt_amx_backward_features(const struct kt_amx_experts *amx, int64_t tiles)
+{
+    enum { LEVEL2_TILES = 16 };
+    int64_t room = kt_min_i64(amx->backward_tiles, LEVEL2_TILES) * KT_AMX_LD;
+    int64_t width = KT_AMX_FEATURES;
+    while (width < KT_AMX_WIDE_FEATURES && tiles * (2 * width + KT_AMX_PAD) <= room)
+        width *= 2;
+    return width;
 }
 
 struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t thread);

@@ -4,18 +4,12 @@
 
 #include "backends/amx/experts_group.h"
 
-/* Features of a task in backward, at most: few tiles leave room for rows of a weight as long as a
- * page, in the scratch and, with the results of 16 tiles, in level 2. */
-static int64_t backward_features(const struct kt_amx_call *c)
+static int64_t most_tiles(const struct kt_amx_call *c)
 {
-    enum { LEVEL2_TILES = 16 };
-    int64_t room = kt_min_i64(c->amx->backward_tiles, LEVEL2_TILES) * KT_AMX_LD;
-    int64_t tiles = 1, width = KT_AMX_FEATURES;
+    int64_t tiles = 1;
     for (int64_t i = 0; i < c->num_blocks; i++)
         tiles = kt_max_i64(tiles, c->group[i].tiles);
-    while (width < KT_AMX_WIDE_FEATURES && tiles * (2 * width + KT_AMX_PAD) <= room)
-        width *= 2;
-    return width;
+    return tiles;
 }
 
 /* The first of a task's features that kt_amx_gate_up_rows has blocks for; *t is what is left. */
@@ -170,11 +164,12 @@ static void dx_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
 
 void kt_amx_group_backward(struct kt_amx_call *c)
 {
+    int64_t most = kt_amx_backward_features(c->amx, most_tiles(c));
     kt_parallel_for(c->pool, c->num_blocks, 1, kt_amx_gather, c);
-    kt_amx_choose_width(c, c->inter, backward_features(c));
+    kt_amx_choose_width(c, c->inter, most);
     kt_amx_run_tasks(c, c->inter, activation_tasks);
     sum_partials(c);
-    kt_amx_choose_width(c, c->hidden, backward_features(c));
+    kt_amx_choose_width(c, c->hidden, most);
     kt_amx_run_tasks(c, c->hidden, dx_tasks);
     kt_parallel_for(c->pool, c->batch->tokens, KT_AMX_TOKENS_A_TASK, kt_amx_scatter, c);
 }

@@ -87,7 +87,6 @@ void kt_amx_leave(const struct kt_amx_call *c)
     c->amx->kernels.leave();
 }
 
-/* Into the thread's products, W times the block's columns; `next` may be NULL. */
 void kt_amx_multiply(const struct kt_amx_call *c, const struct kt_amx_thread *s,
                      const struct kt_amx_block *block, const struct kt_amx_columns *columns,
                      const struct kt_amx_blocks *w, const struct kt_amx_blocks *next)

@@ -167,8 +167,7 @@ static struct walk walk_place(const struct place *p, int64_t depth, int64_t call
 
 /* -- products ---------------------------------------------------------------------------------- */
 
-/* Two by `n` tiles of results, c[i][j] at c + i * c_row + j * c_col, over `steps` steps. Factors:
- * a and a + a_next (row stride lda), b and b + b_next. All in bytes but c's offsets. */
+/* Tiles a and a + a_next (row stride lda), b and b + b_next, of `steps` steps. All in bytes. */
 struct factors {
     const char *a, *b;
     int64_t lda, a_next, a_step, b_next, b_step, steps;
