@@ -156,7 +156,7 @@ static void multiply_pieces(void *arg, int64_t begin, int64_t end, int32_t threa
         if (b->backward) {
             struct kt_amx_strip strip = strip_at(b, piece, &w);
             struct kt_amx_strip next = strip_at(b, piece + 1, &after);
-            k->backward(&strip, piece + 1 < end ? &next : NULL, b->columns, b->tiles,
+            k->backward(&strip, piece + 1 < end ? &next : NULL, b->columns, b->tiles * KT_AMX_TOKENS,
                         b->amx->backward_chunk, 0, products, b->width + KT_AMX_PAD, stage);
         } else {
             struct kt_amx_blocks blocks = blocks_at(b, piece, &w);

@@ -105,12 +105,12 @@ static void activation_tasks(void *arg, int64_t begin, int64_t end, int32_t thre
             next = kt_amx_task_at(c, i + 1, c->inter);
             ahead = strip(c, KT_EXPERT_DOWN, &next);
         }
-        int64_t tiles = t.block->tiles, at = t.block->tile * kt_amx_tile_bytes(c->hidden_steps);
+        int64_t at = t.block->tile * kt_amx_tile_bytes(c->hidden_steps);
         if (c->batch->kept)
             load_products(c, &s, &t);
         else
             recompute_products(c, &s, t);
-        k->backward(&down, i + 1 < end ? &ahead : NULL, c->dy_rows + at, tiles,
+        k->backward(&down, i + 1 < end ? &ahead : NULL, c->dy_rows + at, t.block->rows,
                     c->amx->backward_chunk, 0, s.dh, c->ld, s.stage);
         k->order_columns(s.dh, c->ld, t.block->rows, t.features, s.dh, c->ld);
         for (int64_t row = 0; row < t.block->rows; row++)
@@ -151,9 +151,9 @@ static void dx_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
             ahead = strip(c, KT_EXPERT_GATE, &next);
         }
         int64_t at = t.block->tile * kt_amx_tile_bytes(c->inter_steps);
-        k->backward(&gate, &up, c->dgate + at, t.block->tiles, c->amx->backward_chunk, 0,
+        k->backward(&gate, &up, c->dgate + at, t.block->rows, c->amx->backward_chunk, 0,
                     s.products, c->ld, s.stage);
-        k->backward(&up, i + 1 < end ? &ahead : NULL, c->dup + at, t.block->tiles,
+        k->backward(&up, i + 1 < end ? &ahead : NULL, c->dup + at, t.block->rows,
                     c->amx->backward_chunk, 1, s.products, c->ld, s.stage);
         k->order_columns(s.products, c->ld, t.block->rows, t.features,
                          c->out + t.block->tile * KT_AMX_TOKENS * kt_amx_out_ld(c) + t.from,

@@ -184,7 +184,7 @@ INLINE void sum_1x2(const struct factors *f, struct walk *ahead)
         tile_load(6, b, TILE_LINE);
         tile_multiply(0, 4, 6);
         tile_load(7, b + f->b_next, TILE_LINE);
-        tile_multiply(2, 4, 7);
+        tile_multiply(1, 4, 7);
         walk_on(ahead);
     }
 }
@@ -272,28 +272,27 @@ static void multiply_interleaved(const struct part_product *p, const char *b, fl
                             .b_step = STEP_BYTES,
                             .steps = steps_of(p->part.rows)};
         float *to = c + tile * 16 * p->ld;
+        struct results r = {to, 16 * p->ld, 16, p->ld * 4};
         if (tile + 1 < p->tiles) {
-            struct results r = {to, 16 * p->ld, 16, p->ld * 4};
-            load_results(&r, p->first, 1);
+            load_results(&r, p->first, 2, 2);
             sum_2x2(&f, ahead);
-            store_results(&r, 1);
+            store_results(&r, 2, 2);
         } else {
-            struct results r = {to, 16, 0, p->ld * 4};
-            load_results(&r, p->first, 0);
+            load_results(&r, p->first, 1, 2);
             sum_1x2(&f, ahead);
-            store_results(&r, 0);
+            store_results(&r, 1, 2);
         }
     }
 }
 
 /* 32 columns, one or two tiles: each step is interleaved while the one before is multiplied. */
 INLINE void multiply_once(const struct part_product *p, const struct columns *w, int64_t cols,
-                          float *c, const int two, struct walk *ahead)
+                          float *c, const int tiles, struct walk *ahead)
 {
     const char *a = p->tokens, *b = p->stage;
     int64_t rows = p->part.rows, steps = steps_of(rows);
-    struct results r = {c, 16, 16 * p->ld, p->ld * 4};
-    load_results(&r, p->first, two);
+    struct results r = {c, 16 * p->ld, 16, p->ld * 4};
+    load_results(&r, p->first, tiles, 2);
     interleave_step(w->data, w->ld, rows, cols, p->stage);
     for (int64_t k = 0; k < steps; k++, a += TILE_BYTES, b += STEP_BYTES) {
         int64_t row = (k + 1) * KT_AMX_STEP;
@@ -305,15 +304,15 @@ INLINE void multiply_once(const struct part_product *p, const struct columns *w,
         tile_load(6, b, TILE_LINE);
         tile_multiply(0, 4, 6);
         tile_load(7, b + TILE_BYTES, TILE_LINE);
-        tile_multiply(2, 4, 7);
-        if (two) {
+        tile_multiply(1, 4, 7);
+        if (tiles == 2) {
             tile_load(5, a + p->tile_bytes, TILE_LINE);
-            tile_multiply(1, 5, 6);
+            tile_multiply(2, 5, 6);
             tile_multiply(3, 5, 7);
         }
         walk_on(ahead);
     }
-    store_results(&r, two);
+    store_results(&r, tiles, 2);
 }
 
 static void multiply_few(const struct part_product *p, struct walk *ahead)
@@ -322,9 +321,9 @@ static void multiply_few(const struct part_product *p, struct walk *ahead)
     for (int64_t col = 0; col < p->part.cols; col += KT_AMX_STEP, w.data += KT_AMX_STEP) {
         int64_t cols = kt_min_i64(KT_AMX_STEP, p->part.cols - col);
         if (p->tiles == 1)
-            multiply_once(p, &w, cols, p->c + col, 0, ahead);
-        else
             multiply_once(p, &w, cols, p->c + col, 1, ahead);
+        else
+            multiply_once(p, &w, cols, p->c + col, 2, ahead);
     }
 }
 
@@ -375,19 +374,30 @@ static void multiply_part(const struct part_product *whole, struct walk *ahead)
     }
 }
 
+/* One or two tiles have as many rows as there are tokens. */
+static void shape_few(int64_t num_tokens)
+{
+    int first = (int)kt_min_i64(num_tokens, KT_AMX_TOKENS), second = (int)num_tokens - first;
+    tile_shape(first, second ? second : KT_AMX_TOKENS);
+}
+
 /* With few tiles fewer rows are multiplied at a time, since what is read ahead must find room in
  * level 2, where rows a page apart share few sets. */
 static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
-                     const void *rows, int64_t tiles, int64_t chunk, int accumulate,
+                     const void *rows, int64_t num_tokens, int64_t chunk, int accumulate,
                      float *products, int64_t ld, void *stage)
 {
-    int fetching = decoding_fetches(w->weight, tiles);
+    int64_t tiles = (num_tokens + KT_AMX_TOKENS - 1) / KT_AMX_TOKENS;
+    int few = tiles <= FEW_TILES, fetching = decoding_fetches(w->weight, tiles);
     struct part_product p = {.tiles = tiles,
                              .tile_bytes = steps_of(w->weight->rows) * TILE_BYTES,
                              .ld = ld,
                              .decoded = stage,
                              .stage = (char *)stage + KT_AMX_DECODED_ROWS * KT_AMX_STRIP_COLS * 2};
-    chunk = tiles <= FEW_TILES ? kt_min_i64(chunk, KT_AMX_DECODED_ROWS) : chunk;
+    if (few) {
+        chunk = kt_min_i64(chunk, KT_AMX_DECODED_ROWS);
+        shape_few(num_tokens);
+    }
     struct part after = part_at(w, 0, 0, chunk);
     for (int last = 0; !last;) {
         struct walk ahead = {0};
@@ -403,6 +413,8 @@ static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *ne
         p.c = products + p.part.col;
         multiply_part(&p, &ahead);
     }
+    if (few)
+        tile_shape(KT_AMX_TOKENS, KT_AMX_TOKENS);
 }
 
 void KT_AMX_INIT(struct kt_amx_kernels *kernels)

@@ -67,11 +67,11 @@ struct kt_amx_kernels {
     void (*forward)(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next, int64_t depth,
                     const void *columns, int64_t tiles, int64_t chunk, float *products,
                     void *stage);
-    /** products [tiles x 16 tokens][cols] (+)= dY W, row stride ld, written up to the next multiple
-     * of 32 columns, which are in an order of their own until order_columns. `chunk` rows at a
-     * time, as above; `stage` likewise. */
+    /** products [num_tokens][cols] (+)= dY W, row stride ld, written up to the next multiple of 16
+     * tokens and of 32 columns, which are in an order of their own until order_columns. `chunk`
+     * rows at a time, as above; `stage` likewise. */
     void (*backward)(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
-                     const void *rows, int64_t tiles, int64_t chunk, int accumulate,
+                     const void *rows, int64_t num_tokens, int64_t chunk, int accumulate,
                      float *products, int64_t ld, void *stage);
     /** rows [num_rows][cols] = what backward left, in the order of columns. rows may be products.
      */

@@ -216,14 +216,15 @@ INLINE void sum_2x1(const struct factors *f, struct walk *ahead)
     }
 }
 
-/* Results in the registers 0 and, `row` floats on, 2; where `two`, `col` floats on, 1 and 3. */
+/* Results of `rows` tiles of a and `cols` of b, one or two: the registers 0 and 1 are the first row,
+ * 2 and 3 the second. */
 struct results {
     float *c;
-    int64_t row, col;
-    int64_t ld; /* bytes */
+    int64_t row, col; /* floats to the second */
+    int64_t ld;       /* bytes */
 };
 
-INLINE void load_results(const struct results *r, int first, const int two)
+INLINE void load_results(const struct results *r, int first, const int rows, const int cols)
 {
     tile_see(r->c);
     if (first) {
@@ -234,20 +235,22 @@ INLINE void load_results(const struct results *r, int first, const int two)
         return;
     }
     tile_load(0, r->c, r->ld);
-    if (two)
+    if (cols == 2)
         tile_load(1, r->c + r->col, r->ld);
-    tile_load(2, r->c + r->row, r->ld);
-    if (two)
+    if (rows == 2)
+        tile_load(2, r->c + r->row, r->ld);
+    if (rows == 2 && cols == 2)
         tile_load(3, r->c + r->row + r->col, r->ld);
 }
 
-INLINE void store_results(const struct results *r, const int two)
+INLINE void store_results(const struct results *r, const int rows, const int cols)
 {
     tile_store(0, r->c, r->ld);
-    if (two)
+    if (cols == 2)
         tile_store(1, r->c + r->col, r->ld);
-    tile_store(2, r->c + r->row, r->ld);
-    if (two)
+    if (rows == 2)
+        tile_store(2, r->c + r->row, r->ld);
+    if (rows == 2 && cols == 2)
         tile_store(3, r->c + r->row + r->col, r->ld);
 }
 
@@ -278,14 +281,14 @@ struct tokens {
     int64_t tile_bytes, tiles;
 };
 
-/* The products of block i of a place with tiles `tile` and, where `two`, `tile` + 1; chunk: the
- * block's, or NULL: it is decoded a few features at a time, for these tiles only. */
+/* The products of block i of a place with `num` tiles, 1 or 2, from `tile` on; chunk: the block's,
+ * or NULL: it is decoded a few features at a time, for these tiles only. */
 INLINE void multiply_block(const struct place *p, int32_t i, const struct chunk *chunk,
-                           const struct tokens *t, int64_t tile, const int two, float *products,
+                           const struct tokens *t, int64_t tile, const int num, float *products,
                            void *stage, struct walk *ahead)
 {
     struct results r = {products + tile * 256, t->tiles * 256, 256, TILE_LINE};
-    load_results(&r, p->from == 0, two);
+    load_results(&r, p->from == 0, 2, num);
     for (int64_t from = p->from, end = p->from + p->cols; from < end;) {
         int64_t cols = chunk ? p->cols : kt_min_i64(DECODED_COLS, end - from);
         struct chunk c = chunk ? *chunk : open_chunk(p->blocks, i, from, cols, stage);
@@ -297,13 +300,13 @@ INLINE void multiply_block(const struct place *p, int32_t i, const struct chunk 
                             .b_next = t->tile_bytes,
                             .b_step = TILE_BYTES,
                             .steps = c.steps};
-        if (two)
+        if (num == 2)
             sum_2x2(&f, ahead);
         else
             sum_2x1(&f, ahead);
         from += cols;
     }
-    store_results(&r, two);
+    store_results(&r, 2, num);
 }
 
 static int is_staged(const struct place *p)
@@ -341,9 +344,9 @@ INLINE void multiply_chunks(const struct kt_amx_blocks *w, const struct kt_amx_b
                 }
                 for (int64_t tile = first; tile < end; tile += 2) {
                     if (tile + 1 < tiles)
-                        multiply_block(&p, i, c, &t, tile, 1, to, stage, &ahead);
+                        multiply_block(&p, i, c, &t, tile, 2, to, stage, &ahead);
                     else
-                        multiply_block(&p, i, c, &t, tile, 0, to, stage, &ahead);
+                        multiply_block(&p, i, c, &t, tile, 1, to, stage, &ahead);
                 }
                 if (finish && p.from + p.cols == depth)
                     finish(w, i, scales, first, end, tiles, to);

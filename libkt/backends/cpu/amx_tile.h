@@ -16,6 +16,13 @@
 
 enum { TILE_BYTES = 1024, TILE_LINE = 64 };
 
+/** Rows of a register after tile_shape(first, second), 1 to 16 each: of the results 0 and 1 and
+ * their left factor 4, and of 2, 3 and 5. A product takes as many cycles as its result has rows. */
+static inline int tile_rows(int t, int first, int second)
+{
+    return t < 2 || t == 4 ? first : t < 4 || t == 5 ? second : 16;
+}
+
 #if defined(__AMX_TILE__)
 #include <immintrin.h>
 
@@ -32,8 +39,8 @@ static inline void tile_see(const void *memory)
     __asm__ volatile("" : : "r"(memory) : "memory");
 }
 
-/** A thread loads the registers' shape before it uses them, and releases them after. */
-static void tile_enter(void)
+/** Registers become zero. A thread that has entered has 16 rows everywhere. */
+static inline void tile_shape(int first, int second)
 {
     struct {
         uint8_t palette, start_row, reserved[14];
@@ -42,10 +49,16 @@ static void tile_enter(void)
     } config = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         config.row_bytes[i] = TILE_LINE;
-        config.rows[i] = 16;
+        config.rows[i] = (uint8_t)tile_rows(i, first, second);
     }
     tile_see(&config);
     _tile_loadconfig(&config);
+}
+
+/** Before a thread uses the registers, and after. */
+static void tile_enter(void)
+{
+    tile_shape(16, 16);
 }
 
 static void tile_leave(void)
@@ -58,6 +71,7 @@ static void tile_leave(void)
 
 static _Thread_local struct {
     int entered;
+    int rows[8];
     union {
         uint16_t bf16[16][32];
         float f32[16][16];
@@ -79,19 +93,27 @@ static inline void tile_zero(int t)
 static inline void tile_load(int t, const void *p, int64_t stride)
 {
     tile_zero(t);
-    for (int i = 0; registers.entered && i < 16; i++)
+    for (int i = 0; registers.entered && i < registers.rows[t]; i++)
         memcpy(registers.tile[t].bf16[i], (const char *)p + i * stride, TILE_LINE);
 }
 
 static inline void tile_store(int t, void *p, int64_t stride)
 {
-    for (int i = 0; i < 16; i++)
+    for (int i = 0; i < registers.rows[t]; i++)
         memcpy((char *)p + i * stride, registers.tile[t].bf16[i], TILE_LINE);
+}
+
+/* Where the instructions would fault results become NaN, or -1. */
+static inline void tile_check(int c, int a, int b)
+{
+    if (registers.rows[c] != registers.rows[a] || registers.rows[b] != 16)
+        memset(&registers.tile[c], 0xff, TILE_BYTES);
 }
 
 static inline void tile_multiply(int c, int a, int b)
 {
-    for (int m = 0; m < 16; m++)
+    tile_check(c, a, b);
+    for (int m = 0; m < registers.rows[c]; m++)
         for (int k = 0; k < 32; k++) {
             float x = kt_bf16_to_f32(registers.tile[a].bf16[m][k]);
             for (int n = 0; n < 16; n++)
@@ -102,7 +124,8 @@ static inline void tile_multiply(int c, int a, int b)
 
 static inline void tile_multiply_int8(int c, int a, int b)
 {
-    for (int m = 0; m < 16; m++)
+    tile_check(c, a, b);
+    for (int m = 0; m < registers.rows[c]; m++)
         for (int k = 0; k < 64; k++) {
             int32_t x = registers.tile[a].i8[m][k];
             for (int n = 0; n < 16; n++)
@@ -110,10 +133,19 @@ static inline void tile_multiply_int8(int c, int a, int b)
         }
 }
 
+static inline void tile_shape(int first, int second)
+{
+    for (int t = 0; t < 8; t++) {
+        registers.rows[t] = tile_rows(t, first, second);
+        tile_zero(t);
+    }
+}
+
 /* Registers that no thread has entered hold NaN, or -1. */
 static void tile_enter(void)
 {
     registers.entered = 1;
+    tile_shape(16, 16);
 }
 
 static void tile_leave(void)
