@@ -52,6 +52,7 @@ struct bench {
      * in INT8; backward recomputes gate and up in it, which is not told apart. */
     double flops, forward_flops, bytes;
     int repeats;
+    uint8_t f8[F8_SAMPLES];
     char *weights;
     int64_t weight_bytes;
 };
@@ -242,10 +243,12 @@ static void fill_chunks(void *arg, int64_t begin, int64_t end, int32_t thread)
         uint64_t *p = (uint64_t *)(void *)(b->weights + i * CHUNK_BYTES);
         uint64_t s = 88172645463325252ull + (uint64_t)i * 7919;
         for (int64_t k = 0; k < CHUNK_BYTES / 8; k++) {
-            s ^= s << 13, s ^= s >> 7, s ^= s << 17;
-            p[k] = b->type->dtype == KT_DTYPE_BF16
-                       ? (s & 0x81ff81ff81ff81ffull) + 0x3c003c003c003c00ull
-                       : s & 0xbfbfbfbfbfbfbfbfull;
+            if (b->type->dtype == KT_DTYPE_F8_E4M3)
+                p[k] = random_f8(b->f8, &s);
+            else if (b->type->dtype == KT_DTYPE_BF16)
+                p[k] = (next_random(&s) & 0x81ff81ff81ff81ffull) + 0x3c003c003c003c00ull;
+            else
+                p[k] = next_random(&s) & 0xbfbfbfbfbfbfbfbfull;
         }
     }
 }
@@ -439,7 +442,7 @@ int main(int argc, char **argv)
     const char *backend = "auto", *model = NULL;
     int64_t tokens = 0, chunk = 0, tiles = 0, most = 4000000000, bytes = 0;
     int huge = 0, option;
-    struct bench b = {.repeats = 3, .type = weight_types};
+    static struct bench b = {.repeats = 3, .type = weight_types};
     kt_context_options options;
     kt_context_options_init(&options, sizeof options);
     while ((option = getopt(argc, argv, "b:d:t:g:m:n:p:c:k:r:w")) != -1) {
@@ -497,6 +500,7 @@ int main(int argc, char **argv)
         if (tiles)
             amx->forward_tiles = amx->backward_tiles = tiles;
     }
+    sample_f8(b.f8);
     b.scales = random_floats(MAX_SCALES);
     for (int i = 0; i < MAX_SCALES; i++)
         b.scales[i] = 0.01f * (1 + b.scales[i]);

@@ -3,8 +3,8 @@
  *
  *     bench_tiles [threads [rounds]]
  *
- * A piece of work is 256 rows of V3's gate (forward) or up to 2048 columns of its down (backward),
- * of weights that are read from memory one piece after the other. Rows take turns, round by round,
+ * A piece of work is 256 rows (forward) or up to 2048 columns (backward) of V3's gate, of weights
+ * that are read from memory one piece after the other. Rows take turns, round by round,
  * so that other work on the machine falls on all of them. A thread whose core is shared takes two
  * to four times as long as one that has it alone, and that changes within milliseconds; so before
  * and after each piece products from registers are timed. Each row, for pieces with the core alone
@@ -23,8 +23,8 @@
 enum {
     HIDDEN = 7168,
     INTER = 2048,
-    ROWS = 256,                 /* of a piece */
-    MOST_PIECES = INTER / ROWS, /* of a weight */
+    ROWS = 256,                  /* of a piece */
+    MOST_PIECES = HIDDEN / ROWS, /* of a weight */
     WEIGHTS_A_THREAD = 3,
     MAX_TILES = 24,
     MAX_ROUNDS = 1000
@@ -43,7 +43,7 @@ enum { TYPES = sizeof types / sizeof *types, TILES = sizeof tile_counts / sizeof
 struct bench {
     kt_context *ctx;
     struct kt_amx_experts *amx;
-    char *weights, *columns;
+    char *weights, *f8_weights, *columns;
     char *stage, *products; /* of each thread */
     float *scales;
     /* The row: */
@@ -65,11 +65,11 @@ enum { PRODUCTS_BYTES = MAX_TILES * KT_AMX_TOKENS * KT_AMX_LD * 4 };
 
 static int64_t pieces_a_weight(const struct bench *b)
 {
-    return INTER / b->width;
+    return (b->backward ? HIDDEN : INTER) / b->width;
 }
 
-/* huge: in huge pages, as the backend's scratch */
-static void *filled(int64_t bytes, int huge)
+/* huge: in huge pages, as the backend's scratch; codes: NULL, or of FP8 */
+static void *filled(int64_t bytes, int huge, const uint8_t *codes)
 {
     uint64_t s = 88172645463325252ull, *p = aligned_alloc(4096, (size_t)bytes);
     if (!p) {
@@ -79,19 +79,17 @@ static void *filled(int64_t bytes, int huge)
     if (huge)
         kt_use_huge_pages(p, (uint64_t)bytes);
     /* Finite in every format. */
-    for (int64_t i = 0; i < bytes / 8; i++) {
-        s ^= s << 13, s ^= s >> 7, s ^= s << 17;
-        p[i] = s & 0xbfbfbfbfbfbfbfbfull;
-    }
+    for (int64_t i = 0; i < bytes / 8; i++)
+        p[i] = codes ? random_f8(codes, &s) : next_random(&s) & 0xbfbfbfbfbfbfbfbfull;
     return p;
 }
 
 static struct kt_weight weight_at(const struct bench *b, int64_t piece)
 {
-    int64_t rows = b->backward ? HIDDEN : INTER, cols = b->backward ? INTER : HIDDEN;
-    uint64_t bytes = (uint64_t)rows * kt_format_row_bytes(b->type->dtype, cols);
-    return weight_of(b->type, b->weights + (uint64_t)(piece / pieces_a_weight(b)) * bytes,
-                     b->scales, rows, cols);
+    uint64_t bytes = (uint64_t)INTER * kt_format_row_bytes(b->type->dtype, HIDDEN);
+    const char *data = b->type->dtype == KT_DTYPE_F8_E4M3 ? b->f8_weights : b->weights;
+    return weight_of(b->type, data + (uint64_t)(piece / pieces_a_weight(b)) * bytes, b->scales,
+                     INTER, HIDDEN);
 }
 
 static struct kt_amx_blocks blocks_at(const struct bench *b, int64_t piece,
@@ -101,7 +99,7 @@ static struct kt_amx_blocks blocks_at(const struct bench *b, int64_t piece,
                                    .num = ROWS / KT_AMX_ROWS};
     for (int32_t i = 0; i < blocks.num; i++) {
         blocks.weight[i] = w;
-        blocks.first[i] = piece % MOST_PIECES * ROWS + i * KT_AMX_ROWS;
+        blocks.first[i] = piece % pieces_a_weight(b) * ROWS + i * KT_AMX_ROWS;
         blocks.rows[i] = KT_AMX_ROWS;
     }
     return blocks;
@@ -119,11 +117,18 @@ static struct kt_amx_strip strip_at(const struct bench *b, int64_t piece, const 
 #if defined(KT_HAVE_AMX)
 #include <immintrin.h>
 
-/* Nanoseconds of a product of tiles, on a thread whose tiles have a shape. */
-__attribute__((target("amx-tile,amx-bf16"))) static double product_ns(void)
+/* Nanoseconds of a product of tiles, on a thread whose tiles have a shape. factors: 2 tiles, since
+ * products of zeros are faster. */
+__attribute__((target("amx-tile,amx-bf16"))) static double product_ns(const char *factors)
 {
     enum { TIMES = 64, PRODUCTS = 4 };
     char tile[1024] __attribute__((aligned(64)));
+    _tile_loadd(4, factors, 64);
+    _tile_loadd(5, factors + 1024, 64);
+    _tile_loadd(6, factors, 64);
+    _tile_loadd(7, factors + 1024, 64);
+    _tile_stored(7, tile, 64);
+    __asm__ volatile("" : : "r"(tile) : "memory");
     double from = ceiling_now();
     for (int i = 0; i < TIMES; i++) {
         _tile_dpbf16ps(0, 4, 6);
@@ -136,8 +141,9 @@ __attribute__((target("amx-tile,amx-bf16"))) static double product_ns(void)
     return (ceiling_now() - from) * 1e9 / (TIMES * PRODUCTS);
 }
 #else
-static double product_ns(void)
+static double product_ns(const char *factors)
 {
+    (void)factors;
     return 0;
 }
 #endif
@@ -150,14 +156,15 @@ static void multiply_pieces(void *arg, int64_t begin, int64_t end, int32_t threa
     float *products = (float *)(void *)(b->products + (int64_t)thread * PRODUCTS_BYTES);
     k->enter();
     for (int64_t piece = begin; piece < end; piece++) {
-        int before = product_ns() < alone_ns; /* enum core: how many of two times */
+        int before = product_ns(b->columns) < alone_ns; /* enum core: how many of two times */
         double from = ceiling_now();
         struct kt_weight w = weight_at(b, piece), after = weight_at(b, piece + 1);
         if (b->backward) {
             struct kt_amx_strip strip = strip_at(b, piece, &w);
             struct kt_amx_strip next = strip_at(b, piece + 1, &after);
-            k->backward(&strip, piece + 1 < end ? &next : NULL, b->columns, b->tiles * KT_AMX_TOKENS,
-                        b->amx->backward_chunk, 0, products, b->width + KT_AMX_PAD, stage);
+            k->backward(&strip, piece + 1 < end ? &next : NULL, b->columns,
+                        b->tiles * KT_AMX_TOKENS, b->amx->backward_chunk, 0, products,
+                        b->width + KT_AMX_PAD, stage);
         } else {
             struct kt_amx_blocks blocks = blocks_at(b, piece, &w);
             struct kt_amx_blocks next = blocks_at(b, piece + 1, &after);
@@ -165,7 +172,7 @@ static void multiply_pieces(void *arg, int64_t begin, int64_t end, int32_t threa
                        b->amx->forward_chunk, products, stage);
         }
         b->took[piece].seconds = (float)(ceiling_now() - from);
-        b->took[piece].core = (enum core)(before + (product_ns() < alone_ns));
+        b->took[piece].core = (enum core)(before + (product_ns(b->columns) < alone_ns));
     }
     k->leave();
 }
@@ -185,7 +192,7 @@ static void print_core(const struct bench *b, const char *name, const struct pie
 {
     enum { ENOUGH = 10 };
     double threads = kt_pool_num_threads(b->ctx->pool);
-    double weights = (double)b->width * HIDDEN, ns = 1e9 * 1024 / weights;
+    double weights = (double)b->width * (b->backward ? INTER : HIDDEN), ns = 1e9 * 1024 / weights;
     double bytes = weights * (double)kt_format_row_bytes(b->type->dtype, HIDDEN) / HIDDEN;
     printf("  %s %3.0f%%", name, 100.0 * (double)n / (double)all);
     if (n < ENOUGH) {
@@ -226,6 +233,7 @@ int main(int argc, char **argv)
     enum { TABLE = TYPES * TILES * 2 };
     struct kt_experts *experts;
     struct bench b = {0};
+    static uint8_t codes[F8_SAMPLES];
     int rounds = argc > 2 ? atoi(argv[2]) : 7;
     kt_context_options options;
     kt_context_options_init(&options, sizeof options);
@@ -238,10 +246,12 @@ int main(int argc, char **argv)
     }
     int64_t threads = kt_pool_num_threads(b.ctx->pool), weights = threads * WEIGHTS_A_THREAD;
     b.amx = (struct kt_amx_experts *)experts;
-    b.weights = filled((weights + 1) * HIDDEN * INTER * 2, 0);
-    b.columns = filled(MAX_TILES * HIDDEN * KT_AMX_TOKENS * 2, 1);
-    b.stage = filled(threads * KT_AMX_STAGE_BYTES, 1);
-    b.products = filled(threads * PRODUCTS_BYTES, 1);
+    sample_f8(codes);
+    b.weights = filled((weights + 1) * HIDDEN * INTER * 2, 0, NULL);
+    b.f8_weights = filled((weights + 1) * HIDDEN * INTER, 0, codes);
+    b.columns = filled(MAX_TILES * HIDDEN * KT_AMX_TOKENS * 2, 1, NULL);
+    b.stage = filled(threads * KT_AMX_STAGE_BYTES, 1, NULL);
+    b.products = filled(threads * PRODUCTS_BYTES, 1, NULL);
     b.scales = malloc(INTER * HIDDEN / 128 * sizeof *b.scales);
     int64_t pieces = weights * MOST_PIECES;
     struct piece *took = malloc((size_t)(TABLE * rounds * pieces) * sizeof *took);
@@ -263,7 +273,8 @@ int main(int argc, char **argv)
         print_row(&b, took + row * rounds * pieces, rounds * weights * pieces_a_weight(&b));
     }
     free(took);
-    free(b.weights), free(b.columns), free(b.stage), free(b.products), free(b.scales);
+    free(b.weights), free(b.f8_weights), free(b.columns), free(b.stage), free(b.products),
+        free(b.scales);
     kt_experts_close(experts);
     kt_context_free(b.ctx);
     return 0;
