@@ -37,7 +37,7 @@ enum {
     KT_ISA_AVX512_VNNI = 1u << 3,
     KT_ISA_AMX_BF16 = 1u << 4,
     KT_ISA_AMX_INT8 = 1u << 5,
-    KT_ISA_AVX512_VBMI = 1u << 6 /**< with AVX-512-BF16 */
+    KT_ISA_AVX512_VBMI = 1u << 6 /**< and GFNI, with AVX-512-BF16 */
 };
 
 /** Receives one line of log text, UTF-8, no newline. Called on the thread that called libkt. */

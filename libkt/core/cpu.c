@@ -50,7 +50,8 @@ static uint32_t detect_isa(void)
         isa |= KT_ISA_AVX512;
     if ((isa & KT_ISA_AVX512) && __builtin_cpu_supports("avx512bf16"))
         isa |= KT_ISA_AVX512_BF16;
-    if ((isa & KT_ISA_AVX512_BF16) && __builtin_cpu_supports("avx512vbmi"))
+    if ((isa & KT_ISA_AVX512_BF16) && __builtin_cpu_supports("avx512vbmi") &&
+        __builtin_cpu_supports("gfni"))
         isa |= KT_ISA_AVX512_VBMI;
     if ((isa & KT_ISA_AVX512) && __builtin_cpu_supports("avx512vnni"))
         isa |= KT_ISA_AVX512_VNNI;

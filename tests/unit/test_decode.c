@@ -151,8 +151,12 @@ START_TEST(all_codes_at_all_places)
                           .scale_rows = 1,
                           .scale_cols = COLS,
                           .scale_ld = 1};
-    for (w.dtype = KT_DTYPE_F8_E4M3; w.dtype <= KT_DTYPE_I8; w.dtype++)
+    for (w.dtype = KT_DTYPE_F8_E4M3; w.dtype <= KT_DTYPE_I8; w.dtype++) {
+        struct kt_weight plain = w;
+        plain.scale = NULL;
         check_part(&kernels, &w, 0, 0, ROWS, COLS);
+        check_part(&kernels, &plain, 0, 0, ROWS, COLS);
+    }
     w.dtype = KT_DTYPE_I4;
     w.rows = ROWS / 2;
     w.cols = w.scale_cols = 2 * COLS;
@@ -273,11 +277,98 @@ START_TEST(pairs_of_rows)
     check_no_pairs(&kernels, &w, 0, 64, 0, 96);
     check_no_pairs(&kernels, &w, 0, 64, 32, 64);
     check_no_pairs(&kernels, &w, 8, 64, 0, 64);
+    struct kt_weight plain = w;
+    plain.scale = NULL;
+    check_pairs(&kernels, &plain, 0, 0, PAIR_COLS);
+    check_pairs(&kernels, &plain, 7, 96, 128);
+    check_no_pairs(&kernels, &plain, 0, 31, 0, 128);
+    check_no_pairs(&kernels, &plain, 0, 64, 0, 96);
     scale[4] = 0x1p-120f;
     check_no_pairs(&kernels, &w, 96, 64, 0, PAIR_COLS);
     check_pairs(&kernels, &w, 96, 0, 128);
     w.dtype = KT_DTYPE_I8;
     check_no_pairs(&kernels, &w, 0, 64, 0, 128);
+    release(&data);
+}
+END_TEST
+
+/* -- products with a row -----------------------------------------------------------------------
+ */
+
+enum { DOT_ROWS = 19, DOT_COLS = 1024 };
+
+static void check_dot(const struct kt_gemm_kernel *k, const struct kt_weight *w, int64_t row,
+                      int64_t cols, int64_t col, int64_t depth)
+{
+    struct guarded a = guard((size_t)(depth + 1) / 2 * 4), c = guard((size_t)cols * sizeof(float));
+    float *x = test_random(8, depth), *y = test_random(9, cols), *got = c.data;
+    float values[DOT_COLS];
+    k->convert(depth, x, a.data);
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        float alpha = accumulate ? -0.5f : 1.0f;
+        memcpy(got, y, (size_t)cols * sizeof *y);
+        ck_assert_int_eq(k->dot_weight(cols, depth, a.data, w, row, col, alpha, accumulate, got),
+                         1);
+        for (int64_t j = 0; j < cols; j++) {
+            double sum = 0, size = 0;
+            kt_weight_decode(w, row + j, col, depth, values);
+            for (int64_t p = 0; p < depth; p++) {
+                double product =
+                    (double)kt_bf16_to_f32(((uint16_t *)a.data)[p]) * (double)values[p];
+                sum += product;
+                size += fabs(product);
+            }
+            double want = (accumulate ? (double)y[j] : 0) + (double)alpha * sum;
+            ck_assert_double_lt(fabs((double)got[j] - want), 1e-6 * (size + 1));
+        }
+    }
+    free(x), free(y);
+    release(&a), release(&c);
+}
+
+static const kt_dtype dot_types[] = {KT_DTYPE_F8_E4M3, KT_DTYPE_I4};
+
+enum { DOT_TYPES = sizeof dot_types / sizeof *dot_types };
+
+START_TEST(products_with_a_row)
+{
+    struct kt_kernels kernels;
+    kt_dtype dtype = dot_types[_i % DOT_TYPES];
+    uint32_t level = levels[_i / DOT_TYPES];
+    if (!init_level(&kernels, level))
+        return;
+    ck_assert_int_eq(kernels.bf16.dot_weight != NULL, (level & KT_ISA_AVX512_VBMI) != 0);
+    if (!kernels.bf16.dot_weight)
+        return;
+    const struct kt_gemm_kernel *k = &kernels.bf16;
+    size_t bytes = DOT_ROWS * (size_t)kt_format_row_bytes(dtype, DOT_COLS);
+    struct guarded data = guard(bytes);
+    float *scale = test_random(6, DOT_ROWS * DOT_COLS / 128), c = 0.5f;
+    uint16_t a[DOT_COLS] = {0};
+    for (size_t i = 0; i < bytes; i++)
+        ((uint8_t *)data.data)[i] = (uint8_t)((i / DOT_COLS * 5 + i) % 127 | (i & 0x80));
+    struct kt_weight w = {data.data, dtype, DOT_ROWS, DOT_COLS, scale, 4, 128, 8, 2};
+    if (dtype == KT_DTYPE_I4)
+        w.scale_rows = 1, w.first_row = 0;
+    for (int64_t cols = 1; cols <= 9; cols++)
+        for (int64_t depth = 128; depth <= DOT_COLS; depth *= 2)
+            check_dot(k, &w, DOT_ROWS - cols, cols, DOT_COLS - depth, depth);
+    for (w.scale_cols = 128; w.scale_cols <= 256; w.scale_cols *= 2) {
+        check_dot(k, &w, 0, DOT_ROWS, 128, 640);
+        for (int64_t depth = 2; depth < 300; depth += 42)
+            check_dot(k, &w, DOT_ROWS - 5, 5, DOT_COLS - 384, depth);
+    }
+    check_dot(k, &w, DOT_ROWS - 1, 1, DOT_COLS - 256, 255);
+    w.scale_cols = 128;
+    ck_assert_int_eq(k->dot_weight(1, 128, a, &w, 0, 64, 1, 0, &c), 0);
+    w.scale_cols = 96;
+    ck_assert_int_eq(k->dot_weight(1, 128, a, &w, 0, 0, 1, 0, &c), 0);
+    w.scale = NULL;
+    ck_assert_int_eq(k->dot_weight(1, 128, a, &w, 0, 0, 1, 0, &c), 0);
+    w.scale = scale, w.scale_cols = 128, w.dtype = KT_DTYPE_I8;
+    ck_assert_int_eq(k->dot_weight(1, 128, a, &w, 0, 0, 1, 0, &c), 0);
+    ck_assert(c == 0.5f);
+    free(scale);
     release(&data);
 }
 END_TEST
@@ -293,6 +384,7 @@ int main(void)
     tcase_add_loop_test(tc, all_codes_under_all_scales, 0, LEVELS);
     tcase_add_test(tc, plain_c_rounds_to_nearest_even);
     tcase_add_loop_test(tc, pairs_of_rows, 0, LEVELS);
+    tcase_add_loop_test(tc, products_with_a_row, 0, LEVELS * DOT_TYPES);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -83,10 +83,11 @@ static bool has_vex(const char *instruction)
     return instruction[0] == 'v' || strstr(instruction, "%ymm");
 }
 
-/* Those of VBMI: shuffles by single bytes, beside vpermq and the like of AVX-512. */
+/* Those of VBMI, shuffles by single bytes, beside vpermq and the like of AVX-512; and of GFNI. */
 static bool has_vbmi(const char *instruction)
 {
-    static const char *const names[] = {"vpermb ", "vpermi2b ", "vpermt2b ", "vpmultishiftqb "};
+    static const char *const names[] = {"vpermb ", "vpermi2b ", "vpermt2b ", "vpmultishiftqb ",
+                                        "vgf2p8affineqb "};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (begins(instruction, names[i]))
             return true;
@@ -131,6 +132,7 @@ START_TEST(instructions_are_classified)
         {"vcvtne2ps2bf16 %zmm1,%zmm2,%zmm3", AVX512_BF16},
         {"vpermb (%rcx),%zmm12,%zmm17", AVX512_VBMI},
         {"vpermt2b %zmm1,%zmm2,%zmm3", AVX512_VBMI},
+        {"vgf2p8affineqb $0x3c,%zmm1,%zmm2,%zmm3", AVX512_VBMI},
         {"vpermi2w %zmm1,%zmm2,%zmm3", AVX512},
         {"tdpbf16ps %tmm1,%tmm2,%tmm3", AMX},
         {"tdpbssd %tmm1,%tmm2,%tmm3", AMX_INT8},
@@ -186,7 +188,7 @@ START_TEST(objects_hold_what_their_set_has)
         ck_assert_int_ge(t.objects[set], 2); /* kernels and decoders */
         ck_assert_int_gt(t.used[set], 10);
     }
-    ck_assert_int_eq(t.objects[AVX512_VBMI], 1); /* decoders */
+    ck_assert_int_eq(t.objects[AVX512_VBMI], 2); /* kernels and decoders */
     ck_assert_int_gt(t.used[AVX512_VBMI], 0);
 #if defined(KT_HAVE_AMX)
     ck_assert_int_eq(t.objects[AMX_INT8], 1);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* AVX-512 with BF16 and VBMI: shuffles of bytes that look up all 128 magnitudes of E4M3. */
+/* AVX-512 with BF16, VBMI and GFNI: shuffles of bytes that look up all 128 magnitudes of E4M3 under
+ * a scale, products of bits for those without one. */
 #include <math.h>
 
 #include "backends/cpu/decode_avx512.h"
+#include "backends/cpu/e4m3_avx512.h"
 
 /* The instruction takes subnormal numbers for zero; is_common keeps them away. */
 static inline __m512i round_pair(__m512 low, __m512 high)
@@ -131,7 +133,53 @@ static inline int look_up_i4(enum kt_decoding decoding, const struct code_table 
 
 #include "backends/cpu/decode_template.h"
 
-const kt_decode_fn kt_decoders_avx512vbmi[KT_DECODINGS] = DECODERS;
+/* -- E4M3 without a scale -----------------------------------------------------------------------
+ */
+
+/* 64 codes in the order that codes_to_bf16 takes apart into the first 32 and the others. */
+static inline __m512i load_eights(const uint8_t *codes)
+{
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7),
+                                    _mm512_loadu_si512(codes));
+}
+
+static int is_codes(const struct kt_weight *w, int64_t cols)
+{
+    return w->dtype == KT_DTYPE_F8_E4M3 && !w->scale && cols % WIDENED_CODES == 0;
+}
+
+static void decode_codes(const struct kt_weight *w, int64_t row, int64_t col, int64_t rows,
+                         int64_t cols, int64_t ahead, void *to, int64_t ld)
+{
+    const uint8_t *codes = (const uint8_t *)w->data + row * w->cols + col;
+    char *out = to;
+    for (int64_t r = 0; r < rows; r++, codes += w->cols, out += 2 * ld)
+        for (int64_t c = 0; c < cols; c += WIDENED_CODES) {
+            if (ahead) {
+                fetch(codes + c, ahead);
+                fetch(codes + c + 64, ahead);
+            }
+            struct widened x = codes_to_bf16(load_eights(codes + c), load_eights(codes + c + 64));
+            char *at = out + 2 * c;
+            _mm512_storeu_si512(at, x.a_first);
+            _mm512_storeu_si512(at + 64, x.a_second);
+            _mm512_storeu_si512(at + 128, x.b_first);
+            _mm512_storeu_si512(at + 192, x.b_second);
+        }
+}
+
+static void decode_bf16_or_codes(const struct kt_weight *w, int64_t row, int64_t col, int64_t rows,
+                                 int64_t cols, int64_t ahead, void *to, int64_t ld)
+{
+    if (is_codes(w, cols))
+        decode_codes(w, row, col, rows, cols, ahead, to, ld);
+    else
+        decode_bf16(w, row, col, rows, cols, ahead, to, ld);
+}
+
+const kt_decode_fn kt_decoders_avx512vbmi[KT_DECODINGS] = {[KT_DECODE_F32] = decode_f32,
+                                                           [KT_DECODE_ROUNDED] = decode_rounded,
+                                                           [KT_DECODE_BF16] = decode_bf16_or_codes};
 
 /* -- pairs of rows -----------------------------------------------------------------------------
  */
@@ -162,12 +210,34 @@ static inline void decode_pair_unit(const struct code_table *t, const uint8_t *c
     }
 }
 
-/* Whether each unit has one scale, and all are common. */
+/* The same without a scale. */
+static inline void decode_pair_codes(const uint8_t *codes, int64_t ld, int64_t ahead, char *to,
+                                     int64_t stride)
+{
+    for (int pair = 0; pair < PAIR_ROWS / 2; pair++, codes += 2 * ld, to += 64) {
+        if (ahead) {
+            fetch(codes, ahead);
+            fetch(codes + ld, ahead);
+        }
+        __m512i even = load_eights(codes), odd = load_eights(codes + ld);
+        struct widened x =
+            codes_to_bf16(_mm512_unpacklo_epi8(even, odd), _mm512_unpackhi_epi8(even, odd));
+        _mm512_storeu_si512(to, x.a_first);
+        _mm512_storeu_si512(to + HALF_BYTES_OF_PAIRS, x.a_second);
+        _mm512_storeu_si512(to + stride, x.b_first);
+        _mm512_storeu_si512(to + stride + HALF_BYTES_OF_PAIRS, x.b_second);
+    }
+}
+
+/* Whether each unit has one scale, and all are common, or none has. */
 static int has_whole_units(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
                            int64_t cols)
 {
-    if (w->dtype != KT_DTYPE_F8_E4M3 || !w->scale || rows % PAIR_ROWS || cols % PAIR_COLS ||
-        w->scale_rows % PAIR_ROWS || w->scale_cols % PAIR_COLS || col % PAIR_COLS ||
+    if (w->dtype != KT_DTYPE_F8_E4M3 || rows % PAIR_ROWS || cols % PAIR_COLS)
+        return 0;
+    if (!w->scale)
+        return 1;
+    if (w->scale_rows % PAIR_ROWS || w->scale_cols % PAIR_COLS || col % PAIR_COLS ||
         (w->first_row + row) % PAIR_ROWS)
         return 0;
     for (int64_t r = row; r < row + rows; r += PAIR_ROWS)
@@ -187,10 +257,15 @@ int kt_decode_pairs_avx512vbmi(const struct kt_weight *w, int64_t row, int64_t r
     for (int64_t r = 0; r < rows; r += PAIR_ROWS) {
         char *out = (char *)to + r / PAIR_ROWS * 2 * HALF_BYTES_OF_PAIRS;
         for (int64_t c = 0; c < cols; c += PAIR_COLS, out += 2 * stride) {
+            const uint8_t *unit = codes + r * w->cols + c;
+            if (!w->scale) {
+                decode_pair_codes(unit, w->cols, ahead, out, stride);
+                continue;
+            }
             float scale = *kt_weight_scale(w, row + r, col + c);
             if (table.scale != scale)
                 make_table(&table, KT_DTYPE_F8_E4M3, scale);
-            decode_pair_unit(&table, codes + r * w->cols + c, w->cols, ahead, out, stride);
+            decode_pair_unit(&table, unit, w->cols, ahead, out, stride);
         }
     }
     return 1;

@@ -258,7 +258,7 @@ static void choose_blocks(struct product *p, int64_t threads)
 {
     int64_t rows = p->transposed_c ? MIN_BLOCK_ROWS : MAX_BLOCK_ROWS;
     p->block_cols = kt_gemm_block_cols(p->kernel);
-    if (p->way == KT_GEMM_DIRECT)
+    if (p->way != KT_GEMM_PACKED)
         p->block_cols = p->b->transposed ? DOT_BLOCK_COLS : outer_cols(p, threads);
     if (p->transposed_c)
         p->block_cols = kt_min_i64(p->block_cols, KT_GEMM_BLOCK_COLS);
@@ -345,6 +345,8 @@ kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
         return KT_OK;
     }
     p.way = kt_gemm_way(kernel, m, b);
+    if (m == 1 && p.way == KT_GEMM_DIRECT)
+        p.way = KT_GEMM_ROW;
     if (!trans_a && !b->weight && (b->transposed || b->matrix.dtype == KT_DTYPE_F32) &&
         uses_row_dots(&p))
         return run_row_dots(ctx, scratch, &p);

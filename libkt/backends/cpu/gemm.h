@@ -34,7 +34,12 @@ struct kt_gemm_right {
 struct kt_gemm_right kt_gemm_right_weight(const struct kt_weight *w, int transposed);
 
 /** Whether the right factor is packed, or read as it lies. */
-enum kt_gemm_way { KT_GEMM_PACKED, KT_GEMM_DIRECT };
+enum kt_gemm_way {
+    KT_GEMM_PACKED,
+    KT_GEMM_DIRECT,
+    KT_GEMM_ROW /**< direct, and codes are taken without their scales (dot_weight): of a product
+                   that has one row in all, so that no cutting into blocks changes its arithmetic */
+};
 
 /** The faster way for a product of m rows. */
 enum kt_gemm_way kt_gemm_way(const struct kt_gemm_kernel *kernel, int64_t m,
@@ -59,7 +64,8 @@ void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, in
                    float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
                    int accumulate, float *c, int64_t ldc, void *panels);
 
-/** The same in a given way. KT_GEMM_DIRECT where kt_gemm_way gives it for some m. */
+/** The same in a given way. KT_GEMM_DIRECT where kt_gemm_way gives it for some m; KT_GEMM_ROW
+ * where m is 1 and kt_gemm_way gives KT_GEMM_DIRECT. */
 void kt_gemm_block_by(enum kt_gemm_way way, const struct kt_gemm_kernel *kernel, int64_t m,
                       int64_t n, int64_t k, float alpha, const void *a, int64_t lda,
                       const struct kt_gemm_right *b, int accumulate, float *c, int64_t ldc,

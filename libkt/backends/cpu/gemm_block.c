@@ -253,6 +253,9 @@ void kt_gemm_block_by(enum kt_gemm_way way, const struct kt_gemm_kernel *kernel,
                       const struct kt_gemm_right *b, int accumulate, float *c, int64_t ldc,
                       void *panels)
 {
+    if (way == KT_GEMM_ROW && b->transposed && b->weight && kernel->dot_weight &&
+        kernel->dot_weight(n, k, a, b->weight, b->row, b->col, alpha, accumulate, c))
+        return;
     if (way == KT_GEMM_PACKED)
         packed_block(kernel, m, n, k, alpha, a, lda, b, accumulate, c, ldc, panels);
     else if (b->transposed)

@@ -24,8 +24,8 @@ void kt_kernels_init(struct kt_kernels *kernels, uint32_t isa)
         decoders = kt_decoders_avx512bf16;
     }
     if (isa & KT_ISA_AVX512_VBMI) {
+        kt_kernels_init_avx512vbmi(kernels);
         decoders = kt_decoders_avx512vbmi;
-        kernels->decode_pairs = kt_decode_pairs_avx512vbmi;
     }
 #if defined(KT_HAVE_AMX)
     if (isa & KT_ISA_AMX_BF16)

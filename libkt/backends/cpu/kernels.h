@@ -3,8 +3,9 @@
  * The kernels that exist once for each instruction set, as one table. kt_kernels_init fills it in
  * ascending order of instruction sets; each set overrides what it does better. Every kernel
  * computes what its plain C twin computes, to float32 rounding (the order of sums and the fusing of
- * multiply-add differ). Pointers need the alignment of their element only. Kernels never touch
- * memory outside the rows and columns that they are given. */
+ * multiply-add differ); dot_weight, which has none, what kt_weight_decode and products would.
+ * Pointers need the alignment of their element only. Kernels never touch memory outside the rows
+ * and columns that they are given. */
 #ifndef KT_BACKENDS_CPU_KERNELS_H
 #define KT_BACKENDS_CPU_KERNELS_H
 
@@ -70,6 +71,12 @@ struct kt_gemm_kernel {
     int32_t dot_rows;
     void (*dot)(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
                 const struct kt_matrix *b, float alpha, int accumulate, float *c, int64_t ldc);
+    /** c[cols] (+)= alpha * a * (rows [row, row + cols) and columns [col, col + k) of a weight)^T,
+     * of one row a of k converted elements. Codes are multiplied as they are and sums take the
+     * scales, so weights are not rounded as `decode` rounds them. Returns 0, having done nothing,
+     * where it does not do that for the format, its scales or col. NULL = none */
+    int (*dot_weight)(int64_t cols, int64_t k, const void *a, const struct kt_weight *w,
+                      int64_t row, int64_t col, float alpha, int accumulate, float *c);
     /** c[rows, cols] (+)= a * b straight from b [k, cols], row after row of b as they lie: a sum of
      * outer products; any rows and cols, worth it up to outer_rows. b as in dot. */
     int32_t outer_rows;
@@ -124,6 +131,7 @@ void kt_kernels_init_c(struct kt_kernels *kernels);
 void kt_kernels_init_avx2(struct kt_kernels *kernels);
 void kt_kernels_init_avx512(struct kt_kernels *kernels);
 void kt_kernels_init_avx512bf16(struct kt_kernels *kernels);
+void kt_kernels_init_avx512vbmi(struct kt_kernels *kernels);
 /** Over those of AVX-512-BF16; emulated: with tiles of plain C, for tests. */
 void kt_kernels_init_amx(struct kt_kernels *kernels);
 void kt_kernels_init_amx_emulated(struct kt_kernels *kernels);

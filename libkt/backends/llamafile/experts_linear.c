@@ -36,15 +36,26 @@ static struct kt_gemm_right right_f32(const float *data, int64_t ld, int transpo
     return kt_gemm_right_at(&b, 0, col);
 }
 
+/* A single token of a conversation takes codes without their scales. In training that would be
+ * another weight than backward's, and a chunk may hold one row of an expert that has more. */
+static enum kt_gemm_way way_of(const struct kt_expert_call *c, int64_t rows,
+                               const struct kt_gemm_right *b)
+{
+    enum kt_gemm_way way = kt_gemm_way(c->kernel, rows, b);
+    int single = c->batch->tokens == 1 && !c->batch->training;
+    return single && way == KT_GEMM_DIRECT ? KT_GEMM_ROW : way;
+}
+
 void kt_expert_linear(const struct kt_expert_call *c, struct kt_expert_thread *t, int which,
                       const struct kt_expert_rows *rows, const char *in, int64_t in_stride,
                       int64_t col, int64_t cols, float *tile, int64_t ld)
 {
     const struct kt_lora_pair *lora = kt_expert_lora(c, which, rows->expert);
     struct kt_gemm_right b = right(&c->layer->weights[which][rows->expert], 1, col);
-    kt_gemm_block(c->kernel, rows->count, cols, in_features(c, which), 1.0f,
-                  in + rows->first * in_stride * c->kernel->element_size, in_stride, &b, 0, tile,
-                  ld, t->panels);
+    kt_gemm_block_by(way_of(c, rows->count, &b), c->kernel, rows->count, cols,
+                     in_features(c, which), 1.0f,
+                     in + rows->first * in_stride * c->kernel->element_size, in_stride, &b, 0, tile,
+                     ld, t->panels);
     if (!lora)
         return;
     b = right_f32(lora->b, lora->rank, 1, col);
