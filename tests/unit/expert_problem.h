@@ -132,7 +132,7 @@ struct setting {
     const char *name;
     uint32_t isa_mask;
     int32_t threads;
-    int small; /* groups of one block, small blocks and chunks */
+    int small; /* groups of one block, small blocks and chunks; 2: blocks of 2 tiles at most */
     int32_t nodes;
     int keeps; /* gate and up products of forward */
 };
@@ -150,7 +150,7 @@ static inline struct outcome run(const struct problem *p, const struct setting *
     if (with->small) {
         struct kt_amx_experts *amx = (struct kt_amx_experts *)experts;
         amx->group_bytes = 1;
-        amx->forward_tiles = 3, amx->backward_tiles = 2;
+        amx->forward_tiles = with->small == 1 ? 3 : 2, amx->backward_tiles = 2;
         amx->forward_chunk = 64, amx->backward_chunk = 32, amx->int8_chunk = 64;
     }
     int64_t n = p->batch.tokens * p->layer.hidden_size, slots = p->batch.tokens * p->batch.topk;
@@ -285,6 +285,24 @@ static inline void reformat(struct problem *p, struct problem *full, const struc
             round_to_bf16(w->rows * w->cols, values);
             full->weights[which][e] = (struct kt_weight){
                 .data = values, .dtype = KT_DTYPE_F32, .rows = w->rows, .cols = w->cols};
+        }
+    }
+}
+
+/* In place of `full`'s weights those that are not rounded, of experts with at most `most` slots. */
+static inline void decode_exactly(const struct problem *p, struct problem *full, int64_t most)
+{
+    int64_t slots = p->batch.tokens * p->batch.topk;
+    for (int e = 0; e < p->layer.num_experts; e++) {
+        int64_t count = 0;
+        for (int64_t i = 0; i < slots; i++)
+            count += p->batch.topk_ids[i] == e;
+        for (int which = 0; which < KT_EXPERT_LINEARS && count <= most; which++) {
+            struct kt_weight *w = &full->weights[which][e];
+            float *values = guarded((size_t)(w->rows * w->cols) * sizeof *values);
+            for (int64_t r = 0; r < w->rows; r++)
+                kt_weight_decode(&p->weights[which][e], r, 0, w->cols, values + r * w->cols);
+            w->data = values;
         }
     }
 }

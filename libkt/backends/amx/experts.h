@@ -3,9 +3,11 @@
  * The experts backend "amx" from inside, and "amx-emulated", which computes the same with emulated
  * tiles on any machine (slowly: it exists for tests).
  *
- * It multiplies in bfloat16; weights in smaller formats are decoded to it, a block at a time.
- * Layers with LoRA on experts or with F32 or F16 weights, calls in float32, and calls with one
- * token that is not trained on (unless in INT8, see below) go to the backend "llamafile".
+ * It multiplies in bfloat16; weights in smaller formats are decoded to it, a block at a time, FP8
+ * for few tokens without its scales (kernels.h). Forward and backward cut an expert's tokens into
+ * the same blocks, so that backward is the gradient of forward's weights. Layers with LoRA on
+ * experts or with F32 or F16 weights, calls in float32, and calls with one token that is not
+ * trained on (unless in INT8, see below) go to the backend "llamafile".
  *
  * "amx-int8" (and "amx-int8-emulated") is the same backend, but where all weights of a layer are
  * INT8 it quantises x and h and multiplies in INT8 (kernels_int8.h): in forward, and where backward

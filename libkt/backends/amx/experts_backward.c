@@ -151,8 +151,8 @@ static void dx_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
             ahead = strip(c, KT_EXPERT_GATE, &next);
         }
         int64_t at = t.block->tile * kt_amx_tile_bytes(c->inter_steps);
-        k->backward(&gate, &up, c->dgate + at, t.block->rows, c->amx->backward_chunk, 0,
-                    s.products, c->ld, s.stage);
+        k->backward(&gate, &up, c->dgate + at, t.block->rows, c->amx->backward_chunk, 0, s.products,
+                    c->ld, s.stage);
         k->backward(&up, i + 1 < end ? &ahead : NULL, c->dup + at, t.block->rows,
                     c->amx->backward_chunk, 1, s.products, c->ld, s.stage);
         k->order_columns(s.products, c->ld, t.block->rows, t.features,

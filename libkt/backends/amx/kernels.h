@@ -8,6 +8,10 @@
  * finding a page takes longer than reading a few lines of it. With one or two tiles of tokens it is
  * 64 columns of 64 rows, which stay in level-1 cache.
  *
+ * FP8 of up to four tiles is multiplied without its scales, as bfloat16 holds it exactly, and sums
+ * are scaled, if scales are those of whole blocks of rows and steps of columns. Else weights are
+ * rounded to bfloat16 after their scale.
+ *
  *   columns of K features:  [K / 32][16 pairs of features][16 tokens][2], 1 KiB a step
  *   rows of K features:     [K / 32][16 tokens][32 features], 1 KiB a step
  *
@@ -67,9 +71,9 @@ struct kt_amx_kernels {
     void (*forward)(const struct kt_amx_blocks *w, const struct kt_amx_blocks *next, int64_t depth,
                     const void *columns, int64_t tiles, int64_t chunk, float *products,
                     void *stage);
-    /** products [num_tokens][cols] (+)= dY W, row stride ld, written up to the next multiple of 16
-     * tokens and of 32 columns, which are in an order of their own until order_columns. `chunk`
-     * rows at a time, as above; `stage` likewise. */
+    /** products [num_tokens][cols] (+)= dY W, row stride ld, written up to the next multiple of 32
+     * columns, which are in an order of their own until order_columns, and with more than two tiles
+     * to the next multiple of 16 tokens. `chunk` rows at a time, as above; `stage` likewise. */
     void (*backward)(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
                      const void *rows, int64_t num_tokens, int64_t chunk, int accumulate,
                      float *products, int64_t ld, void *stage);

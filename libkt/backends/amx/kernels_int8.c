@@ -4,11 +4,11 @@
 
 #include <float.h>
 
-#include "backends/amx/line.h"
-
 enum { STEP = KT_AMX_INT8_STEP };
 #define TILE_PRODUCT tile_multiply_int8
-#include "backends/amx/products_template.h"
+#include "backends/amx/tiles_template.h"
+
+#include "backends/amx/forward_template.h"
 
 /* -- quantising -------------------------------------------------------------------------------- */
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file backends/amx/line.h
  * Rearranging 64-byte lines into what tiles hold: 32 bfloat16, or 16 pairs of them; 64 int8, or 16
- * fours of them. AVX-512 where
- * the file is compiled for it, else plain C. */
+ * fours of them. AVX-512 where the file is compiled for it, else plain C. */
 #ifndef KT_BACKENDS_AMX_LINE_H
 #define KT_BACKENDS_AMX_LINE_H
 
@@ -34,6 +33,12 @@ static inline void line_store(void *p, line x)
 static inline void line_stream(void *p, line x)
 {
     _mm512_stream_si512(p, x);
+}
+
+/** Sixteen floats x * factor + y, rounded once. */
+static inline line line_multiply_add(line x, float factor, line y)
+{
+    return (line)_mm512_fmadd_ps((__m512)x, _mm512_set1_ps(factor), (__m512)y);
 }
 
 /** The first n of 32 bfloat16, then zeros; nothing else is read. */
@@ -150,6 +155,16 @@ static inline void line_store(void *p, line x)
 static inline void line_stream(void *p, line x)
 {
     line_store(p, x);
+}
+
+static inline line line_multiply_add(line x, float factor, line y)
+{
+    float a[16], b[16];
+    memcpy(a, &x, sizeof a);
+    memcpy(b, &y, sizeof b);
+    for (int i = 0; i < 16; i++)
+        b[i] = fmaf(a[i], factor, b[i]);
+    return line_load(b);
 }
 
 static inline line line_load_part(const uint16_t *p, int64_t n)

@@ -69,6 +69,7 @@ static void tile_leave(void)
 #else
 #include "core/dtype.h"
 
+/* A thread that has not entered has 16 rows of NaN, or -1, everywhere, whatever shape it sets. */
 static _Thread_local struct {
     int entered;
     int rows[8];
@@ -85,6 +86,11 @@ static inline void tile_see(const void *memory)
     (void)memory;
 }
 
+static inline int rows_of(int t)
+{
+    return registers.entered ? registers.rows[t] : 16;
+}
+
 static inline void tile_zero(int t)
 {
     memset(&registers.tile[t], registers.entered ? 0 : 0xff, TILE_BYTES);
@@ -93,27 +99,27 @@ static inline void tile_zero(int t)
 static inline void tile_load(int t, const void *p, int64_t stride)
 {
     tile_zero(t);
-    for (int i = 0; registers.entered && i < registers.rows[t]; i++)
+    for (int i = 0; registers.entered && i < rows_of(t); i++)
         memcpy(registers.tile[t].bf16[i], (const char *)p + i * stride, TILE_LINE);
 }
 
 static inline void tile_store(int t, void *p, int64_t stride)
 {
-    for (int i = 0; i < registers.rows[t]; i++)
+    for (int i = 0; i < rows_of(t); i++)
         memcpy((char *)p + i * stride, registers.tile[t].bf16[i], TILE_LINE);
 }
 
 /* Where the instructions would fault results become NaN, or -1. */
 static inline void tile_check(int c, int a, int b)
 {
-    if (registers.rows[c] != registers.rows[a] || registers.rows[b] != 16)
+    if (rows_of(c) != rows_of(a) || rows_of(b) != 16)
         memset(&registers.tile[c], 0xff, TILE_BYTES);
 }
 
 static inline void tile_multiply(int c, int a, int b)
 {
     tile_check(c, a, b);
-    for (int m = 0; m < registers.rows[c]; m++)
+    for (int m = 0; m < rows_of(c); m++)
         for (int k = 0; k < 32; k++) {
             float x = kt_bf16_to_f32(registers.tile[a].bf16[m][k]);
             for (int n = 0; n < 16; n++)
@@ -125,7 +131,7 @@ static inline void tile_multiply(int c, int a, int b)
 static inline void tile_multiply_int8(int c, int a, int b)
 {
     tile_check(c, a, b);
-    for (int m = 0; m < registers.rows[c]; m++)
+    for (int m = 0; m < rows_of(c); m++)
         for (int k = 0; k < 64; k++) {
             int32_t x = registers.tile[a].i8[m][k];
             for (int n = 0; n < 16; n++)
@@ -141,7 +147,6 @@ static inline void tile_shape(int first, int second)
     }
 }
 
-/* Registers that no thread has entered hold NaN, or -1. */
 static void tile_enter(void)
 {
     registers.entered = 1;

@@ -1,14 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** \file backends/amx/products_template.h
- * The products of tiles: blocking over features, rows and tokens, and reading ahead. Written once
- * for both arithmetics: the including file defines STEP, the features that one multiplication sums
- * over (64 bytes of a row), TILE_PRODUCT, the multiplication, and the two functions declared here.
- */
-#include "backends/amx/kernels.h"
-#include "backends/cpu/amx_tile.h"
-#include "core/memory.h"
-
-#define INLINE static inline __attribute__((always_inline))
+/** \file backends/amx/forward_template.h
+ * Forward's products: blocking over features, rows and tokens. Include after tiles_template.h; the
+ * including file defines the two functions declared here. */
 
 /** Whether tiles can be loaded from where the weight lies. */
 static int is_direct(const struct kt_weight *w);
@@ -22,26 +15,6 @@ static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, 
  * features; in `products` as forward has them. */
 typedef void finish_fn(const struct kt_amx_blocks *w, int32_t i, const float *scales, int64_t tile,
                        int64_t end, int64_t tiles, float *products);
-
-static int64_t steps_of(int64_t features)
-{
-    return (features + STEP - 1) / STEP;
-}
-
-/* Where the block that holds an element begins. */
-static const char *element_at(const struct kt_weight *w, int64_t row, int64_t col)
-{
-    const struct kt_format *f = kt_format_of(w->dtype);
-    return (const char *)w->data + row * (w->cols / f->block * f->block_bytes) +
-           col / f->block * f->block_bytes;
-}
-
-/* Bytes of n elements of a row. */
-static int64_t bytes_of(const struct kt_weight *w, int64_t n)
-{
-    const struct kt_format *f = kt_format_of(w->dtype);
-    return (n + f->block - 1) / f->block * f->block_bytes;
-}
 
 /* -- the order of products ---------------------------------------------------------------------
  */
@@ -63,7 +36,6 @@ struct order {
 
 enum {
     GROUP = 2, /* tiles of tokens in level-1 cache */
-    FEW_TILES = 2,
     SOME_TILES = 4,
     MANY_TILES = 8,
     PANEL_BYTES = 512 << 10, /* of tokens in level 2 */
@@ -112,39 +84,6 @@ static int place_after(const struct order *o, const struct place *p,
     return last;
 }
 
-/* -- reading ahead ----------------------------------------------------------------------------- */
-
-/* Fetches what is read next, row after row, a run of bytes each. Calls are spread over the products
- * in between: a line on its way occupies one of the core's 16 fill buffers, as do the lines that
- * tiles load from level 2. The processor's own prefetching into level 2 needs none, but follows
- * only some 64 rows at a time, each within its page: so few rows take turns, a run each. */
-struct walk {
-    const struct kt_amx_blocks *blocks;
-    const char *row;
-    int64_t ld, run;           /* bytes */
-    int64_t rows, block_rows;  /* left, and in this block */
-    int64_t from, index, pace; /* pace: rows at a time */
-};
-
-INLINE void walk_on(struct walk *w)
-{
-    for (int64_t i = 0; i < w->pace && w->rows > 0; i++, w->rows--) {
-        for (int64_t at = 0; at < w->run; at += TILE_LINE)
-            __builtin_prefetch(w->row + at, 0, 2);
-        w->row += w->ld;
-        if (w->blocks && --w->block_rows == 0 && w->rows > 1) {
-            w->index++;
-            w->row = element_at(w->blocks->weight[w->index], w->blocks->first[w->index], w->from);
-            w->block_rows = w->blocks->rows[w->index];
-        }
-    }
-}
-
-static int64_t pace(int64_t rows, int64_t calls)
-{
-    return (rows + calls - 1) / calls;
-}
-
 /* `calls` calls of walk_on cover a place. */
 static struct walk walk_place(const struct place *p, int64_t depth, int64_t calls)
 {
@@ -166,93 +105,6 @@ static struct walk walk_place(const struct place *p, int64_t depth, int64_t call
 }
 
 /* -- products ---------------------------------------------------------------------------------- */
-
-/* Tiles a and a + a_next (row stride lda), b and b + b_next, of `steps` steps. All in bytes. */
-struct factors {
-    const char *a, *b;
-    int64_t lda, a_next, a_step, b_next, b_step, steps;
-};
-
-/* A factor's register is loaded for the next step as soon as its last product has begun. */
-INLINE void sum_2x2(const struct factors *f, struct walk *ahead)
-{
-    const char *a = f->a, *b = f->b;
-    tile_see(b);
-    tile_load(4, a, f->lda);
-    tile_load(6, b, TILE_LINE);
-    tile_load(7, b + f->b_next, TILE_LINE);
-    tile_load(5, a + f->a_next, f->lda);
-    for (int64_t k = 1; k < f->steps; k++) {
-        a += f->a_step, b += f->b_step;
-        TILE_PRODUCT(0, 4, 6);
-        TILE_PRODUCT(1, 4, 7);
-        tile_load(4, a, f->lda);
-        TILE_PRODUCT(2, 5, 6);
-        tile_load(6, b, TILE_LINE);
-        TILE_PRODUCT(3, 5, 7);
-        tile_load(7, b + f->b_next, TILE_LINE);
-        tile_load(5, a + f->a_next, f->lda);
-        walk_on(ahead);
-    }
-    TILE_PRODUCT(0, 4, 6);
-    TILE_PRODUCT(1, 4, 7);
-    TILE_PRODUCT(2, 5, 6);
-    TILE_PRODUCT(3, 5, 7);
-    walk_on(ahead);
-}
-
-/* Two tiles of a, one of b. */
-INLINE void sum_2x1(const struct factors *f, struct walk *ahead)
-{
-    const char *a = f->a, *b = f->b;
-    tile_see(b);
-    for (int64_t k = 0; k < f->steps; k++, a += f->a_step, b += f->b_step) {
-        tile_load(6, b, TILE_LINE);
-        tile_load(4, a, f->lda);
-        TILE_PRODUCT(0, 4, 6);
-        tile_load(5, a + f->a_next, f->lda);
-        TILE_PRODUCT(2, 5, 6);
-        walk_on(ahead);
-    }
-}
-
-/* Results of `rows` tiles of a and `cols` of b, one or two: the registers 0 and 1 are the first row,
- * 2 and 3 the second. */
-struct results {
-    float *c;
-    int64_t row, col; /* floats to the second */
-    int64_t ld;       /* bytes */
-};
-
-INLINE void load_results(const struct results *r, int first, const int rows, const int cols)
-{
-    tile_see(r->c);
-    if (first) {
-        tile_zero(0);
-        tile_zero(1);
-        tile_zero(2);
-        tile_zero(3);
-        return;
-    }
-    tile_load(0, r->c, r->ld);
-    if (cols == 2)
-        tile_load(1, r->c + r->col, r->ld);
-    if (rows == 2)
-        tile_load(2, r->c + r->row, r->ld);
-    if (rows == 2 && cols == 2)
-        tile_load(3, r->c + r->row + r->col, r->ld);
-}
-
-INLINE void store_results(const struct results *r, const int rows, const int cols)
-{
-    tile_store(0, r->c, r->ld);
-    if (cols == 2)
-        tile_store(1, r->c + r->col, r->ld);
-    if (rows == 2)
-        tile_store(2, r->c + r->row, r->ld);
-    if (rows == 2 && cols == 2)
-        tile_store(3, r->c + r->row + r->col, r->ld);
-}
 
 /* Features of one block as tiles are loaded from them. */
 struct chunk {
@@ -276,10 +128,39 @@ static struct chunk open_chunk(const struct kt_amx_blocks *w, int32_t i, int64_t
     return c;
 }
 
+/* A chunk's features from `skip` on, `cols` of them. */
+static struct chunk part_of_chunk(const struct chunk *whole, int64_t skip, int64_t cols)
+{
+    return (struct chunk){steps_of(cols), whole->a + skip / STEP * TILE_LINE, whole->lda};
+}
+
 struct tokens {
     const char *columns;
     int64_t tile_bytes, tiles;
 };
+
+/* Features of a chunk, which are the columns' from `from` on, into the registers of results. */
+INLINE void sum_features(const struct chunk *c, const struct tokens *t, int64_t tile, int64_t from,
+                         const int num, struct walk *ahead)
+{
+    struct factors f = {.a = c->a,
+                        .b = t->columns + tile * t->tile_bytes + from / STEP * TILE_BYTES,
+                        .lda = c->lda,
+                        .a_next = 16 * c->lda,
+                        .a_step = TILE_LINE,
+                        .b_next = t->tile_bytes,
+                        .b_step = TILE_BYTES,
+                        .steps = c->steps};
+    if (num == 2)
+        sum_2x2(&f, ahead);
+    else
+        sum_2x1(&f, ahead);
+}
+
+static struct results results_of(float *products, int64_t tile, int64_t tiles)
+{
+    return (struct results){products + tile * 256, tiles * 256, 256, TILE_LINE};
+}
 
 /* The products of block i of a place with `num` tiles, 1 or 2, from `tile` on; chunk: the block's,
  * or NULL: it is decoded a few features at a time, for these tiles only. */
@@ -287,26 +168,83 @@ INLINE void multiply_block(const struct place *p, int32_t i, const struct chunk 
                            const struct tokens *t, int64_t tile, const int num, float *products,
                            void *stage, struct walk *ahead)
 {
-    struct results r = {products + tile * 256, t->tiles * 256, 256, TILE_LINE};
+    struct results r = results_of(products, tile, t->tiles);
     load_results(&r, p->from == 0, 2, num);
     for (int64_t from = p->from, end = p->from + p->cols; from < end;) {
         int64_t cols = chunk ? p->cols : kt_min_i64(DECODED_COLS, end - from);
         struct chunk c = chunk ? *chunk : open_chunk(p->blocks, i, from, cols, stage);
-        struct factors f = {.a = c.a,
-                            .b = t->columns + tile * t->tile_bytes + from / STEP * TILE_BYTES,
-                            .lda = c.lda,
-                            .a_next = 16 * c.lda,
-                            .a_step = TILE_LINE,
-                            .b_next = t->tile_bytes,
-                            .b_step = TILE_BYTES,
-                            .steps = c.steps};
-        if (num == 2)
-            sum_2x2(&f, ahead);
-        else
-            sum_2x1(&f, ahead);
+        sum_features(&c, t, tile, from, num, ahead);
         from += cols;
     }
     store_results(&r, 2, num);
+}
+
+/* A block of codes. */
+struct coded {
+    const struct kt_weight *weight; /* with its scales */
+    struct kt_amx_blocks block;     /* the block alone, without */
+    float *sums;                    /* of four tiles, until they are scaled */
+    void *decoded;
+};
+
+/* multiply_block of codes. */
+INLINE void multiply_codes(const struct place *p, const struct coded *b, const struct chunk *chunk,
+                           const struct tokens *t, int64_t tile, const int num, float *products,
+                           struct walk *ahead)
+{
+    struct results to = results_of(products, tile, t->tiles), r = results_of(b->sums, 0, num);
+    for (int64_t from = p->from, end = p->from + p->cols, cols; from < end; from += cols) {
+        cols = columns_alike(b->weight, from, kt_min_i64(DECODED_COLS, end - from));
+        struct chunk c = chunk ? part_of_chunk(chunk, from - p->from, cols)
+                               : open_chunk(&b->block, 0, from, cols, b->decoded);
+        load_results(&r, 1, 2, num);
+        sum_features(&c, t, tile, from, num, ahead);
+        store_results(&r, 2, num);
+        float scale = *kt_weight_scale(b->weight, b->block.first[0], from);
+        for (int i = 0; i < 2; i++)
+            add_scaled(num, 16, to.c + i * to.row, 256, r.c + i * r.row, 256, scale, from == 0);
+    }
+}
+
+/* multiply_tiles of codes. */
+INLINE void multiply_coded(const struct place *p, int32_t i, const struct tokens *t, int64_t first,
+                           int64_t end, float *products, void *stage, struct walk *ahead)
+{
+    const struct kt_amx_blocks *w = p->blocks;
+    struct kt_weight codes = without_scale(w->weight[i]);
+    struct coded b = {.weight = w->weight[i],
+                      .block = {w->decode, {&codes}, {w->first[i]}, {w->rows[i]}, 1},
+                      .sums = stage,
+                      .decoded = (char *)stage + 4 * TILE_BYTES};
+    struct chunk opened, *c = NULL;
+    if (t->tiles > FEW_TILES) {
+        opened = open_chunk(&b.block, 0, p->from, p->cols, b.decoded);
+        c = &opened;
+    }
+    for (int64_t tile = first; tile < end; tile += 2) {
+        if (tile + 1 < t->tiles)
+            multiply_codes(p, &b, c, t, tile, 2, products, ahead);
+        else
+            multiply_codes(p, &b, c, t, tile, 1, products, ahead);
+    }
+}
+
+/* The products of block i of a place with tiles [first, end). */
+INLINE void multiply_tiles(const struct place *p, int32_t i, const struct tokens *t, int64_t first,
+                           int64_t end, float *products, void *stage, struct walk *ahead)
+{
+    const struct kt_amx_blocks *w = p->blocks;
+    struct chunk opened, *c = NULL;
+    if (t->tiles > FEW_TILES || is_direct(w->weight[i])) {
+        opened = open_chunk(w, i, p->from, p->cols, stage);
+        c = &opened;
+    }
+    for (int64_t tile = first; tile < end; tile += 2) {
+        if (tile + 1 < t->tiles)
+            multiply_block(p, i, c, t, tile, 2, products, stage, ahead);
+        else
+            multiply_block(p, i, c, t, tile, 1, products, stage, ahead);
+    }
 }
 
 static int is_staged(const struct place *p)
@@ -337,17 +275,10 @@ INLINE void multiply_chunks(const struct kt_amx_blocks *w, const struct kt_amx_b
             int64_t end = kt_min_i64(first + group, tiles);
             for (int32_t i = p.first; i < p.first + p.num; i++) {
                 float *to = products + i * 2 * tiles * 256;
-                struct chunk opened, *c = NULL;
-                if (tiles > FEW_TILES || is_direct(w->weight[i])) {
-                    opened = open_chunk(w, i, p.from, p.cols, stage);
-                    c = &opened;
-                }
-                for (int64_t tile = first; tile < end; tile += 2) {
-                    if (tile + 1 < tiles)
-                        multiply_block(&p, i, c, &t, tile, 2, to, stage, &ahead);
-                    else
-                        multiply_block(&p, i, c, &t, tile, 1, to, stage, &ahead);
-                }
+                if (has_codes(w->weight[i], tiles))
+                    multiply_coded(&p, i, &t, first, end, to, stage, &ahead);
+                else
+                    multiply_tiles(&p, i, &t, first, end, to, stage, &ahead);
                 if (finish && p.from + p.cols == depth)
                     finish(w, i, scales, first, end, tiles, to);
             }
