@@ -4,10 +4,10 @@
  *     bench_tiles [threads [rounds]]
  *
  * A piece of work is 256 rows (forward) or up to 2048 columns (backward) of V3's gate, of weights
- * that are read from memory one piece after the other. Rows take turns, round by round,
- * so that other work on the machine falls on all of them. A thread whose core is shared takes two
- * to four times as long as one that has it alone, and that changes within milliseconds; so before
- * and after each piece products from registers are timed. Each row, for pieces with the core alone
+ * that are read from memory one piece after the other. Rows take turns, round by round, so that
+ * other work on the machine falls on all of them. A thread whose core is shared takes two to four
+ * times as long as one that has it alone, and that changes within milliseconds; so before and
+ * after each piece products from registers are timed. Each row, for pieces with the core alone
  * both times and for those with it shared both times: their part of all pieces, and nanoseconds of
  * 1024 weights on one thread that a tenth, half and nine tenths of them took at most; TFLOP/s and
  * GB/s of all threads at the median. */

@@ -3,8 +3,8 @@
  * a scale, products of bits for those without one. */
 #include <math.h>
 
+#include "backends/cpu/codes_avx512.h"
 #include "backends/cpu/decode_avx512.h"
-#include "backends/cpu/e4m3_avx512.h"
 
 /* The instruction takes subnormal numbers for zero; is_common keeps them away. */
 static inline __m512i round_pair(__m512 low, __m512 high)
@@ -113,21 +113,12 @@ static inline int look_up_f8(enum kt_decoding decoding, const struct code_table 
     return 0;
 }
 
-/* 32 codes as bytes in 32-bit lanes, and again 12 bits up: each word has a code in its lower 4
- * bits. A shuffle takes 5 of them, of which the upper one makes no difference. */
-static inline void look_up_half(const struct code_table *t, const uint8_t *from, char *to)
-{
-    __m512i pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)from));
-    __m512i index = pairs | _mm512_slli_epi32(pairs, 12);
-    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(index, t->words));
-}
-
 static inline int look_up_i4(enum kt_decoding decoding, const struct code_table *t,
                              const uint8_t *from, char *to)
 {
     (void)decoding;
-    look_up_half(t, from, to);
-    look_up_half(t, from + 16, to + 64);
+    _mm512_storeu_si512(to, look_up_nibbles(from, t->words));
+    _mm512_storeu_si512(to + 64, look_up_nibbles(from + 16, t->words));
     return 0;
 }
 

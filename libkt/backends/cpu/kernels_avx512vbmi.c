@@ -4,20 +4,18 @@
 #include <string.h>
 
 #include "backends/cpu/avx512.h"
-#include "backends/cpu/e4m3_avx512.h"
+#include "backends/cpu/codes_avx512.h"
 #include "backends/cpu/kernels.h"
 
 enum { DOT_COLS = 4, CODES = WIDENED_CODES };
 
-/* 32 codes of I4 as bfloat16. The shuffle takes 5 bits of a word, of which the lower 4 are a code.
- */
+/* 32 codes of I4. */
 static inline __m512i widen_i4(const uint8_t *codes)
 {
     const __m512i values = _mm512_broadcast_i64x4(_mm256_setr_epi16(
         (short)0xc100, (short)0xc0e0, (short)0xc0c0, (short)0xc0a0, (short)0xc080, (short)0xc040,
         (short)0xc000, (short)0xbf80, 0, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0));
-    __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)codes));
-    return _mm512_permutexvar_epi16(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), values);
+    return look_up_nibbles(codes, values);
 }
 
 /* 128 codes. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** \file backends/cpu/e4m3_avx512.h
- * Codes of E4M3 (OCP 8-bit Floating Point Specification, revision 1.0) as bfloat16, exactly, by
- * products of bits: AVX-512 with VBMI and GFNI. */
-#ifndef KT_BACKENDS_CPU_E4M3_AVX512_H
-#define KT_BACKENDS_CPU_E4M3_AVX512_H
+/** \file backends/cpu/codes_avx512.h
+ * Codes as bfloat16, for AVX-512 with VBMI and GFNI: E4M3 (OCP 8-bit Floating Point Specification,
+ * revision 1.0) without a scale, exactly, by products of bits; I4 by a table. */
+#ifndef KT_BACKENDS_CPU_CODES_AVX512_H
+#define KT_BACKENDS_CPU_CODES_AVX512_H
 
 #include <immintrin.h>
 #include <stdint.h>
@@ -57,6 +57,15 @@ static inline __attribute__((always_inline)) struct widened codes_to_bf16(__m512
     return (struct widened){
         _mm512_unpacklo_epi8(a_low, a_high), _mm512_unpackhi_epi8(a_low, a_high),
         _mm512_unpacklo_epi8(b_low, b_high), _mm512_unpackhi_epi8(b_low, b_high)};
+}
+
+/** 32 codes of I4 as the table's words; words: what the 16 codes become, twice. Each byte is put
+ * into a 32-bit lane, and again 12 bits up, so that each word has a code in its lower 4 bits. The
+ * shuffle takes 5 of them, of which the upper one makes no difference. */
+static inline __m512i look_up_nibbles(const uint8_t *codes, __m512i words)
+{
+    __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)codes));
+    return _mm512_permutexvar_epi16(bytes | _mm512_slli_epi32(bytes, 12), words);
 }
 
 #endif
