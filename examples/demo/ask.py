@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure what fine-tuning did: questions.json and questions of the corpus through `kt chat`.
 
-    ask.py [--kt build/quickstart/examples/kt/kt] [--adapter saves/demo] [--show]
+    ask.py [--kt build/quickstart/programs/kt/kt] [--adapter saves/demo] [--show]
 
 Counts the identity questions (none of them in identity.json) answered with the new name or author
 and without the old one, the ordinary questions whose answer stayed the same to the letter, and,
@@ -33,7 +33,7 @@ def chat(kt, questions, *args):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--kt", default="build/quickstart/examples/kt/kt")
+    p.add_argument("--kt", default="build/quickstart/programs/kt/kt")
     p.add_argument("--adapter", default="saves/demo")
     p.add_argument("--name", default="Kite")
     p.add_argument("--author", default="libkt")

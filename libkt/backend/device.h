@@ -11,7 +11,7 @@
 #ifndef KT_BACKEND_DEVICE_H
 #define KT_BACKEND_DEVICE_H
 
-#include "core/weight.h"
+#include "weights/weight.h"
 
 struct kt_device;
 

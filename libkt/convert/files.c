@@ -9,7 +9,7 @@
 
 #include "convert/converter.h"
 #include "core/context.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "formats/file.h"
 #include "formats/json.h"
 #include "model/quantization.h"

@@ -8,7 +8,7 @@
 
 #include "convert/converter.h"
 #include "core/context.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "formats/file.h"
 #include "formats/mapped_file.h"
 #include "model/quantization.h"

@@ -9,8 +9,8 @@
 
 #include "convert/converter.h"
 #include "core/context.h"
-#include "core/dtype.h"
-#include "core/encode.h"
+#include "weights/dtype.h"
+#include "weights/encode.h"
 #include "core/memory.h"
 #include "model/finite.h"
 #include "model/quantization.h"

@@ -21,4 +21,7 @@ static inline float kt_uniform_f32(uint32_t word)
 void kt_dropout_row(float p, uint64_t key, int64_t token, int64_t first, int64_t n, const float *x,
                     int accumulate, float *y);
 
+/** numpy.random.default_rng(seed).permutation(count) into `out`. */
+void kt_numpy_permutation(uint64_t seed, uint64_t count, uint64_t *out);
+
 #endif

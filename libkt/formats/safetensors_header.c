@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "core/context.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "core/memory.h"
 #include "formats/json.h"
 

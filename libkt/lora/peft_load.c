@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "core/context.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "formats/file.h"
 #include "formats/safetensors.h"
 #include "lora/peft_config.h"

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "core/context.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "core/memory.h"
 #include "model/quantization.h"
 

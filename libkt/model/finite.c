@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "core/context.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "core/memory.h"
-#include "core/weight.h"
+#include "weights/weight.h"
 #include "formats/safetensors.h"
 #include "model/model.h"
 #include "model/quantization.h"

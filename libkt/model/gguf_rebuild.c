@@ -5,7 +5,7 @@
 
 #include "core/context.h"
 #include "core/memory.h"
-#include "core/weight.h"
+#include "weights/weight.h"
 
 enum { PART = 256 };
 

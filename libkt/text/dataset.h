@@ -57,7 +57,5 @@ kt_status kt_dataset_encode(const struct kt_chat *chat, const kt_dataset_options
                             const struct kt_conversation *conversation, struct kt_ids *ids,
                             struct kt_ids *labels);
 
-/** numpy.random.default_rng(seed).permutation(count) into `out`. */
-void kt_numpy_permutation(uint64_t seed, uint64_t count, uint64_t *out);
 
 #endif

@@ -10,7 +10,7 @@
 #include "backend/device.h"
 #include "backends/cpu/kernels.h"
 #include "ceilings.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "weights.h"
 
 enum { ROWS = 2048, COLS = 2048, CACHE_BYTES = 128 << 20, SECONDS = 4 };

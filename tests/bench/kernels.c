@@ -3,7 +3,7 @@
  * multiply-adds from registers, and reading memory. Usage: kernels [threads] [isa mask, hex]. */
 #include "backend/device.h"
 #include "ceilings.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 
 enum { MIN_MS = 300 };
 

@@ -18,7 +18,7 @@ def build():
     if not (folder / "build.ninja").exists():
         subprocess.run(["meson", "setup", folder, HERE.parent.parent, "-Dbuildtype=release"],
                        check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["ninja", "-C", folder, "examples/kt/kt"], check=True,
+    subprocess.run(["ninja", "-C", folder, "programs/kt/kt"], check=True,
                    stdout=subprocess.DEVNULL)
 
 

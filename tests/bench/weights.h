@@ -6,8 +6,8 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "core/encode.h"
-#include "core/weight.h"
+#include "weights/encode.h"
+#include "weights/weight.h"
 
 struct weight_type {
     const char *name;

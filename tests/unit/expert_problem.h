@@ -11,7 +11,7 @@
 
 #include "backends/amx/experts.h"
 #include "compare.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 
 enum { MAX_EXPERTS = 20, MAX_BUFFERS = 512 };
 

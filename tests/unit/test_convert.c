@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "convert_test.h"
-#include "core/encode.h"
+#include "weights/encode.h"
 #include "core/memory.h"
 #include "golden_case.h"
 #include "model/quantization.h"

@@ -5,7 +5,7 @@
 
 #include "convert/converter.h"
 #include "convert_test.h"
-#include "core/encode.h"
+#include "weights/encode.h"
 #include "core/memory.h"
 #include "core/random.h"
 #include "encode_golden.h"

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "core/context.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "core/memory.h"
 #include "core/random.h"
 #include "machine.h"

@@ -4,7 +4,7 @@
  * pages behind weights and results. */
 #include "checkasm.h"
 #include "compare.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "core/memory.h"
 #include "weights.h"
 

@@ -3,7 +3,7 @@
  * central differences of that formula, and one thread against several. */
 #include "backend/device.h"
 #include "compare.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 
 static const struct settings {
     int32_t threads;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rounding to the formats of weights: against PyTorch, and against the definition. */
-#include "core/encode.h"
+#include "weights/encode.h"
 
 #include <float.h>
 #include <math.h>
 
 #include "core/random.h"
-#include "core/weight.h"
+#include "weights/weight.h"
 #include "encode_golden.h"
 
 START_TEST(f8_is_that_of_pytorch)

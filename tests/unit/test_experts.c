@@ -2,7 +2,7 @@
 /* The expert backends: reference against its formula and central differences in double, the others
  * against reference. */
 #include "backends/amx/experts.h"
-#include "backends/llamafile/experts.h"
+#include "backends/experts_cpu/experts.h"
 #include "weights.h"
 
 enum { EXPERTS = 5, HIDDEN = 6, INTER = 7, TOKENS = 9, TOPK = 2, RANK = 3 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The experts backend "llamafile" on machines with several nodes: each begins with the columns that
  * it owns, in every phase. That bits stay the same is in test_experts.c. */
-#include "backends/llamafile/experts.h"
+#include "backends/experts_cpu/experts.h"
 #include "compare.h"
 #include "node_spy.h"
 

@@ -4,7 +4,7 @@
 #include <jansson.h>
 #include <math.h>
 
-#include "core/weight.h"
+#include "weights/weight.h"
 #include "fixture.h"
 #include "gguf_reference.h"
 #include "model/gguf.h"

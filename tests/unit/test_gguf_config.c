@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What becomes of a GGUF file's metadata and of its tensors' names, and what is refused. */
 #include "core/memory.h"
-#include "core/weight.h"
+#include "weights/weight.h"
 #include "fixture.h"
 #include "gguf_reference.h"
 #include "model/gguf.h"

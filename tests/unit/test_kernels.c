@@ -3,7 +3,7 @@
  * tails, odd strides, guard pages behind every buffer, poisoned outputs. */
 #include "checkasm.h"
 #include "compare.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 
 static const int64_t sizes[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 65, 100, 129};
 

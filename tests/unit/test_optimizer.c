@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "fixture.h"
-#include "lora/optimizer.h"
+#include "train/optimizer.h"
 #include "toy_model.h"
 #include "training_golden.h"
 

@@ -5,7 +5,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "fixture.h"
 #include "formats/safetensors.h"
 #include "model/adapter.h"

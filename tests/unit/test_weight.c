@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Decoding of weights in plain C, against the definition of each format. */
-#include "core/weight.h"
+#include "weights/weight.h"
 
 #include <check.h>
 #include <math.h>

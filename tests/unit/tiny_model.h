@@ -7,7 +7,7 @@
 
 #include <jansson.h>
 
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "fixture.h"
 #include "formats/safetensors.h"
 

@@ -4,7 +4,7 @@
 #ifndef KT_TESTS_TINY_QUANTISED_H
 #define KT_TESTS_TINY_QUANTISED_H
 
-#include "core/weight.h"
+#include "weights/weight.h"
 #include "tiny_model.h"
 
 /** Turns a matrix of `t` into codes (no NaN among them) with scales for `rows` x `cols` elements,

@@ -5,8 +5,8 @@
 #define KT_TESTS_UNIT_WEIGHTS_H
 
 #include "compare.h"
-#include "core/dtype.h"
-#include "core/weight.h"
+#include "weights/dtype.h"
+#include "weights/weight.h"
 
 struct test_weight {
     struct kt_weight w;

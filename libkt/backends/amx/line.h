@@ -134,7 +134,7 @@ static inline void line_transpose(line r[16])
     }
 }
 #else
-#include "core/dtype.h"
+#include "weights/dtype.h"
 
 typedef struct {
     uint32_t word[16];

@@ -5,7 +5,7 @@
  * multiplication sums over (64 bytes of a row), and TILE_PRODUCT, the multiplication. */
 #include "backends/amx/kernels.h"
 #include "backends/amx/line.h"
-#include "backends/cpu/amx_tile.h"
+#include "backends/cpu/x86/amx_tile.h"
 #include "core/memory.h"
 
 #define INLINE static inline __attribute__((always_inline))

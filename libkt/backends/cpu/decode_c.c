@@ -2,7 +2,7 @@
 /* Decoders in plain C, for every format: what those of instruction sets are tested against, and
  * what they leave to. */
 #include "backends/cpu/kernels.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "core/memory.h"
 
 enum { PART = 256 }; /* elements: whole blocks of every format */

@@ -2,7 +2,7 @@
 /* A block of a product on the calling thread, and how its right factor is read. */
 #include "backends/cpu/gemm.h"
 
-#include "core/dtype.h"
+#include "weights/dtype.h"
 #include "core/memory.h"
 
 enum {

@@ -9,7 +9,7 @@
 #ifndef KT_BACKENDS_CPU_KERNELS_H
 #define KT_BACKENDS_CPU_KERNELS_H
 
-#include "core/weight.h"
+#include "weights/weight.h"
 
 /** A matrix read where it lies: element (row, col) at data[row * ld + col], ld in elements.
  * dtype is F32, F16 or BF16. */

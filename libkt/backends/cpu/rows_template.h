@@ -4,7 +4,7 @@
  * instruction set, which is compiled with that set's flags. Sums run in 16 lanes whatever the
  * vector length. Defines `row_kernels`. */
 #include "backends/cpu/kernels.h"
-#include "core/dtype.h"
+#include "weights/dtype.h"
 
 typedef float lanes __attribute__((vector_size(64), aligned(4), may_alias));
 enum { LANES = 16 };
