@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file backend/device.h
- * What a device does: memory, and the operations of a transformer's training step. The executor
- * calls these through a table and knows no device by name.
+ * What a device does: memory, copies, and the operations of a transformer's training step. The
+ * executor calls them through the front (kt_run), which measures, checks and counts, and knows no
+ * device by name.
  *
- * Activations are float32, row-major, [tokens, features] with a row stride (ld*) in elements.
- * Weights are read where they lie in the checkpoint, in their own dtype. `accumulate` 0 overwrites
- * the output (which may be uninitialised), 1 adds to it. All operations are deterministic: the same
- * inputs and number of threads give the same bits. They return OUT_OF_MEMORY (recorded in the
- * context) when scratch cannot be had, else KT_OK. tokens = 0 is valid and does nothing. */
+ * Operations are enqueued and cannot fail: their memory was reserved before. A device that breaks
+ * remembers it and tells at kt_run_sync. Addresses of a device are followed by its own operations
+ * alone, unless it has KT_DEVICE_HOST_MEMORY. Operations of one queue run in order; queues wait for
+ * each other by marks.
+ *
+ * Activations are views: row-major [tokens, features] with a stride between rows. The residual
+ * stream is float32. Weights are read in their own dtype. `accumulate` false overwrites the output
+ * (which may be uninitialised), true adds to it. All operations are deterministic: the same inputs
+ * give the same bits. tokens = 0 is valid and does nothing. */
 #ifndef KT_BACKEND_DEVICE_H
 #define KT_BACKEND_DEVICE_H
 
@@ -15,65 +20,127 @@
 
 struct kt_device;
 
-/** C[m,n] (+)= alpha * op(A) * op(B), float32. op(A) is [m,k]: A is [m,k], or [k,m] if trans_a. */
-struct kt_gemm {
-    int trans_a, trans_b;
+enum { KT_BACKEND_ABI = 1 };
+
+/** Activations [tokens, features] on a device. */
+struct kt_view {
+    void *data;
+    int64_t ld; /**< elements between rows; 0 = the same row for every token */
+    kt_dtype dtype;
+};
+
+/** Cumulative lengths of packed sequences, [num + 1], twice: where the front reads them (during
+ * kt_run alone) and where the device does. */
+struct kt_offsets {
+    int32_t num;
+    const int32_t *host, *device;
+};
+
+enum kt_op {
+    KT_OP_LINEAR_FORWARD,
+    KT_OP_LINEAR_BACKWARD,
+    KT_OP_GEMM,
+    KT_OP_EMBEDDING,
+    KT_OP_NORM_FORWARD,
+    KT_OP_NORM_BACKWARD,
+    KT_OP_ROPE,
+    KT_OP_ATTENTION_FORWARD,
+    KT_OP_ATTENTION_BACKWARD,
+    KT_OP_GLU_FORWARD,
+    KT_OP_GLU_BACKWARD,
+    KT_OP_ROUTER_FORWARD,
+    KT_OP_ROUTER_BACKWARD,
+    KT_OP_CROSS_ENTROPY,
+    KT_OP_ADD,
+    KT_OP_ZERO,
+    KT_OP_DROPOUT,
+    KT_OP_CONVERT,
+    KT_OPS
+};
+
+/** LINEAR_FORWARD: y[t, rows] (+)= x[t, cols] W^T. LINEAR_BACKWARD: y[t, cols] (+)= x[t, rows] W,
+ * where x is the gradient of forward's output. */
+struct kt_linear_args {
+    struct kt_weight weight; /**< its data and scale are addresses of the device */
+    kt_compute compute;
+    int64_t tokens;
+    struct kt_view x, y;
+    bool accumulate;
+};
+
+/** GEMM, float32: C[m,n] (+)= alpha op(A) op(B). op(A) is [m,k]: A is [m,k], or [k,m] if trans_a.
+ */
+struct kt_gemm_args {
+    bool trans_a, trans_b;
     int64_t m, n, k;
     float alpha;
-    const float *a;
-    int64_t lda;
-    const float *b;
-    int64_t ldb;
-    int accumulate;
-    float *c;
-    int64_t ldc;
+    struct kt_view a, b, c;
+    bool accumulate;
+};
+
+/** EMBEDDING: x[t, cols] = row ids[t] of the table. */
+struct kt_embedding_args {
+    struct kt_weight table;
+    int64_t tokens;
+    const int32_t *ids;
+    struct kt_view x;
+};
+
+/** NORM_FORWARD: y = x / sqrt(mean(x^2) + eps) * weight, over `dim` features (arXiv 1910.07467).
+ * NORM_BACKWARD: y (+)= its gradient from dy; 1/rms is recomputed from x. */
+struct kt_norm_args {
+    int64_t tokens, dim;
+    float eps;
+    const float *weight; /**< [dim] */
+    struct kt_view x, dy, y;
+    bool accumulate; /**< backward alone */
+};
+
+/** ROPE: rotary embedding (arXiv 2104.09864) of `rope_dim` features of `num_heads` heads in place;
+ * x begins at the first rotated feature of head 0. cos/sin are [rows, rope_dim / 2]. interleaved:
+ * pairs (2i, 2i+1) rotate (DeepSeek); else (i, i + dim/2). inverse rotates back, which is also the
+ * backward. */
+struct kt_rope_args {
+    int64_t tokens;
+    struct kt_view x;
+    int64_t head_stride;
+    int32_t num_heads, rope_dim;
+    bool interleaved, inverse;
+    const float *cos, *sin;
+    const int32_t *rows; /**< [tokens] the row of cos and sin for each */
 };
 
 /** Scaled dot-product attention over packed sequences, causal, aligned at the ends: query i of a
  * sequence with nq queries and nk >= nq keys sees keys 0 .. nk - nq + i (FlashAttention-2,
  * arXiv 2307.08691). A key is the concatenation of a per-head part k [.., qk_dim - shared_dim] and
  * a part k_shared [.., shared_dim] that all heads share (MLA's rotary key; shared_dim 0 = none).
- * Element (token t, head h, i) of q is q[t*q_stride + h*q_head_stride + i]; likewise k, v, o.
- * Head h uses key/value head h / (num_heads / num_kv_heads). */
-struct kt_attention {
+ * Element (token t, head h, i) of q is q[t * q.ld + h * q_head_stride + i]; likewise k, v, o.
+ * Head h uses key/value head h / (num_heads / num_kv_heads).
+ * ATTENTION_BACKWARD overwrites dq, dk, dk_shared (summed over heads) and dv, which have the
+ * strides of q, k, k_shared and v, from d_o, which has those of o, and forward's o and lse. */
+struct kt_attention_args {
     int32_t num_heads, num_kv_heads;
     int32_t qk_dim, shared_dim, v_dim;
     int32_t window; /**< keys a query sees, itself included; 0 = all */
     float scale;
-    int32_t num_sequences;
-    const int32_t *cu_seqlens_q, *cu_seqlens_k; /**< [num_sequences + 1] */
     kt_compute compute;
-    const float *q;
-    int64_t q_stride, q_head_stride;
-    const float *k;
-    int64_t k_stride, k_head_stride;
-    const float *k_shared;
-    int64_t k_shared_stride;
-    const float *v;
-    int64_t v_stride, v_head_stride;
-    float *o; /**< in backward: the forward's output, read */
-    int64_t o_stride, o_head_stride;
+    struct kt_offsets queries, keys;
+    struct kt_view q, k, k_shared, v, o;
+    int64_t q_head_stride, k_head_stride, v_head_stride, o_head_stride;
     float *lse; /**< [num_heads, total queries]: log-sum-exp of the scaled scores; forward writes it
-                     unless NULL, backward reads it */
+                     unless NULL */
+    struct kt_view d_o, dq, dk, dk_shared, dv;
 };
 
-/** Gradients; strides are those of the matching input. dk_shared is summed over heads. Overwritten.
- */
-struct kt_attention_grad {
-    const float *d_o;
-    float *dq, *dk, *dk_shared, *dv;
-};
+enum kt_activation { KT_ACTIVATION_SILU };
 
-/** Rotary embedding of the last `rope_dim` features of `num_heads` heads in place. cos/sin are
- * [rows, rope_dim / 2]. interleaved: pairs (2i, 2i+1) rotate (DeepSeek); else (i, i + dim/2).
- * inverse = 1 rotates back, which is also the backward. */
-struct kt_rope {
-    float *x; /**< first rotated element of token 0, head 0 */
-    int64_t stride, head_stride;
-    int32_t num_heads, rope_dim;
-    int interleaved, inverse;
-    const float *cos, *sin;
-    const int32_t *rows; /**< [tokens] the row of cos and sin for each */
+/** GLU_FORWARD: h = act(gate) * up, [tokens, dim]; h may be gate. GLU_BACKWARD: dgate and dup from
+ * dh; they may be the memory of gate and up. */
+struct kt_glu_args {
+    enum kt_activation activation;
+    int64_t tokens, dim;
+    struct kt_view gate, up, h; /**< all views of this operation are dense: ld = dim */
+    struct kt_view dh, dgate, dup;
 };
 
 enum kt_scoring { KT_SCORING_SOFTMAX, KT_SCORING_SIGMOID };
@@ -90,90 +157,183 @@ struct kt_router {
     const float *correction_bias; /**< [num_experts] or NULL */
 };
 
-enum kt_activation { KT_ACTIVATION_SILU };
-
-/** How large the arguments of operations get. */
-struct kt_extent {
+/** ROUTER_FORWARD: ids and weights [tokens, topk] from logits [tokens, num_experts], dense.
+ * ROUTER_BACKWARD: dlogits from dweights = d(weights) and forward's ids; the choice has no
+ * gradient. */
+struct kt_router_args {
+    struct kt_router router;
     int64_t tokens;
-    int64_t widest;    /**< features in or out of a linear, norm or router */
-    int32_t num_heads; /**< of attention */
-    int32_t head_dim;  /**< the larger of qk_dim and v_dim */
+    const float *logits;
+    int32_t *ids;
+    float *weights;
+    const float *dweights;
+    float *dlogits;
 };
 
+/** CROSS_ENTROPY, for rows of logits: logprobs[t] = logits[t, targets[t]] - logsumexp; 0 where
+ * targets[t] < 0. With dlogprobs not NULL, logits become d(loss)/d(logits) for
+ * d(loss)/d(logprob[t]) = dlogprobs[t]. */
+struct kt_cross_entropy_args {
+    int64_t tokens, vocab;
+    struct kt_view logits;
+    const int32_t *targets;
+    const float *dlogprobs;
+    float *logprobs;
+};
+
+/** ADD: y (+)= alpha * x. ZERO: y = 0. CONVERT: y = x in y's dtype, rounded to nearest even;
+ * between F32 and BF16. All over [tokens, dim]. */
+struct kt_rows_args {
+    int64_t tokens, dim;
+    float alpha;
+    struct kt_view x, y;
+    bool accumulate;
+};
+
+/** DROPOUT: y (+)= x * mask / (1 - p); element (t, i) of the mask as kt_dropout_row (core/random.h)
+ * draws it, tokens counted from 0. The same call applied to a gradient is the backward. */
+struct kt_dropout_args {
+    int64_t tokens, dim;
+    float p;
+    uint64_t key;
+    struct kt_view x, y;
+    bool accumulate;
+};
+
+/** A point on a queue of one device; 0 = long passed. */
+typedef uint64_t kt_mark;
+
+/** Operations run on COMPUTE; copies on any. */
+enum kt_queue { KT_QUEUE_COMPUTE, KT_QUEUE_IN, KT_QUEUE_OUT, KT_QUEUES };
+
+enum kt_memory {
+    KT_MEMORY_DEVICE,
+    KT_MEMORY_SCRATCH, /**< of the device, for the operations of one queue to work in */
+    KT_MEMORY_PINNED   /**< the host's, which the device copies from and to at full speed */
+};
+
+enum {
+    KT_DEVICE_HOST_MEMORY =
+        1u << 0, /**< its memory is the host's, and it is done when it returns */
+};
+
+/** Runs one operation; `args` is the struct that belongs to it and may be gone after the call. */
+typedef void (*kt_op_fn)(struct kt_device *dev, const void *args, void *scratch);
+
 struct kt_device_ops {
+    uint32_t abi, traits;
     const char *name;
-
-    kt_status (*alloc)(struct kt_device *dev, uint64_t bytes, const char *what, void **out);
-    void (*free)(struct kt_device *dev, void *memory);
-    /** Most bytes of scratch that the operations below take and keep in training within `extent`.
-     */
-    uint64_t (*scratch_bytes)(const struct kt_device *dev, const struct kt_extent *extent);
-
-    /** y[t, rows] (+)= x[t, cols] * W^T */
-    kt_status (*linear_forward)(struct kt_device *dev, const struct kt_weight *w,
-                                kt_compute compute, int64_t tokens, const float *x, int64_t ldx,
-                                int accumulate, float *y, int64_t ldy);
-    /** dx[t, cols] (+)= dy[t, rows] * W */
-    kt_status (*linear_backward)(struct kt_device *dev, const struct kt_weight *w,
-                                 kt_compute compute, int64_t tokens, const float *dy, int64_t lddy,
-                                 int accumulate, float *dx, int64_t lddx);
-    kt_status (*gemm)(struct kt_device *dev, const struct kt_gemm *gemm);
-
-    /** x[t, cols] = row ids[t] of the table */
-    kt_status (*embedding)(struct kt_device *dev, const struct kt_weight *table, int64_t tokens,
-                           const int32_t *ids, float *x, int64_t ldx);
-    /** y = x / sqrt(mean(x^2) + eps) * weight, over the last `dim` features */
-    kt_status (*rmsnorm_forward)(struct kt_device *dev, int64_t tokens, int64_t dim, float eps,
-                                 const float *weight, const float *x, int64_t ldx, float *y,
-                                 int64_t ldy);
-    /** dx (+)= gradient of the above (1/rms is recomputed from x) */
-    kt_status (*rmsnorm_backward)(struct kt_device *dev, int64_t tokens, int64_t dim, float eps,
-                                  const float *weight, const float *x, int64_t ldx, const float *dy,
-                                  int64_t lddy, int accumulate, float *dx, int64_t lddx);
-    kt_status (*rope)(struct kt_device *dev, const struct kt_rope *rope, int64_t tokens);
-    kt_status (*attention_forward)(struct kt_device *dev, const struct kt_attention *a);
-    kt_status (*attention_backward)(struct kt_device *dev, const struct kt_attention *a,
-                                    const struct kt_attention_grad *g);
-    /** h = act(gate) * up, [tokens, dim]; h may be gate */
-    kt_status (*glu_forward)(struct kt_device *dev, enum kt_activation act, int64_t tokens,
-                             int64_t dim, const float *gate, const float *up, float *h);
-    /** dgate and dup from dh; they may be the same memory as gate and up */
-    kt_status (*glu_backward)(struct kt_device *dev, enum kt_activation act, int64_t tokens,
-                              int64_t dim, const float *gate, const float *up, const float *dh,
-                              float *dgate, float *dup);
-    /** topk_ids [tokens, topk], topk_weights likewise, from logits [tokens, num_experts] */
-    kt_status (*router_forward)(struct kt_device *dev, const struct kt_router *r, int64_t tokens,
-                                const float *logits, int32_t *topk_ids, float *topk_weights);
-    /** dlogits from d(topk_weights); the choice itself has no gradient */
-    kt_status (*router_backward)(struct kt_device *dev, const struct kt_router *r, int64_t tokens,
-                                 const float *logits, const int32_t *topk_ids,
-                                 const float *dtopk_weights, float *dlogits);
-    /** For rows of logits: logprob[t] = logits[t, target[t]] - logsumexp; 0 where target[t] < 0.
-     * With dlogprobs not NULL, logits become d(loss)/d(logits) for d(loss)/d(logprob[t]) =
-     * dlogprobs[t]. */
-    kt_status (*cross_entropy)(struct kt_device *dev, int64_t tokens, int64_t vocab, float *logits,
-                               int64_t ld, const int32_t *targets, const float *dlogprobs,
-                               float *logprobs);
-    /** y (+)= alpha * x over [tokens, dim]; ldx 0 takes the same row for every token */
-    kt_status (*add)(struct kt_device *dev, int64_t tokens, int64_t dim, float alpha,
-                     const float *x, int64_t ldx, int accumulate, float *y, int64_t ldy);
-    /** y (+)= x * mask / (1 - p); element (t, i) of the mask as kt_dropout_row (core/random.h)
-     * draws it, tokens counted from 0. The same call applied to a gradient is the backward. */
-    kt_status (*dropout)(struct kt_device *dev, float p, uint64_t key, int64_t tokens, int64_t dim,
-                         const float *x, int64_t ldx, int accumulate, float *y, int64_t ldy);
-    /** Rounds to bfloat16 into packed storage and back (kept layer inputs in bf16 training). */
-    kt_status (*pack_bf16)(struct kt_device *dev, int64_t n, const float *x, uint16_t *packed);
-    kt_status (*unpack_bf16)(struct kt_device *dev, int64_t n, const uint16_t *packed, float *x);
+    /** At least 64-byte aligned, contents undefined. Errors: OUT_OF_MEMORY, recorded. */
+    kt_status (*alloc)(struct kt_device *dev, enum kt_memory kind, uint64_t bytes, const char *what,
+                       void **out);
+    /** NULL is allowed. Nothing that is queued may still use it. */
+    void (*free)(struct kt_device *dev, enum kt_memory kind, void *memory);
+    /** Bytes of scratch that an operation with these arguments takes. Views' addresses are not
+     * looked at. */
+    uint64_t (*scratch_bytes)(const struct kt_device *dev, enum kt_op op, const void *args);
+    /** Whether the device does the operation on views of these dtypes. */
+    bool (*supports)(const struct kt_device *dev, enum kt_op op, const void *args);
+    /** Between memory of the device, pinned memory, and (`from` alone) any memory of the host that
+     * stays as it is until the copy is done. */
+    void (*copy)(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
+                 uint64_t bytes);
+    kt_mark (*mark)(struct kt_device *dev, enum kt_queue queue);
+    /** What is queued from here on waits for `mark`, which is of a queue of the same device. */
+    void (*wait)(struct kt_device *dev, enum kt_queue queue, kt_mark mark);
+    /** The host waits. Errors: the first failure since the device was opened, recorded. */
+    kt_status (*sync)(struct kt_device *dev, kt_mark mark);
+    void (*close)(struct kt_device *dev);
+    kt_op_fn run[KT_OPS];
 };
 
 /** A device embeds this as its first member. */
 struct kt_device {
     const struct kt_device_ops *ops;
     kt_context *ctx;
+    void *scratch; /**< see kt_device_reserve_scratch */
+    uint64_t scratch_bytes;
+    const char *refused; /**< what the front did not let through, told at sync; NULL = nothing */
 };
 
-/** Opens "cpu" or "cpu:0". Errors: NOT_FOUND for a device this build or machine lacks. */
-kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out);
+/** What operations would take, instead of running them. */
+struct kt_tally {
+    double flops, bytes;         /**< of all; bytes read and written, each operand once */
+    uint64_t scratch;            /**< of the operation that needs most */
+    uint64_t operations[KT_OPS]; /**< how many */
+};
+
+/** Where the executor sends operations. */
+struct kt_runner {
+    struct kt_device *device;
+    struct kt_tally *tally; /**< not NULL: they are measured, addresses are followed by nobody */
+};
+
+/** Enqueues an operation, or measures it. Use the typed calls below. */
+void kt_run(const struct kt_runner *runner, enum kt_op op, const void *args);
+void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, const void *from,
+                 uint64_t bytes);
+/** All queued on `after` so far is done before what is queued on `queue` from here on. */
+void kt_run_order(const struct kt_runner *runner, enum kt_queue queue, enum kt_queue after);
+kt_mark kt_run_mark(const struct kt_runner *runner, enum kt_queue queue);
+void kt_run_wait(const struct kt_runner *runner, enum kt_queue queue, kt_mark mark);
+/** Waits until `mark` is passed. Errors: what the device remembers. */
+kt_status kt_run_sync(const struct kt_runner *runner, kt_mark mark);
+
+/** Grows the device's scratch to at least `bytes`; waits for what is queued if it has to. */
+kt_status kt_device_reserve_scratch(struct kt_device *dev, uint64_t bytes);
+/** Waits for everything queued, frees the scratch and closes the device. NULL is allowed. */
 void kt_device_close(struct kt_device *dev);
+static inline bool kt_device_is_host(const struct kt_device *dev)
+{
+    return dev->ops->traits & KT_DEVICE_HOST_MEMORY;
+}
+
+const char *kt_op_name(enum kt_op op);
+size_t kt_op_args_size(enum kt_op op);
+
+/** kt_run_NAME(runner, args) with the arguments of its operation. */
+#define KT_RUN(name, op, type)                                                                     \
+    static inline void kt_run_##name(const struct kt_runner *runner, const struct type *args)      \
+    {                                                                                              \
+        kt_run(runner, op, args);                                                                  \
+    }
+KT_RUN(linear_forward, KT_OP_LINEAR_FORWARD, kt_linear_args)
+KT_RUN(linear_backward, KT_OP_LINEAR_BACKWARD, kt_linear_args)
+KT_RUN(gemm, KT_OP_GEMM, kt_gemm_args)
+KT_RUN(embedding, KT_OP_EMBEDDING, kt_embedding_args)
+KT_RUN(norm_forward, KT_OP_NORM_FORWARD, kt_norm_args)
+KT_RUN(norm_backward, KT_OP_NORM_BACKWARD, kt_norm_args)
+KT_RUN(rope, KT_OP_ROPE, kt_rope_args)
+KT_RUN(attention_forward, KT_OP_ATTENTION_FORWARD, kt_attention_args)
+KT_RUN(attention_backward, KT_OP_ATTENTION_BACKWARD, kt_attention_args)
+KT_RUN(glu_forward, KT_OP_GLU_FORWARD, kt_glu_args)
+KT_RUN(glu_backward, KT_OP_GLU_BACKWARD, kt_glu_args)
+KT_RUN(router_forward, KT_OP_ROUTER_FORWARD, kt_router_args)
+KT_RUN(router_backward, KT_OP_ROUTER_BACKWARD, kt_router_args)
+KT_RUN(cross_entropy, KT_OP_CROSS_ENTROPY, kt_cross_entropy_args)
+KT_RUN(add, KT_OP_ADD, kt_rows_args)
+KT_RUN(zero, KT_OP_ZERO, kt_rows_args)
+KT_RUN(convert, KT_OP_CONVERT, kt_rows_args)
+KT_RUN(dropout, KT_OP_DROPOUT, kt_dropout_args)
+#undef KT_RUN
+
+/** Bytes of an element of a view. */
+static inline int64_t kt_view_element(kt_dtype dtype)
+{
+    return dtype == KT_DTYPE_BF16 ? 2 : 4;
+}
+
+/** The view that begins at (row, col) of another. */
+static inline struct kt_view kt_view_at(struct kt_view view, int64_t row, int64_t col)
+{
+    view.data = (char *)view.data + (row * view.ld + col) * kt_view_element(view.dtype);
+    return view;
+}
+
+/** A view of float32; for const data that is only read. */
+static inline struct kt_view kt_view_f32(const float *data, int64_t ld)
+{
+    return (struct kt_view){.data = (void *)(uintptr_t)data, .ld = ld, .dtype = KT_DTYPE_F32};
+}
 
 #endif

@@ -2,15 +2,20 @@
 /** \file backend/experts.h
  * Forward and backward of the routed experts of one MoE layer over a packed batch.
  *
- *   y[t]  = sum_j topk_weights[t,j] * E_{topk_ids[t,j]}(x[t]),   E(x) = W_down (act(W_gate x) * W_up x)
+ *   y[t]  = sum_j weights[t,j] * E_{ids[t,j]}(x[t]),   E(x) = W_down (act(W_gate x) * W_up x)
  *
- * Backward takes the gate and up products that forward kept, or recomputes them from x. With dh' = W_down^T dy[t] (not yet weighted)
- * and h the activated product, d(topk_weights[t,j]) = <dh', h> = <dy[t], E(x[t])>, exactly, without
- * forming E(x[t]). */
+ * Backward takes the gate and up products that forward kept, or recomputes them from x. With
+ * dh' = W_down^T dy[t] (not yet weighted) and h the activated product,
+ * d(weights[t,j]) = <dh', h> = <dy[t], E(x[t])>, exactly, without forming E(x[t]).
+ *
+ * A backend computes the rows of a routing, which may be a share of a larger one. A token's rows
+ * are summed in ascending order of experts, whatever a call is cut into. Calls cannot fail: scratch
+ * is given, and what a backend cannot do it says in `supports`. */
 #ifndef KT_BACKEND_EXPERTS_H
 #define KT_BACKEND_EXPERTS_H
 
 #include "backend/device.h"
+#include "backend/routing.h"
 
 /** LoRA of one linear; A [rank, in], B [out, rank], float32. NULL a = the linear has none. */
 struct kt_lora_pair {
@@ -19,8 +24,8 @@ struct kt_lora_pair {
     float dropout;
     uint64_t dropout_key; /**< of this linear and step */
     const float *a, *b;
-    float *da, *db;     /**< accumulated */
-    uint8_t *has_grad;  /**< set to 1 when da, db were added to */
+    float *da, *db;    /**< accumulated */
+    uint8_t *has_grad; /**< 1 = da, db were added to; written by the executor, not by backends */
 };
 
 enum { KT_EXPERT_GATE, KT_EXPERT_UP, KT_EXPERT_DOWN, KT_EXPERT_LINEARS };
@@ -35,34 +40,36 @@ struct kt_expert_layer {
     const struct kt_lora_pair *lora[KT_EXPERT_LINEARS];
 };
 
-struct kt_expert_batch {
+struct kt_expert_call {
+    const struct kt_expert_layer *layer;
+    const struct kt_routing *routing; /**< the rows to compute */
     kt_compute compute;
-    int training; /**< dropout of LoRA inputs on; masks keyed by (token, column) */
-    int64_t tokens;
-    int32_t topk;
-    const int32_t *topk_ids;   /**< [tokens, topk]; the same expert may stand twice in a row */
-    const float *topk_weights; /**< [tokens, topk] */
-    const float *x;            /**< [tokens, hidden_size] */
-    /** [tokens, topk, 2, intermediate_size]: the gate and up products of each slot, LoRA included.
-     * Forward writes them and backward reads them instead of computing them again; NULL = neither.
-     */
+    bool training;    /**< dropout of LoRA inputs on; masks keyed by (token, column) */
+    struct kt_view x; /**< [tokens, hidden_size], dense float32 */
+    /** [tokens, topk, 2, intermediate_size] float32: the gate and up products of each slot, LoRA
+     * included. Forward writes them and backward reads them instead of computing them again; NULL =
+     * neither. */
     float *kept;
+    void *scratch; /**< of at least scratch_bytes bytes, 64-byte aligned */
 };
 
 struct kt_experts;
 
 struct kt_experts_ops {
+    uint32_t abi, traits;
     const char *name;
-    /** y [tokens, hidden] += the experts' sum */
-    kt_status (*forward)(struct kt_experts *e, const struct kt_expert_layer *layer,
-                         const struct kt_expert_batch *batch, float *y);
-    /** dx [tokens, hidden] += ; dtopk_weights [tokens, topk] = ; LoRA gradients += */
-    kt_status (*backward)(struct kt_experts *e, const struct kt_expert_layer *layer,
-                          const struct kt_expert_batch *batch, const float *dy, float *dx,
-                          float *dtopk_weights);
-    /** Bytes of scratch a call over this many tokens may take, at most. */
+    /** Whether the backend computes such calls; another one is asked where it does not. */
+    bool (*supports)(const struct kt_experts *e, const struct kt_expert_layer *layer,
+                     kt_compute compute, int64_t tokens, bool training);
+    /** Scratch of a call over a routing of so many tokens, all of its slots at most. */
     uint64_t (*scratch_bytes)(const struct kt_experts *e, const struct kt_expert_layer *layer,
-                              int64_t tokens, int32_t topk);
+                              kt_compute compute, int64_t tokens, int32_t topk, bool backward);
+    /** y [tokens, hidden_size] dense float32, += */
+    void (*forward)(struct kt_experts *e, const struct kt_expert_call *call, struct kt_view y);
+    /** dx [tokens, hidden_size] += ; dweights [tokens, topk] = for the slots of the routing's rows;
+     * LoRA gradients += */
+    void (*backward)(struct kt_experts *e, const struct kt_expert_call *call, struct kt_view dy,
+                     struct kt_view dx, float *dweights);
     void (*close)(struct kt_experts *e);
 };
 
@@ -71,11 +78,5 @@ struct kt_experts {
     const struct kt_experts_ops *ops;
     kt_context *ctx;
 };
-
-/** Opens "reference", "llamafile", "amx", "amx-int8" (amx that multiplies INT8 weights in INT8), for
- * tests "amx-emulated" and "amx-int8-emulated", or "auto": amx where it can run, else llamafile.
- * Errors: NOT_FOUND (the sentence says what is missing, or what there is). */
-kt_status kt_experts_open(kt_context *ctx, const char *name, struct kt_experts **out);
-void kt_experts_close(struct kt_experts *e);
 
 #endif

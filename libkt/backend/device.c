@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The front of all devices: measures, checks and counts, so that backends only do. */
+#include "backend/device.h"
+
+#include "core/context.h"
+#include "core/memory.h"
+
+static const struct {
+    const char *name;
+    size_t args_size;
+} operations[KT_OPS] = {
+    [KT_OP_LINEAR_FORWARD] = {"linear_forward", sizeof(struct kt_linear_args)},
+    [KT_OP_LINEAR_BACKWARD] = {"linear_backward", sizeof(struct kt_linear_args)},
+    [KT_OP_GEMM] = {"gemm", sizeof(struct kt_gemm_args)},
+    [KT_OP_EMBEDDING] = {"embedding", sizeof(struct kt_embedding_args)},
+    [KT_OP_NORM_FORWARD] = {"norm_forward", sizeof(struct kt_norm_args)},
+    [KT_OP_NORM_BACKWARD] = {"norm_backward", sizeof(struct kt_norm_args)},
+    [KT_OP_ROPE] = {"rope", sizeof(struct kt_rope_args)},
+    [KT_OP_ATTENTION_FORWARD] = {"attention_forward", sizeof(struct kt_attention_args)},
+    [KT_OP_ATTENTION_BACKWARD] = {"attention_backward", sizeof(struct kt_attention_args)},
+    [KT_OP_GLU_FORWARD] = {"glu_forward", sizeof(struct kt_glu_args)},
+    [KT_OP_GLU_BACKWARD] = {"glu_backward", sizeof(struct kt_glu_args)},
+    [KT_OP_ROUTER_FORWARD] = {"router_forward", sizeof(struct kt_router_args)},
+    [KT_OP_ROUTER_BACKWARD] = {"router_backward", sizeof(struct kt_router_args)},
+    [KT_OP_CROSS_ENTROPY] = {"cross_entropy", sizeof(struct kt_cross_entropy_args)},
+    [KT_OP_ADD] = {"add", sizeof(struct kt_rows_args)},
+    [KT_OP_ZERO] = {"zero", sizeof(struct kt_rows_args)},
+    [KT_OP_DROPOUT] = {"dropout", sizeof(struct kt_dropout_args)},
+    [KT_OP_CONVERT] = {"convert", sizeof(struct kt_rows_args)},
+};
+
+const char *kt_op_name(enum kt_op op)
+{
+    return operations[op].name;
+}
+
+size_t kt_op_args_size(enum kt_op op)
+{
+    return operations[op].args_size;
+}
+
+static double weight_bytes(const struct kt_weight *w)
+{
+    double bytes = (double)w->rows * (double)kt_format_row_bytes(w->dtype, w->cols);
+    if (w->scale && w->scale_rows && w->scale_cols)
+        bytes += 4.0 * (double)w->rows * (double)w->cols / (double)(w->scale_rows * w->scale_cols);
+    return bytes;
+}
+
+static void count_linear(struct kt_tally *tally, const struct kt_linear_args *a)
+{
+    double features = (double)(a->weight.rows + a->weight.cols), tokens = (double)a->tokens;
+    tally->flops += 2.0 * tokens * (double)a->weight.rows * (double)a->weight.cols;
+    tally->bytes += weight_bytes(&a->weight) + 4.0 * tokens * features;
+}
+
+static void count_gemm(struct kt_tally *tally, const struct kt_gemm_args *a)
+{
+    double m = (double)a->m, n = (double)a->n, k = (double)a->k;
+    tally->flops += 2.0 * m * n * k;
+    tally->bytes += 4.0 * (m * k + k * n + m * n);
+}
+
+/** Two products of each pair of a query and a key that it sees; five in backward. */
+static void count_attention(struct kt_tally *tally, const struct kt_attention_args *a,
+                            bool backward)
+{
+    double pairs = 0, tokens = 0, keys = 0, width = (double)(a->qk_dim + a->v_dim);
+    for (int32_t s = 0; s < a->queries.num; s++) {
+        double q = a->queries.host[s + 1] - a->queries.host[s];
+        double k = a->keys.host[s + 1] - a->keys.host[s];
+        pairs += q * (k - q / 2);
+        tokens += q;
+        keys += k;
+    }
+    tally->flops += (backward ? 5.0 : 2.0) * pairs * a->num_heads * width;
+    tally->bytes +=
+        (backward ? 8.0 : 4.0) * width * (tokens * a->num_heads + keys * a->num_kv_heads);
+}
+
+/** Operations that touch each element of `operands` matrices [tokens, dim] once. */
+static void count_elements(struct kt_tally *tally, double operands, int64_t tokens, int64_t dim)
+{
+    tally->bytes += 4.0 * operands * (double)tokens * (double)dim;
+}
+
+static void count(struct kt_tally *tally, enum kt_op op, const void *args)
+{
+    const struct kt_norm_args *norm = args;
+    const struct kt_rope_args *rope = args;
+    const struct kt_glu_args *glu = args;
+    const struct kt_router_args *router = args;
+    const struct kt_cross_entropy_args *loss = args;
+    const struct kt_rows_args *rows = args;
+    const struct kt_dropout_args *dropout = args;
+    const struct kt_embedding_args *embedding = args;
+    switch (op) {
+    case KT_OP_LINEAR_FORWARD:
+    case KT_OP_LINEAR_BACKWARD:
+        return count_linear(tally, args);
+    case KT_OP_GEMM:
+        return count_gemm(tally, args);
+    case KT_OP_EMBEDDING:
+        return count_elements(tally, 2, embedding->tokens, embedding->table.cols);
+    case KT_OP_NORM_FORWARD:
+    case KT_OP_NORM_BACKWARD:
+        return count_elements(tally, op == KT_OP_NORM_FORWARD ? 2 : 3, norm->tokens, norm->dim);
+    case KT_OP_ROPE:
+        return count_elements(tally, 2, rope->tokens, (int64_t)rope->num_heads * rope->rope_dim);
+    case KT_OP_ATTENTION_FORWARD:
+    case KT_OP_ATTENTION_BACKWARD:
+        return count_attention(tally, args, op == KT_OP_ATTENTION_BACKWARD);
+    case KT_OP_GLU_FORWARD:
+    case KT_OP_GLU_BACKWARD:
+        return count_elements(tally, op == KT_OP_GLU_FORWARD ? 3 : 5, glu->tokens, glu->dim);
+    case KT_OP_ROUTER_FORWARD:
+    case KT_OP_ROUTER_BACKWARD:
+        return count_elements(tally, 2, router->tokens, router->router.num_experts);
+    case KT_OP_CROSS_ENTROPY:
+        return count_elements(tally, 2, loss->tokens, loss->vocab);
+    case KT_OP_DROPOUT:
+        return count_elements(tally, 2, dropout->tokens, dropout->dim);
+    default:
+        return count_elements(tally, op == KT_OP_ZERO ? 1 : 2, rows->tokens, rows->dim);
+    }
+}
+
+static void measure(const struct kt_runner *runner, enum kt_op op, const void *args)
+{
+    struct kt_tally *tally = runner->tally;
+    uint64_t scratch = runner->device->ops->scratch_bytes(runner->device, op, args);
+    if (scratch > tally->scratch)
+        tally->scratch = scratch;
+    tally->operations[op]++;
+    count(tally, op, args);
+}
+
+/** A bug, remembered: nothing is run after it. */
+static bool refuse(struct kt_device *dev, const char *why)
+{
+    if (!dev->refused)
+        dev->refused = why;
+    return false;
+}
+
+static bool let_through(struct kt_device *dev, enum kt_op op, const void *args)
+{
+    if (dev->refused)
+        return false;
+    if (!dev->ops->supports(dev, op, args))
+        return refuse(dev, "an operation on views that the device does not support");
+    if (dev->ops->scratch_bytes(dev, op, args) > dev->scratch_bytes)
+        return refuse(dev, "an operation that needs more scratch than was measured for it");
+    return true;
+}
+
+void kt_run(const struct kt_runner *runner, enum kt_op op, const void *args)
+{
+    struct kt_device *dev = runner->device;
+    if (runner->tally)
+        measure(runner, op, args);
+    else if (let_through(dev, op, args))
+        dev->ops->run[op](dev, args, dev->scratch);
+}
+
+void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, const void *from,
+                 uint64_t bytes)
+{
+    struct kt_device *dev = runner->device;
+    if (runner->tally)
+        runner->tally->bytes += 2 * (double)bytes;
+    else if (bytes && !dev->refused)
+        dev->ops->copy(dev, queue, to, from, bytes);
+}
+
+kt_mark kt_run_mark(const struct kt_runner *runner, enum kt_queue queue)
+{
+    return runner->tally ? 0 : runner->device->ops->mark(runner->device, queue);
+}
+
+void kt_run_wait(const struct kt_runner *runner, enum kt_queue queue, kt_mark mark)
+{
+    if (!runner->tally && mark)
+        runner->device->ops->wait(runner->device, queue, mark);
+}
+
+void kt_run_order(const struct kt_runner *runner, enum kt_queue queue, enum kt_queue after)
+{
+    kt_run_wait(runner, queue, kt_run_mark(runner, after));
+}
+
+kt_status kt_run_sync(const struct kt_runner *runner, kt_mark mark)
+{
+    struct kt_device *dev = runner->device;
+    if (runner->tally)
+        return KT_OK;
+    if (dev->refused)
+        return kt_fail(dev->ctx, KT_ERROR_INTERNAL, "device \"%s\": %s; please report this",
+                       dev->ops->name, dev->refused);
+    return dev->ops->sync(dev, mark);
+}
+
+static kt_status wait_for_all(struct kt_device *dev)
+{
+    struct kt_runner runner = {dev, NULL};
+    kt_status status = KT_OK;
+    for (int queue = 0; queue < KT_QUEUES && status == KT_OK; queue++)
+        status = kt_run_sync(&runner, kt_run_mark(&runner, (enum kt_queue)queue));
+    return status;
+}
+
+kt_status kt_device_reserve_scratch(struct kt_device *dev, uint64_t bytes)
+{
+    void *memory;
+    if (bytes <= dev->scratch_bytes)
+        return KT_OK;
+    KT_TRY(wait_for_all(dev));
+    dev->ops->free(dev, KT_MEMORY_SCRATCH, dev->scratch);
+    dev->scratch = NULL;
+    dev->scratch_bytes = 0;
+    KT_TRY(dev->ops->alloc(dev, KT_MEMORY_SCRATCH, bytes, "what operations work in", &memory));
+    dev->scratch = memory;
+    dev->scratch_bytes = bytes;
+    return KT_OK;
+}
+
+void kt_device_close(struct kt_device *dev)
+{
+    if (!dev)
+        return;
+    (void)wait_for_all(dev);
+    dev->ops->free(dev, KT_MEMORY_SCRATCH, dev->scratch);
+    dev->ops->close(dev);
+}
