@@ -169,7 +169,7 @@ void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, 
     struct kt_device *dev = runner->device;
     if (runner->tally)
         runner->tally->bytes += 2 * (double)bytes;
-    else if (bytes && !dev->refused)
+    else if (bytes && to != from && !dev->refused)
         dev->ops->copy(dev, queue, to, from, bytes);
 }
 
@@ -200,7 +200,7 @@ kt_status kt_run_sync(const struct kt_runner *runner, kt_mark mark)
     return dev->ops->sync(dev, mark);
 }
 
-static kt_status wait_for_all(struct kt_device *dev)
+kt_status kt_device_drain(struct kt_device *dev)
 {
     struct kt_runner runner = {dev, NULL};
     kt_status status = KT_OK;
@@ -214,7 +214,7 @@ kt_status kt_device_reserve_scratch(struct kt_device *dev, uint64_t bytes)
     void *memory;
     if (bytes <= dev->scratch_bytes)
         return KT_OK;
-    KT_TRY(wait_for_all(dev));
+    KT_TRY(kt_device_drain(dev));
     dev->ops->free(dev, KT_MEMORY_SCRATCH, dev->scratch);
     dev->scratch = NULL;
     dev->scratch_bytes = 0;
@@ -228,7 +228,7 @@ void kt_device_close(struct kt_device *dev)
 {
     if (!dev)
         return;
-    (void)wait_for_all(dev);
+    (void)kt_device_drain(dev);
     dev->ops->free(dev, KT_MEMORY_SCRATCH, dev->scratch);
     dev->ops->close(dev);
 }

@@ -281,6 +281,8 @@ kt_status kt_run_sync(const struct kt_runner *runner, kt_mark mark);
 
 /** Grows the device's scratch to at least `bytes`; waits for what is queued if it has to. */
 kt_status kt_device_reserve_scratch(struct kt_device *dev, uint64_t bytes);
+/** Waits for everything that is queued. Errors: what the device remembers. */
+kt_status kt_device_drain(struct kt_device *dev);
 /** Waits for everything queued, frees the scratch and closes the device. NULL is allowed. */
 void kt_device_close(struct kt_device *dev);
 static inline bool kt_device_is_host(const struct kt_device *dev)

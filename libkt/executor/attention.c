@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "executor/attention.h"
 
-#include "core/context.h"
-
 const struct kt_attention_ops *kt_attention_of(const struct kt_model *model)
 {
     static const struct kt_attention_ops *const table[] = {
@@ -12,21 +10,32 @@ const struct kt_attention_ops *kt_attention_of(const struct kt_model *model)
     return table[model->config.attention];
 }
 
-kt_status kt_rotate(struct kt_pass *pass, float *x, int64_t stride, int64_t head_stride,
-                    int64_t heads, int inverse)
+struct kt_offsets kt_pass_queries(const struct kt_pass *pass)
+{
+    return (struct kt_offsets){pass->num_sequences, pass->cu_seqlens, pass->stage->feed.queries};
+}
+
+struct kt_offsets kt_pass_keys(const struct kt_pass *pass)
+{
+    return (struct kt_offsets){pass->num_sequences, pass->cu_keys, pass->stage->feed.keys};
+}
+
+void kt_rotate(struct kt_pass *pass, struct kt_view x, int64_t head_stride, int64_t heads,
+               bool inverse)
 {
     const struct kt_rope_config *config = &pass->model->config.rope;
-    struct kt_rope rope = {.x = x,
-                           .stride = stride,
-                           .head_stride = head_stride,
-                           .num_heads = (int32_t)heads,
-                           .rope_dim = config->dim,
-                           .interleaved = config->interleaved,
-                           .inverse = inverse,
-                           .cos = pass->cos,
-                           .sin = pass->sin,
-                           .rows = pass->rope_rows};
-    return pass->device->ops->rope(pass->device, &rope, pass->tokens);
+    const struct kt_feed *feed = &pass->stage->feed;
+    struct kt_rope_args args = {.tokens = pass->tokens,
+                                .x = x,
+                                .head_stride = head_stride,
+                                .num_heads = (int32_t)heads,
+                                .rope_dim = config->dim,
+                                .interleaved = config->interleaved,
+                                .inverse = inverse,
+                                .cos = feed->cos,
+                                .sin = feed->sin,
+                                .rows = feed->rope_rows};
+    kt_run_rope(&pass->stage->run, &args);
 }
 
 /** A window that ends at a padding token holds fewer tokens of the sequence; at least the last. */
@@ -37,26 +46,24 @@ static int32_t padding_window(int32_t window, int32_t distance)
     return window > distance ? window - distance : 1;
 }
 
-kt_status kt_attend_padding(struct kt_pass *pass, const struct kt_attention *whole)
+void kt_attend_padding(struct kt_pass *pass, const struct kt_attention_args *whole)
 {
     int64_t real = pass->tokens - pass->padding;
-    for (int64_t i = 0; i < pass->padding && pass->kind != KT_PASS_MEASURE; i++) {
-        int32_t begin = pass->cu_seqlens[pass->padding_sequences[i]];
-        int32_t end = pass->cu_seqlens[pass->padding_sequences[i] + 1];
-        const int32_t query[] = {0, 1}, keys[] = {0, end - begin};
-        struct kt_attention a = *whole;
-        a.num_sequences = 1;
-        a.window = padding_window(a.window, pass->positions[real + i] - (end - begin - 1));
-        a.cu_seqlens_q = query;
-        a.cu_seqlens_k = keys;
-        a.q += (real + i) * a.q_stride;
-        a.o += (real + i) * a.o_stride;
-        a.k += begin * a.k_stride;
+    for (int64_t i = 0; i < pass->padding; i++) {
+        const int32_t *host = pass->padding_offsets + 4 * i;
+        const int32_t *device = pass->stage->feed.padding + 4 * i;
+        int64_t begin = pass->cu_seqlens[pass->padding_sequences[i]];
+        struct kt_attention_args a = *whole;
+        a.window = padding_window(a.window, pass->positions[real + i] - (host[3] - 1));
+        a.queries = (struct kt_offsets){1, host, device};
+        a.keys = (struct kt_offsets){1, host + 2, device + 2};
+        a.q = kt_view_at(a.q, real + i, 0);
+        a.o = kt_view_at(a.o, real + i, 0);
+        a.k = kt_view_at(a.k, begin, 0);
         if (a.shared_dim)
-            a.k_shared += begin * a.k_shared_stride;
-        a.v += begin * a.v_stride;
+            a.k_shared = kt_view_at(a.k_shared, begin, 0);
+        a.v = kt_view_at(a.v, begin, 0);
         a.lse = NULL;
-        KT_TRY(pass->device->ops->attention_forward(pass->device, &a));
+        kt_run_attention_forward(&pass->stage->run, &a);
     }
-    return KT_OK;
 }

@@ -7,6 +7,7 @@
 
 #include <kt/rule.h>
 
+#include "backends/registry.h"
 #include "core/context.h"
 #include "core/memory.h"
 #include "executor/attention.h"
@@ -56,17 +57,6 @@ static const char *experts_name(const kt_executor_options *options, const struct
     return kt_rule_experts_backend(options->rule, module);
 }
 
-static kt_status open_device(struct kt_executor *ex, const kt_executor_options *options)
-{
-    const char *name =
-        options->rule ? kt_rule_device(options->rule, ex->model->layers[0].o->name) : "cpu";
-    kt_status status = kt_device_open(ex->ctx, name, &ex->device);
-    if (status != KT_ERROR_NOT_FOUND || !options->rule)
-        return status;
-    kt_log(ex->ctx, KT_LOG_WARNING, "the rule's device \"%s\" is not here; using the CPU", name);
-    return kt_device_open(ex->ctx, "cpu", &ex->device);
-}
-
 /** What the layers before this one have under the name; NULL = nothing. */
 static struct kt_experts *opened_before(const struct kt_executor *ex,
                                         const kt_executor_options *options, int32_t layer,
@@ -92,7 +82,7 @@ static kt_status open_experts(struct kt_executor *ex, const kt_executor_options 
     return KT_OK;
 }
 
-int kt_executor_opened_at(const struct kt_executor *ex, int32_t layer)
+bool kt_executor_opened_at(const struct kt_executor *ex, int32_t layer)
 {
     int32_t first = 0;
     while (ex->experts[first] != ex->experts[layer])
@@ -115,17 +105,36 @@ static int64_t default_logits_chunk(const struct kt_model *model)
     return kt_max_i64(LOGITS_BYTES / row, MIN_LOGITS_CHUNK);
 }
 
+/** A site for each device of the layout, and the host's own. */
+static kt_status open_sites(struct kt_executor *ex)
+{
+    int32_t num_units = ex->model->config.num_hidden_layers + 1;
+    uint8_t *units = calloc((size_t)num_units, sizeof *units);
+    kt_status status = KT_OK;
+    if (!units)
+        return kt_fail_memory(ex->ctx, (uint64_t)num_units, "an executor");
+    for (int32_t i = 0; status == KT_OK && i < ex->layout.num_devices; i++) {
+        for (int32_t u = 0; u < num_units; u++)
+            units[u] = ex->layout.device[u] == i;
+        status = kt_site_open(ex->model, ex->lora, ex->layout.devices[i], units, &ex->sites[i]);
+        ex->inputs[i] =
+            (struct kt_block){.kind = KT_MEMORY_DEVICE, .what = "the kept layer inputs of a step"};
+    }
+    free(units);
+    KT_TRY(status);
+    return kt_device_open(ex->ctx, "cpu", &ex->host.device);
+}
+
 static kt_status open_executor(struct kt_executor *ex, const kt_executor_options *options)
 {
-    const struct kt_model_config *config = &ex->model->config;
-    uint64_t row = (uint64_t)config->hidden_size * sizeof(float);
-    KT_TRY(open_device(ex, options));
-    KT_TRY(ex->device->ops->alloc(ex->device, row, "a row of zeros", (void **)&ex->zeros));
-    memset(ex->zeros, 0, row);
-    ex->experts = calloc((size_t)config->num_hidden_layers, sizeof(*ex->experts));
-    ex->step.kept = calloc((size_t)config->num_hidden_layers, sizeof(*ex->step.kept));
+    int32_t layers = ex->model->config.num_hidden_layers;
+    KT_TRY(kt_layout_create(ex->model, options->rule, &ex->layout));
+    KT_TRY(open_sites(ex));
+    ex->experts = calloc((size_t)layers, sizeof(*ex->experts));
+    ex->step.kept = calloc((size_t)layers, sizeof(*ex->step.kept));
     if (!ex->experts || !ex->step.kept)
-        return kt_fail_memory(ex->ctx, (uint64_t)config->num_hidden_layers * 8, "an executor");
+        return kt_fail_memory(ex->ctx, (uint64_t)layers * 8, "an executor");
+    KT_TRY(kt_experts_open(ex->ctx, "cpu", &ex->general));
     return open_experts(ex, options);
 }
 
@@ -154,8 +163,7 @@ kt_status kt_executor_create(kt_model *model, kt_lora *lora, const kt_executor_o
     ex->lora = lora;
     ex->compute = options.compute;
     ex->logits_chunk = options.logits_chunk ? options.logits_chunk : default_logits_chunk(model);
-    ex->inputs.what = "the kept layer inputs of a step";
-    ex->workspace.what = "the activations of a step";
+    kt_workspace_init(&ex->workspace, "the activations of a step");
     kt_status status = open_executor(ex, &options);
     if (status != KT_OK) {
         kt_executor_free(ex);
@@ -165,23 +173,30 @@ kt_status kt_executor_create(kt_model *model, kt_lora *lora, const kt_executor_o
     return KT_OK;
 }
 
+static void close_sites(struct kt_executor *ex)
+{
+    if (ex->host.device)
+        kt_workspace_free(&ex->workspace, ex);
+    for (int32_t i = 0; i < ex->layout.num_devices; i++) {
+        if (ex->sites[i].device)
+            kt_block_free(ex->sites[i].device, &ex->inputs[i]);
+        kt_site_close(&ex->sites[i]);
+    }
+    kt_site_close(&ex->host);
+}
+
 void kt_executor_free(kt_executor *ex)
 {
     if (!ex)
         return;
     close_experts(ex);
-    if (ex->device) {
-        ex->device->ops->free(ex->device, ex->zeros);
-        ex->device->ops->free(ex->device, ex->cos);
-        ex->device->ops->free(ex->device, ex->sin);
-        ex->device->ops->free(ex->device, ex->inputs.memory);
-        ex->device->ops->free(ex->device, ex->workspace.memory);
-        kt_device_close(ex->device);
-    }
+    kt_experts_close(ex->general);
+    close_sites(ex);
+    kt_layout_free(&ex->layout);
     kt_targets_free(&ex->step.targets);
+    kt_rotary_free(&ex->rotary);
     free(ex->step.kept);
     free(ex->positions);
-    free(ex->counting);
     free(ex->logprobs);
     free(ex);
 }
@@ -193,33 +208,6 @@ const char *kt_executor_experts_backend(const kt_executor *ex, int32_t layer)
     return ex->experts[layer]->ops->name;
 }
 
-kt_status kt_block_reserve(struct kt_executor *ex, struct kt_block *block, uint64_t size)
-{
-    if (size <= block->size)
-        return KT_OK;
-    ex->device->ops->free(ex->device, block->memory);
-    block->memory = NULL;
-    block->size = 0;
-    KT_TRY(ex->device->ops->alloc(ex->device, size, block->what, &block->memory));
-    block->size = size;
-    return KT_OK;
-}
-
-struct kt_pass kt_executor_pass(const struct kt_executor *ex, enum kt_pass_kind kind)
-{
-    return (struct kt_pass){.ctx = ex->ctx,
-                            .kind = kind,
-                            .model = ex->model,
-                            .lora = ex->lora,
-                            .device = kind == KT_PASS_MEASURE ? &kt_null_device : ex->device,
-                            .experts = ex->experts,
-                            .zeros = ex->zeros,
-                            .compute = ex->compute,
-                            .num_sequences = 1,
-                            .cos = ex->cos,
-                            .sin = ex->sin};
-}
-
 void kt_executor_set_step(kt_executor *ex, uint64_t step)
 {
     ex->step_number = step;
@@ -227,16 +215,10 @@ void kt_executor_set_step(kt_executor *ex, uint64_t step)
 
 int32_t kt_executor_lowest_layer(const struct kt_executor *ex)
 {
-    struct kt_pass pass = kt_executor_pass(ex, KT_PASS_MEASURE);
-    int32_t l = 0;
-    while (l < ex->model->config.num_hidden_layers &&
-           !kt_layer_has_lora(&pass, &ex->model->layers[l]))
-        l++;
-    return l;
+    return ex->lora ? kt_adapter_lowest_layer(ex->lora) : ex->model->config.num_hidden_layers;
 }
 
-int kt_executor_fuses_loss(const struct kt_executor *ex, kt_forward_mode mode)
+bool kt_executor_fuses_loss(const struct kt_executor *ex, kt_forward_mode mode)
 {
-    struct kt_pass pass = kt_executor_pass(ex, KT_PASS_MEASURE);
-    return mode == KT_FORWARD_TRAIN && ex->lora && !kt_pass_lora(&pass, ex->model->lm_head);
+    return mode == KT_FORWARD_TRAIN && ex->lora && !kt_adapter_has(ex->lora, ex->model->lm_head);
 }

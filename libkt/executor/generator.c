@@ -16,12 +16,11 @@ enum { DEFAULT_PREFILL_CHUNK = 2048 };
 struct kt_generator {
     struct kt_executor *executor;
     kt_generator_options options;
-    int32_t *tokens;    /**< the context; the cache holds its first cache.length */
-    int32_t *positions; /**< [capacity] 0, 1, 2 ... */
+    int32_t *tokens; /**< the context; the cache holds its first cache.length */
     size_t length, capacity;
     struct kt_kv_cache cache;
     int64_t plain; /**< first rows of the cache, rotated as kt_rope_is_plain says */
-    struct kt_block workspace;
+    struct kt_workspace workspace;
     float *logits, *heap; /**< [vocab_size] */
     struct kt_candidate *candidates;
     uint64_t drawn; /**< tokens sampled so far: the counter of the random numbers */
@@ -69,7 +68,7 @@ kt_status kt_generator_create(kt_executor *executor, const kt_generator_options 
     if (g) {
         g->executor = executor;
         g->options = options;
-        g->workspace.what = "the activations of generation";
+        kt_workspace_init(&g->workspace, "the activations of generation");
         g->logits = calloc(vocab, sizeof *g->logits);
         g->heap = calloc(vocab, sizeof *g->heap);
         g->candidates = calloc(vocab, sizeof *g->candidates);
@@ -87,9 +86,8 @@ void kt_generator_free(kt_generator *g)
     if (!g)
         return;
     kt_kv_cache_free(g->executor, &g->cache);
-    g->executor->device->ops->free(g->executor->device, g->workspace.memory);
+    kt_workspace_free(&g->workspace, g->executor);
     free(g->tokens);
-    free(g->positions);
     free(g->logits);
     free(g->heap);
     free(g->candidates);
@@ -102,57 +100,75 @@ static kt_status reserve_tokens(struct kt_generator *g, size_t length)
         return KT_OK;
     size_t capacity = length + length / 2 + 64;
     int32_t *tokens = realloc(g->tokens, capacity * sizeof *tokens);
-    g->tokens = tokens ? tokens : g->tokens;
-    int32_t *positions = tokens ? realloc(g->positions, capacity * sizeof *positions) : NULL;
-    if (!positions)
-        return kt_fail_memory(g->executor->ctx, capacity * 8, "the tokens of a generator");
-    for (size_t i = 0; i < capacity; i++)
-        positions[i] = (int32_t)i;
-    g->positions = positions;
+    if (!tokens)
+        return kt_fail_memory(g->executor->ctx, capacity * sizeof *tokens,
+                              "the tokens of a generator");
+    g->tokens = tokens;
     g->capacity = capacity;
     return KT_OK;
 }
 
+/** The table has a row for each token of the chunk. */
+static kt_status fill_feed(struct kt_generator *g, struct kt_pass *pass)
+{
+    struct kt_executor *ex = g->executor;
+    int64_t begin = g->cache.length, tokens = pass->tokens;
+    struct kt_feed_sizes sizes = {.tokens = tokens,
+                                  .sequences = 1,
+                                  .table_rows = tokens,
+                                  .table_cols = ex->model->config.rope.dim / 2};
+    KT_TRY(kt_workspace_feed(&g->workspace, ex, &sizes));
+    const struct kt_feed *feed = &g->workspace.feed;
+    for (int64_t t = 0; t < tokens; t++)
+        feed->rope_rows[t] = (int32_t)t;
+    feed->queries[0] = feed->keys[0] = 0;
+    feed->queries[1] = (int32_t)tokens;
+    feed->keys[1] = (int32_t)(begin + tokens);
+    pass->num_sequences = 1;
+    pass->cu_seqlens = feed->queries;
+    pass->cu_keys = feed->keys;
+    return kt_rotary_rows(&ex->rotary, ex->model, (int64_t)g->length, begin, tokens, feed->cos,
+                          feed->sin);
+}
+
 /** The pass's tokens follow what is in the cache; logits of the last one unless NULL. */
-static kt_status run(struct kt_pass *pass, const struct kt_kv_cache *cache, const int32_t *ids,
-                     float *logits)
+static kt_status walk(struct kt_pass *pass, const struct kt_kv_cache *cache, const int32_t *ids,
+                      float *logits)
 {
     const struct kt_model *model = pass->model;
-    int64_t hidden = model->config.hidden_size;
-    float *x = kt_arena_floats(&pass->arena, pass->tokens, hidden);
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(pass->device->ops->embedding(pass->device, &model->embed_tokens, pass->tokens, ids, x,
-                                        hidden));
-    for (int32_t l = 0; l < model->config.num_hidden_layers; l++) {
-        struct kt_cache_slice slice = kt_kv_cache_layer(cache, l);
+    int32_t layers = model->config.num_hidden_layers;
+    kt_pass_begin(pass, 0, 1);
+    kt_pass_embed(pass, ids, pass->tokens, pass->stage->x);
+    for (int32_t l = 0; l < layers; l++) {
+        struct kt_cache_slice slice = kt_kv_cache_layer(pass->executor, cache, l);
         KT_TRY(kt_pass_tick(pass, "generate", l));
-        KT_TRY(kt_layer_forward(pass, &model->layers[l], &slice, x));
+        KT_TRY(kt_pass_enter(pass, l, l + 1, KT_STREAM_X));
+        KT_TRY(kt_layer_forward(pass, &model->layers[l], &slice, pass->stage->x));
     }
-    return logits ? kt_head_logits(pass, 1, 1, x + (pass->tokens - 1) * hidden, logits) : KT_OK;
+    KT_TRY(kt_pass_enter(pass, layers, 0, KT_STREAM_X));
+    if (logits)
+        kt_head_logits(pass, 1, 1, kt_view_at(pass->stage->x, pass->tokens - 1, 0), logits);
+    return kt_pass_finish(pass);
 }
 
 static kt_status run_chunk(struct kt_generator *g, int64_t tokens)
 {
     struct kt_executor *ex = g->executor;
     int64_t begin = g->cache.length, end = begin + tokens;
-    int32_t cu_seqlens[2] = {0, (int32_t)tokens};
     float *logits = end == (int64_t)g->length ? g->logits : NULL;
+    struct kt_pass pass;
     KT_TRY(kt_kv_cache_reserve(ex, &g->cache, end));
-    int by_length = kt_executor_rope_by_length(ex);
-    KT_TRY(by_length ? kt_executor_rope_of_tokens(ex, (int64_t)g->length, begin, tokens)
-                     : kt_executor_reserve_rope(ex, end));
-    struct kt_pass pass = kt_executor_pass(ex, KT_PASS_MEASURE);
+    kt_pass_init(&pass, ex, KT_PASS_MEASURE);
     pass.tokens = tokens;
-    pass.cu_seqlens = cu_seqlens;
-    pass.positions = g->positions + begin;
-    pass.rope_rows = by_length ? g->positions : pass.positions;
-    pass.arena = kt_arena_measuring();
-    KT_TRY(run(&pass, &g->cache, g->tokens + begin, logits));
-    KT_TRY(kt_block_reserve(ex, &g->workspace, pass.arena.peak));
-    pass.kind = KT_PASS_QUIET;
-    pass.device = ex->device;
-    pass.arena = kt_arena_over(g->workspace.memory, g->workspace.size);
-    KT_TRY(run(&pass, &g->cache, g->tokens + begin, logits));
+    KT_TRY(fill_feed(g, &pass));
+    KT_TRY(walk(&pass, &g->cache, g->tokens + begin, logits));
+    KT_TRY(kt_workspace_reserve(&g->workspace, &pass));
+    kt_workspace_enter(&g->workspace, &pass, KT_PASS_QUIET);
+    kt_status status = walk(&pass, &g->cache, g->tokens + begin, logits);
+    if (status != KT_OK) {
+        (void)kt_pass_finish(&pass);
+        return status;
+    }
     if (g->plain == begin && kt_rope_is_plain(&ex->model->config.rope, (int64_t)g->length))
         g->plain = end;
     g->cache.length = end;

@@ -13,11 +13,9 @@ static kt_status reserve(kt_context *ctx, struct kt_targets *targets, size_t tok
     kt_targets_free(targets);
     targets->runs = calloc(tokens, sizeof *targets->runs);
     targets->ids = calloc(tokens, sizeof *targets->ids);
-    targets->logprobs = calloc(tokens, sizeof *targets->logprobs);
-    targets->dlogprobs = calloc(tokens, sizeof *targets->dlogprobs);
-    if (!targets->runs || !targets->ids || !targets->logprobs || !targets->dlogprobs) {
+    if (!targets->runs || !targets->ids) {
         kt_targets_free(targets);
-        return kt_fail_memory(ctx, tokens * 28, "the targets of a step");
+        return kt_fail_memory(ctx, tokens * 20, "the targets of a step");
     }
     targets->capacity = (int64_t)tokens;
     return KT_OK;
@@ -61,82 +59,84 @@ void kt_targets_free(struct kt_targets *targets)
 {
     free(targets->runs);
     free(targets->ids);
-    free(targets->logprobs);
-    free(targets->dlogprobs);
     *targets = (struct kt_targets){0};
 }
 
-kt_status kt_head_norm(struct kt_pass *pass, const struct kt_targets *targets, const float *x,
-                       float *h)
+void kt_head_norm(struct kt_pass *pass, const struct kt_targets *targets, struct kt_view x,
+                  struct kt_view h)
 {
-    int64_t hidden = pass->model->config.hidden_size, row = 0;
+    const struct kt_model_config *config = &pass->model->config;
+    int64_t row = 0;
     for (int64_t i = 0; i < targets->num_runs; i++) {
         struct kt_target_run run = targets->runs[i];
-        KT_TRY(pass->device->ops->rmsnorm_forward(
-            pass->device, run.count, hidden, pass->model->config.rms_norm_eps,
-            pass->model->final_norm, x + run.begin * hidden, hidden, h + row * hidden, hidden));
+        kt_norm(pass, run.count, config->hidden_size, config->rms_norm_eps, pass->model->final_norm,
+                kt_view_at(x, run.begin, 0), kt_view_at(h, row, 0));
         row += run.count;
     }
-    return KT_OK;
 }
 
-kt_status kt_head_norm_backward(struct kt_pass *pass, const struct kt_targets *targets,
-                                const float *x, const float *dh, float *dx)
+void kt_head_norm_backward(struct kt_pass *pass, const struct kt_targets *targets, struct kt_view x,
+                           struct kt_view dh, struct kt_view dx)
 {
-    int64_t hidden = pass->model->config.hidden_size, row = 0;
-    KT_TRY(kt_zero(pass, pass->tokens, hidden, dx));
+    const struct kt_model_config *config = &pass->model->config;
+    int64_t hidden = config->hidden_size, row = 0;
+    kt_zero(pass, pass->tokens, hidden, dx);
     for (int64_t i = 0; i < targets->num_runs; i++) {
         struct kt_target_run run = targets->runs[i];
-        int64_t at = run.begin * hidden;
-        KT_TRY(pass->device->ops->rmsnorm_backward(pass->device, run.count, hidden,
-                                                   pass->model->config.rms_norm_eps,
-                                                   pass->model->final_norm, x + at, hidden,
-                                                   dh + row * hidden, hidden, 0, dx + at, hidden));
+        kt_norm_backward(pass, run.count, hidden, config->rms_norm_eps, pass->model->final_norm,
+                         kt_view_at(x, run.begin, 0), kt_view_at(dh, row, 0), false,
+                         kt_view_at(dx, run.begin, 0));
         row += run.count;
     }
-    return KT_OK;
 }
 
 kt_status kt_head_loss(struct kt_pass *pass, const struct kt_targets *targets, int64_t chunk,
-                       int backward, float *h)
+                       bool backward, struct kt_view h)
 {
     const struct kt_linear *head = pass->model->lm_head;
-    int64_t hidden = head->weight.cols, vocab = head->weight.rows;
-    uint64_t mark = pass->arena.used;
-    float *logits = kt_arena_floats(&pass->arena, kt_min_i64(chunk, targets->num_rows), vocab);
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
+    const struct kt_feed *feed = &pass->stage->feed;
+    int64_t vocab = head->weight.rows;
+    uint64_t mark = kt_pass_mark(pass);
+    struct kt_view logits = kt_take(pass, kt_min_i64(chunk, targets->num_rows), vocab);
     for (int64_t row = 0; row < targets->num_rows; row += chunk) {
-        int64_t rows = kt_min_i64(chunk, targets->num_rows - row);
-        float *x = h + row * hidden;
-        KT_TRY(pass->kind == KT_PASS_MEASURE ? KT_OK : kt_check_cancel(pass->ctx));
+        struct kt_view x = kt_view_at(h, row, 0);
+        struct kt_cross_entropy_args loss = {.tokens = kt_min_i64(chunk, targets->num_rows - row),
+                                             .vocab = vocab,
+                                             .logits = logits,
+                                             .targets = feed->targets + row,
+                                             .dlogprobs = backward ? feed->dlogprobs + row : NULL,
+                                             .logprobs = feed->logprobs + row};
+        KT_TRY(kt_pass_measures(pass) ? KT_OK : kt_check_cancel(pass->ctx));
         pass->dropout_row = row;
-        KT_TRY(kt_linear_forward(pass, head, rows, x, hidden, 0, logits, vocab));
-        KT_TRY(pass->device->ops->cross_entropy(
-            pass->device, rows, vocab, logits, vocab, targets->ids + row,
-            backward ? targets->dlogprobs + row : NULL, targets->logprobs + row));
+        kt_linear_forward(pass, head, loss.tokens, x, false, logits);
+        kt_run_cross_entropy(&pass->stage->run, &loss);
         if (backward)
-            KT_TRY(kt_linear_backward(pass, head, rows, x, hidden, logits, vocab, 0, x, hidden));
+            kt_linear_backward(pass, head, loss.tokens, x, logits, false, x);
     }
     pass->dropout_row = 0;
-    pass->arena.used = mark;
+    kt_pass_release(pass, mark);
     return KT_OK;
 }
 
-kt_status kt_head_logits(struct kt_pass *pass, int64_t tokens, int64_t chunk, const float *x,
-                         float *logits)
+void kt_head_logits(struct kt_pass *pass, int64_t tokens, int64_t chunk, struct kt_view x,
+                    float *logits)
 {
+    const struct kt_model_config *config = &pass->model->config;
     const struct kt_linear *head = pass->model->lm_head;
-    int64_t hidden = head->weight.cols, vocab = head->weight.rows;
-    uint64_t mark = pass->arena.used;
-    float *h = kt_arena_floats(&pass->arena, kt_min_i64(chunk, tokens), hidden);
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
+    bool direct = kt_device_is_host(pass->stage->site->device);
+    int64_t vocab = head->weight.rows, most = kt_min_i64(chunk, tokens);
+    uint64_t mark = kt_pass_mark(pass);
+    struct kt_view h = kt_take(pass, most, config->hidden_size);
+    struct kt_view y = direct ? kt_view_f32(logits, vocab) : kt_take(pass, most, vocab);
     for (int64_t t = 0; t < tokens; t += chunk) {
         int64_t rows = kt_min_i64(chunk, tokens - t);
-        KT_TRY(pass->device->ops->rmsnorm_forward(
-            pass->device, rows, hidden, pass->model->config.rms_norm_eps, pass->model->final_norm,
-            x + t * hidden, hidden, h, hidden));
-        KT_TRY(kt_linear_forward(pass, head, rows, h, hidden, 0, logits + t * vocab, vocab));
+        kt_norm(pass, rows, config->hidden_size, config->rms_norm_eps, pass->model->final_norm,
+                kt_view_at(x, t, 0), h);
+        kt_linear_forward(pass, head, rows, h, false, direct ? kt_view_at(y, t, 0) : y);
+        if (direct)
+            continue;
+        kt_words_to_host(pass, logits + t * vocab, y.data, rows * vocab);
+        kt_run_order(&pass->stage->run, KT_QUEUE_COMPUTE, KT_QUEUE_OUT);
     }
-    pass->arena.used = mark;
-    return KT_OK;
+    kt_pass_release(pass, mark);
 }

@@ -7,42 +7,75 @@
 
 enum { MIN_CAPACITY = 256 };
 
-struct kt_cache_slice kt_kv_cache_layer(const struct kt_kv_cache *cache, int32_t layer)
+/** Layers below `layer` on a device. */
+static int64_t layers_below(const struct kt_executor *ex, int32_t device, int32_t layer)
 {
-    return (struct kt_cache_slice){.rows = cache->rows + layer * cache->capacity * cache->width,
-                                   .past = cache->length};
+    int64_t num = 0;
+    for (int32_t l = 0; l < layer; l++)
+        num += ex->layout.device[l] == device;
+    return num;
 }
 
-kt_status kt_kv_cache_reserve(struct kt_executor *ex, struct kt_kv_cache *cache, int64_t tokens)
+struct kt_cache_slice kt_kv_cache_layer(const struct kt_executor *ex,
+                                        const struct kt_kv_cache *cache, int32_t layer)
 {
-    const struct kt_model_config *config = &ex->model->config;
-    const struct kt_device_ops *ops = ex->device->ops;
-    struct kt_kv_cache bigger = {.width = kt_attention_of(ex->model)->cache_width(config),
-                                 .length = cache->length};
-    uint64_t bytes;
-    if (tokens <= cache->capacity)
-        return KT_OK;
-    bigger.capacity = kt_max_i64(kt_max_i64(tokens, 2 * cache->capacity), MIN_CAPACITY);
-    if (!kt_mul_u64((uint64_t)bigger.capacity * 4, (uint64_t)bigger.width, &bytes) ||
-        !kt_mul_u64(bytes, (uint64_t)config->num_hidden_layers, &bytes))
-        bytes = UINT64_MAX;
-    KT_TRY(ops->alloc(ex->device, bytes, "the cache of keys and values", (void **)&bigger.rows));
-    for (int32_t l = 0; cache->rows && l < config->num_hidden_layers; l++) {
-        kt_status status =
-            ops->add(ex->device, cache->length, cache->width, 1, kt_kv_cache_layer(cache, l).rows,
-                     cache->width, 0, kt_kv_cache_layer(&bigger, l).rows, bigger.width);
-        if (status != KT_OK) {
-            ops->free(ex->device, bigger.rows);
-            return status;
-        }
+    int32_t device = ex->layout.device[layer];
+    struct kt_view rows = {cache->rows[device].memory, cache->width, KT_DTYPE_F32};
+    return (struct kt_cache_slice){
+        .rows = kt_view_at(rows, layers_below(ex, device, layer) * cache->capacity, 0),
+        .past = cache->length};
+}
+
+static kt_status allocate(const struct kt_executor *ex, struct kt_kv_cache *cache)
+{
+    int32_t layers = ex->model->config.num_hidden_layers;
+    for (int32_t i = 0; i < ex->layout.num_devices; i++) {
+        uint64_t bytes;
+        if (!kt_mul_u64((uint64_t)cache->capacity * 4, (uint64_t)cache->width, &bytes) ||
+            !kt_mul_u64(bytes, (uint64_t)layers_below(ex, i, layers), &bytes))
+            bytes = UINT64_MAX;
+        cache->rows[i] =
+            (struct kt_block){.kind = KT_MEMORY_DEVICE, .what = "the cache of keys and values"};
+        KT_TRY(kt_block_reserve(ex->sites[i].device, &cache->rows[i], bytes));
     }
-    ops->free(ex->device, cache->rows);
-    *cache = bigger;
     return KT_OK;
 }
 
-void kt_kv_cache_free(struct kt_executor *ex, struct kt_kv_cache *cache)
+static kt_status copy_rows(const struct kt_executor *ex, const struct kt_kv_cache *from,
+                           const struct kt_kv_cache *to)
 {
-    ex->device->ops->free(ex->device, cache->rows);
+    for (int32_t l = 0; from->capacity && l < ex->model->config.num_hidden_layers; l++) {
+        struct kt_runner run = {.device = ex->sites[ex->layout.device[l]].device};
+        kt_run_copy(&run, KT_QUEUE_COMPUTE, kt_kv_cache_layer(ex, to, l).rows.data,
+                    kt_kv_cache_layer(ex, from, l).rows.data,
+                    (uint64_t)(from->length * from->width) * sizeof(float));
+    }
+    for (int32_t i = 0; i < ex->layout.num_devices; i++)
+        KT_TRY(kt_device_drain(ex->sites[i].device));
+    return KT_OK;
+}
+
+kt_status kt_kv_cache_reserve(const struct kt_executor *ex, struct kt_kv_cache *cache,
+                              int64_t tokens)
+{
+    struct kt_kv_cache bigger = {.width =
+                                     kt_attention_of(ex->model)->cache_width(&ex->model->config),
+                                 .length = cache->length};
+    if (tokens <= cache->capacity)
+        return KT_OK;
+    bigger.capacity = kt_max_i64(kt_max_i64(tokens, 2 * cache->capacity), MIN_CAPACITY);
+    kt_status status = allocate(ex, &bigger);
+    if (status == KT_OK)
+        status = copy_rows(ex, cache, &bigger);
+    kt_kv_cache_free(ex, status == KT_OK ? cache : &bigger);
+    if (status == KT_OK)
+        *cache = bigger;
+    return status;
+}
+
+void kt_kv_cache_free(const struct kt_executor *ex, struct kt_kv_cache *cache)
+{
+    for (int32_t i = 0; i < ex->layout.num_devices; i++)
+        kt_block_free(ex->sites[i].device, &cache->rows[i]);
     *cache = (struct kt_kv_cache){0};
 }

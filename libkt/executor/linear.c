@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "executor/pass.h"
 
-#include "core/context.h"
-
 const struct kt_lora_pair *kt_pass_lora(const struct kt_pass *pass, const struct kt_linear *linear)
 {
-    int attachable = pass->lora && linear->index >= 0;
-    const struct kt_lora_pair *pair = attachable ? &pass->lora->slots[linear->index] : NULL;
-    return pair && pair->a ? pair : NULL;
+    return kt_adapter_has(pass->lora, linear) ? &pass->lora->slots[linear->index] : NULL;
+}
+
+void kt_pass_mark_grad(const struct kt_pass *pass, const struct kt_lora_pair *pair)
+{
+    if (!kt_pass_measures(pass))
+        *pair->has_grad = 1;
 }
 
 static kt_compute compute_of(const struct kt_pass *pass, const struct kt_linear *linear)
@@ -15,193 +17,197 @@ static kt_compute compute_of(const struct kt_pass *pass, const struct kt_linear 
     return linear->role == KT_ROLE_ROUTER ? KT_COMPUTE_F32 : pass->compute;
 }
 
-static uint64_t dropout_key(const struct kt_pass *pass, const struct kt_lora_pair *pair)
+static struct kt_view matrix(const struct kt_pass *pass, const float *data, int64_t ld)
 {
-    return pair->dropout_key + (uint64_t)pass->dropout_row * 0x9e3779b97f4a7c15u;
+    return kt_view_f32(kt_site_lora(pass->stage->site, pass->lora, data), ld);
+}
+
+static struct kt_view gradient(const struct kt_pass *pass, float *grad, int64_t ld)
+{
+    return kt_view_f32(kt_site_grad(pass->stage->site, pass->lora, grad), ld);
+}
+
+static void drop(struct kt_pass *pass, const struct kt_lora_pair *pair, int64_t tokens, int64_t dim,
+                 struct kt_view x, bool accumulate, struct kt_view y)
+{
+    struct kt_dropout_args args = {.tokens = tokens,
+                                   .dim = dim,
+                                   .p = pair->dropout,
+                                   .key = pair->dropout_key +
+                                          (uint64_t)pass->dropout_row * 0x9e3779b97f4a7c15u,
+                                   .x = x,
+                                   .y = y,
+                                   .accumulate = accumulate};
+    kt_run_dropout(&pass->stage->run, &args);
 }
 
 /** The input LoRA sees: x itself, or a masked copy on the arena. */
-static kt_status masked_input(struct kt_pass *pass, const struct kt_lora_pair *pair, int64_t tokens,
-                              int64_t dim, const float **x, int64_t *ldx)
+static struct kt_view masked_input(struct kt_pass *pass, const struct kt_lora_pair *pair,
+                                   int64_t tokens, int64_t dim, struct kt_view x)
 {
     if (!pass->training || pair->dropout <= 0)
-        return KT_OK;
-    float *masked = kt_arena_floats(&pass->arena, tokens, dim);
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(pass->device->ops->dropout(pass->device, pair->dropout, dropout_key(pass, pair), tokens,
-                                      dim, *x, *ldx, 0, masked, dim));
-    *x = masked;
-    *ldx = dim;
-    return KT_OK;
+        return x;
+    struct kt_view masked = kt_take(pass, tokens, dim);
+    drop(pass, pair, tokens, dim, x, false, masked);
+    return masked;
 }
 
 /** u [tokens, rank] = x A^T */
-static kt_status project_down(struct kt_pass *pass, const struct kt_lora_pair *pair, int64_t tokens,
-                              int64_t dim, const float *x, int64_t ldx, float *u)
+static void project_down(struct kt_pass *pass, const struct kt_lora_pair *pair, int64_t tokens,
+                         int64_t dim, struct kt_view x, struct kt_view u)
 {
-    struct kt_gemm g = {.trans_b = 1,
-                        .m = tokens,
-                        .n = pair->rank,
-                        .k = dim,
-                        .alpha = 1,
-                        .a = x,
-                        .lda = ldx,
-                        .b = pair->a,
-                        .ldb = dim,
-                        .c = u,
-                        .ldc = pair->rank};
-    return pass->device->ops->gemm(pass->device, &g);
+    struct kt_gemm_args g = {.trans_b = true,
+                             .m = tokens,
+                             .n = pair->rank,
+                             .k = dim,
+                             .alpha = 1,
+                             .a = x,
+                             .b = matrix(pass, pair->a, dim),
+                             .c = u};
+    kt_run_gemm(&pass->stage->run, &g);
 }
 
 /** y += the rows of LoRA that begin at `begin` and belong to w. */
-static kt_status lora_forward(struct kt_pass *pass, const struct kt_lora_pair *pair, int64_t begin,
-                              const struct kt_weight *w, int64_t tokens, const float *x,
-                              int64_t ldx, float *y, int64_t ldy)
+static void lora_forward(struct kt_pass *pass, const struct kt_lora_pair *pair, int64_t begin,
+                         const struct kt_weight *w, int64_t tokens, struct kt_view x,
+                         struct kt_view y)
 {
-    uint64_t mark = pass->arena.used;
-    float *u = kt_arena_floats(&pass->arena, tokens, pair->rank);
-    KT_TRY(masked_input(pass, pair, tokens, w->cols, &x, &ldx));
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(project_down(pass, pair, tokens, w->cols, x, ldx, u));
-    struct kt_gemm g = {.trans_b = 1,
-                        .m = tokens,
-                        .n = w->rows,
-                        .k = pair->rank,
-                        .alpha = pair->scale,
-                        .a = u,
-                        .lda = pair->rank,
-                        .b = pair->b + begin * pair->rank,
-                        .ldb = pair->rank,
-                        .accumulate = 1,
-                        .c = y,
-                        .ldc = ldy};
-    KT_TRY(pass->device->ops->gemm(pass->device, &g));
-    pass->arena.used = mark;
-    return KT_OK;
+    uint64_t mark = kt_pass_mark(pass);
+    struct kt_view u = kt_take(pass, tokens, pair->rank);
+    x = masked_input(pass, pair, tokens, w->cols, x);
+    project_down(pass, pair, tokens, w->cols, x, u);
+    struct kt_gemm_args g = {.trans_b = true,
+                             .m = tokens,
+                             .n = w->rows,
+                             .k = pair->rank,
+                             .alpha = pair->scale,
+                             .a = u,
+                             .b = matrix(pass, pair->b + begin * pair->rank, pair->rank),
+                             .c = y,
+                             .accumulate = true};
+    kt_run_gemm(&pass->stage->run, &g);
+    kt_pass_release(pass, mark);
 }
 
-kt_status kt_linear_rows_forward(struct kt_pass *pass, const struct kt_linear *linear,
-                                 int64_t begin, int64_t count, int64_t tokens, const float *x,
-                                 int64_t ldx, int accumulate, float *y, int64_t ldy)
+static void add_bias(struct kt_pass *pass, const struct kt_linear *linear, int64_t begin,
+                     int64_t count, int64_t tokens, struct kt_view y)
 {
-    const struct kt_device_ops *ops = pass->device->ops;
-    const struct kt_lora_pair *pair = kt_pass_lora(pass, linear);
-    struct kt_weight w = kt_weight_rows(&linear->weight, begin, count);
-    KT_TRY(ops->linear_forward(pass->device, &w, compute_of(pass, linear), tokens, x, ldx,
-                               accumulate, y, ldy));
     if (linear->bias)
-        KT_TRY(ops->add(pass->device, tokens, count, 1, linear->bias + begin, 0, 1, y, ldy));
-    return pair ? lora_forward(pass, pair, begin, &w, tokens, x, ldx, y, ldy) : KT_OK;
+        kt_add(pass, tokens, count, kt_view_f32(kt_pass_vector(pass, linear->bias + begin), 0),
+               true, y);
 }
 
-kt_status kt_linear_forward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
-                            const float *x, int64_t ldx, int accumulate, float *y, int64_t ldy)
+void kt_linear_rows_forward(struct kt_pass *pass, const struct kt_linear *linear, int64_t begin,
+                            int64_t count, int64_t tokens, struct kt_view x, bool accumulate,
+                            struct kt_view y)
 {
-    return kt_linear_rows_forward(pass, linear, 0, linear->weight.rows, tokens, x, ldx, accumulate,
-                                  y, ldy);
+    const struct kt_lora_pair *pair = kt_pass_lora(pass, linear);
+    struct kt_weight whole = kt_pass_weight(pass, &linear->weight);
+    struct kt_linear_args args = {.weight = kt_weight_rows(&whole, begin, count),
+                                  .compute = compute_of(pass, linear),
+                                  .tokens = tokens,
+                                  .x = x,
+                                  .y = y,
+                                  .accumulate = accumulate};
+    kt_run_linear_forward(&pass->stage->run, &args);
+    add_bias(pass, linear, begin, count, tokens, y);
+    if (pair)
+        lora_forward(pass, pair, begin, &args.weight, tokens, x, y);
+}
+
+void kt_linear_forward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
+                       struct kt_view x, bool accumulate, struct kt_view y)
+{
+    kt_linear_rows_forward(pass, linear, 0, linear->weight.rows, tokens, x, accumulate, y);
 }
 
 /** du [tokens, rank] = scale * dy B; dB += scale * dy^T u; dA += du^T x */
-static kt_status lora_gradients(struct kt_pass *pass, const struct kt_lora_pair *pair,
-                                const struct kt_weight *w, int64_t tokens, const float *x,
-                                int64_t ldx, const float *dy, int64_t lddy, float *du)
+static void lora_gradients(struct kt_pass *pass, const struct kt_lora_pair *pair,
+                           const struct kt_weight *w, int64_t tokens, struct kt_view x,
+                           struct kt_view dy, struct kt_view du)
 {
-    const struct kt_device_ops *ops = pass->device->ops;
-    uint64_t mark = pass->arena.used;
-    float *u = kt_arena_floats(&pass->arena, tokens, pair->rank);
-    KT_TRY(masked_input(pass, pair, tokens, w->cols, &x, &ldx));
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(project_down(pass, pair, tokens, w->cols, x, ldx, u));
-    struct kt_gemm db = {.trans_a = 1,
-                         .m = w->rows,
-                         .n = pair->rank,
-                         .k = tokens,
-                         .alpha = pair->scale,
-                         .a = dy,
-                         .lda = lddy,
-                         .b = u,
-                         .ldb = pair->rank,
-                         .accumulate = 1,
-                         .c = pair->db,
-                         .ldc = pair->rank};
-    KT_TRY(ops->gemm(pass->device, &db));
-    struct kt_gemm to_rank = {.m = tokens,
+    const struct kt_runner *run = &pass->stage->run;
+    uint64_t mark = kt_pass_mark(pass);
+    struct kt_view u = kt_take(pass, tokens, pair->rank);
+    x = masked_input(pass, pair, tokens, w->cols, x);
+    project_down(pass, pair, tokens, w->cols, x, u);
+    struct kt_gemm_args db = {.trans_a = true,
+                              .m = w->rows,
                               .n = pair->rank,
-                              .k = w->rows,
+                              .k = tokens,
                               .alpha = pair->scale,
                               .a = dy,
-                              .lda = lddy,
-                              .b = pair->b,
-                              .ldb = pair->rank,
-                              .c = du,
-                              .ldc = pair->rank};
-    KT_TRY(ops->gemm(pass->device, &to_rank));
-    struct kt_gemm da = {.trans_a = 1,
-                         .m = pair->rank,
-                         .n = w->cols,
-                         .k = tokens,
-                         .alpha = 1,
-                         .a = du,
-                         .lda = pair->rank,
-                         .b = x,
-                         .ldb = ldx,
-                         .accumulate = 1,
-                         .c = pair->da,
-                         .ldc = w->cols};
-    KT_TRY(ops->gemm(pass->device, &da));
-    if (tokens > 0 && pass->kind != KT_PASS_MEASURE)
-        *pair->has_grad = 1;
-    pass->arena.used = mark;
-    return KT_OK;
+                              .b = u,
+                              .c = gradient(pass, pair->db, pair->rank),
+                              .accumulate = true};
+    kt_run_gemm(run, &db);
+    struct kt_gemm_args to_rank = {.m = tokens,
+                                   .n = pair->rank,
+                                   .k = w->rows,
+                                   .alpha = pair->scale,
+                                   .a = dy,
+                                   .b = matrix(pass, pair->b, pair->rank),
+                                   .c = du};
+    kt_run_gemm(run, &to_rank);
+    struct kt_gemm_args da = {.trans_a = true,
+                              .m = pair->rank,
+                              .n = w->cols,
+                              .k = tokens,
+                              .alpha = 1,
+                              .a = du,
+                              .b = x,
+                              .c = gradient(pass, pair->da, w->cols),
+                              .accumulate = true};
+    kt_run_gemm(run, &da);
+    if (tokens > 0)
+        kt_pass_mark_grad(pass, pair);
+    kt_pass_release(pass, mark);
 }
 
 /** dx += dropout(du A) */
-static kt_status lora_input_gradient(struct kt_pass *pass, const struct kt_lora_pair *pair,
-                                     const struct kt_weight *w, int64_t tokens, const float *du,
-                                     float *dx, int64_t lddx)
+static void lora_input_gradient(struct kt_pass *pass, const struct kt_lora_pair *pair,
+                                const struct kt_weight *w, int64_t tokens, struct kt_view du,
+                                struct kt_view dx)
 {
-    const struct kt_device_ops *ops = pass->device->ops;
-    uint64_t mark = pass->arena.used;
-    struct kt_gemm g = {.m = tokens,
-                        .n = w->cols,
-                        .k = pair->rank,
-                        .alpha = 1,
-                        .a = du,
-                        .lda = pair->rank,
-                        .b = pair->a,
-                        .ldb = w->cols,
-                        .accumulate = 1,
-                        .c = dx,
-                        .ldc = lddx};
-    if (!pass->training || pair->dropout <= 0)
-        return ops->gemm(pass->device, &g);
-    g.accumulate = 0;
-    g.c = kt_arena_floats(&pass->arena, tokens, w->cols);
-    g.ldc = w->cols;
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(ops->gemm(pass->device, &g));
-    KT_TRY(ops->dropout(pass->device, pair->dropout, dropout_key(pass, pair), tokens, w->cols, g.c,
-                        g.ldc, 1, dx, lddx));
-    pass->arena.used = mark;
-    return KT_OK;
+    uint64_t mark = kt_pass_mark(pass);
+    struct kt_gemm_args g = {.m = tokens,
+                             .n = w->cols,
+                             .k = pair->rank,
+                             .alpha = 1,
+                             .a = du,
+                             .b = matrix(pass, pair->a, w->cols),
+                             .c = dx,
+                             .accumulate = true};
+    bool drops = pass->training && pair->dropout > 0;
+    if (drops) {
+        g.accumulate = false;
+        g.c = kt_take(pass, tokens, w->cols);
+    }
+    kt_run_gemm(&pass->stage->run, &g);
+    if (drops)
+        drop(pass, pair, tokens, w->cols, g.c, true, dx);
+    kt_pass_release(pass, mark);
 }
 
-kt_status kt_linear_backward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
-                             const float *x, int64_t ldx, const float *dy, int64_t lddy,
-                             int accumulate, float *dx, int64_t lddx)
+void kt_linear_backward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
+                        struct kt_view x, struct kt_view dy, bool accumulate, struct kt_view dx)
 {
     const struct kt_lora_pair *pair = kt_pass_lora(pass, linear);
     const struct kt_weight *w = &linear->weight;
-    uint64_t mark = pass->arena.used;
-    float *du = pair ? kt_arena_floats(&pass->arena, tokens, pair->rank) : NULL;
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
+    uint64_t mark = kt_pass_mark(pass);
+    struct kt_view du = pair ? kt_take(pass, tokens, pair->rank) : (struct kt_view){0};
     if (pair)
-        KT_TRY(lora_gradients(pass, pair, w, tokens, x, ldx, dy, lddy, du));
-    if (dx)
-        KT_TRY(pass->device->ops->linear_backward(pass->device, w, compute_of(pass, linear), tokens,
-                                                  dy, lddy, accumulate, dx, lddx));
-    if (pair && dx)
-        KT_TRY(lora_input_gradient(pass, pair, w, tokens, du, dx, lddx));
-    pass->arena.used = mark;
-    return KT_OK;
+        lora_gradients(pass, pair, w, tokens, x, dy, du);
+    if (dx.data) {
+        struct kt_linear_args args = {.weight = kt_pass_weight(pass, w),
+                                      .compute = compute_of(pass, linear),
+                                      .tokens = tokens,
+                                      .x = dy,
+                                      .y = dx,
+                                      .accumulate = accumulate};
+        kt_run_linear_backward(&pass->stage->run, &args);
+    }
+    if (pair && dx.data)
+        lora_input_gradient(pass, pair, w, tokens, du, dx);
+    kt_pass_release(pass, mark);
 }

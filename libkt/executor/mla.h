@@ -19,21 +19,22 @@ struct kt_mla_shape {
 struct kt_mla_shape kt_mla_shape_of(const struct kt_model_config *config);
 
 /** Fills q_a, q_latent, q (rotated) and kv_a (its rotary key rotated). */
-kt_status kt_mla_project(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                         struct kt_mla_state *s);
+void kt_mla_project(struct kt_pass *pass, const struct kt_layer *layer, struct kt_view n,
+                    struct kt_mla_state *s);
 
 /** Attention of q over keys and values in kv_b's expanded form. */
-struct kt_attention kt_mla_expanded(const struct kt_pass *pass, const float *q, const float *kv,
-                                    const float *rotary_key, float *o);
+struct kt_attention_args kt_mla_expanded(const struct kt_pass *pass, struct kt_view q,
+                                         struct kt_view kv, struct kt_view rotary_key,
+                                         struct kt_view o);
 
 /** Attention of q over the cache in the space of the latents, which all heads share: q K_h replaces
  * q, and V_h maps the weighted sum of latents to the head's output, where K_h and V_h are the
  * head's rows of kv_b. No key or value is expanded. */
-kt_status kt_mla_absorbed(struct kt_pass *pass, const struct kt_layer *layer, const float *q,
-                          const struct kt_cache_slice *cache, float *o);
+void kt_mla_absorbed(struct kt_pass *pass, const struct kt_layer *layer, struct kt_view q,
+                     const struct kt_cache_slice *cache, struct kt_view o);
 
 /** kt_attention_ops.forward_cached; a cache row is the normed latent and the rotated key. */
-kt_status kt_mla_forward_cached(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                                const struct kt_cache_slice *cache, float *y);
+void kt_mla_forward_cached(struct kt_pass *pass, const struct kt_layer *layer, struct kt_view n,
+                           const struct kt_cache_slice *cache, struct kt_view y);
 
 #endif

@@ -1,65 +1,66 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "core/context.h"
 #include "executor/pass.h"
 
 /** The products that the caller keeps, or others on the arena. */
-static kt_status take_products(struct kt_pass *pass, const struct kt_mlp *mlp,
-                               const struct kt_products *kept, struct kt_products *products)
+static struct kt_products take_products(struct kt_pass *pass, const struct kt_mlp *mlp,
+                                        const struct kt_products *kept)
 {
-    *products = *kept;
-    if (kept->gate)
-        return KT_OK;
-    products->gate = kt_arena_floats(&pass->arena, pass->tokens, mlp->intermediate_size);
-    products->up = kt_arena_floats(&pass->arena, pass->tokens, mlp->intermediate_size);
-    return kt_arena_check(pass->ctx, &pass->arena);
+    struct kt_products products = *kept;
+    if (!kept->gate.data) {
+        products.gate = kt_take(pass, pass->tokens, mlp->intermediate_size);
+        products.up = kt_take(pass, pass->tokens, mlp->intermediate_size);
+    }
+    return products;
 }
 
-static kt_status gate_and_up(struct kt_pass *pass, const struct kt_mlp *mlp, const float *n,
-                             const struct kt_products *products)
+static void gate_and_up(struct kt_pass *pass, const struct kt_mlp *mlp, struct kt_view n,
+                        const struct kt_products *products)
 {
-    int64_t inner = mlp->intermediate_size, hidden = mlp->gate->weight.cols;
-    KT_TRY(kt_linear_forward(pass, mlp->gate, pass->tokens, n, hidden, 0, products->gate, inner));
-    return kt_linear_forward(pass, mlp->up, pass->tokens, n, hidden, 0, products->up, inner);
+    kt_linear_forward(pass, mlp->gate, pass->tokens, n, false, products->gate);
+    kt_linear_forward(pass, mlp->up, pass->tokens, n, false, products->up);
 }
 
-kt_status kt_mlp_forward(struct kt_pass *pass, const struct kt_mlp *mlp, const float *n,
-                         const struct kt_products *kept, float *y)
+static struct kt_glu_args glu(const struct kt_pass *pass, const struct kt_mlp *mlp,
+                              const struct kt_products *products)
 {
-    int64_t inner = mlp->intermediate_size, hidden = mlp->gate->weight.cols;
-    uint64_t mark = pass->arena.used;
-    struct kt_products products;
-    KT_TRY(take_products(pass, mlp, kept, &products));
-    float *h = kept->gate ? kt_arena_floats(&pass->arena, pass->tokens, inner) : products.gate;
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(gate_and_up(pass, mlp, n, &products));
-    KT_TRY(pass->device->ops->glu_forward(pass->device, pass->model->config.activation,
-                                          pass->tokens, inner, products.gate, products.up, h));
-    KT_TRY(kt_linear_forward(pass, mlp->down, pass->tokens, h, inner, 1, y, hidden));
-    pass->arena.used = mark;
-    return KT_OK;
+    return (struct kt_glu_args){.activation = pass->model->config.activation,
+                                .tokens = pass->tokens,
+                                .dim = mlp->intermediate_size,
+                                .gate = products->gate,
+                                .up = products->up};
 }
 
-kt_status kt_mlp_backward(struct kt_pass *pass, const struct kt_mlp *mlp, const float *n,
-                          const struct kt_products *kept, const float *dy, float *dn)
+void kt_mlp_forward(struct kt_pass *pass, const struct kt_mlp *mlp, struct kt_view n,
+                    const struct kt_products *kept, struct kt_view y)
 {
-    const struct kt_device_ops *ops = pass->device->ops;
-    enum kt_activation act = pass->model->config.activation;
-    int64_t inner = mlp->intermediate_size, hidden = mlp->gate->weight.cols;
+    uint64_t mark = kt_pass_mark(pass);
+    struct kt_products products = take_products(pass, mlp, kept);
+    struct kt_glu_args args = glu(pass, mlp, &products);
+    args.h = kept->gate.data ? kt_take(pass, pass->tokens, mlp->intermediate_size) : products.gate;
+    gate_and_up(pass, mlp, n, &products);
+    kt_run_glu_forward(&pass->stage->run, &args);
+    kt_linear_forward(pass, mlp->down, pass->tokens, args.h, true, y);
+    kt_pass_release(pass, mark);
+}
+
+void kt_mlp_backward(struct kt_pass *pass, const struct kt_mlp *mlp, struct kt_view n,
+                     const struct kt_products *kept, struct kt_view dy, struct kt_view dn)
+{
     int64_t tokens = pass->tokens;
-    uint64_t mark = pass->arena.used;
-    struct kt_products products;
-    KT_TRY(take_products(pass, mlp, kept, &products));
-    float *h = kt_arena_floats(&pass->arena, tokens, inner);
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    if (!kept->gate)
-        KT_TRY(gate_and_up(pass, mlp, n, &products));
-    float *gate = products.gate, *up = products.up;
+    uint64_t mark = kt_pass_mark(pass);
+    struct kt_products products = take_products(pass, mlp, kept);
+    struct kt_view h = kt_take(pass, tokens, mlp->intermediate_size);
+    struct kt_glu_args args = glu(pass, mlp, &products);
+    args.h = args.dh = h;
+    args.dgate = products.gate;
+    args.dup = products.up;
+    if (!kept->gate.data)
+        gate_and_up(pass, mlp, n, &products);
     if (kt_pass_lora(pass, mlp->down))
-        KT_TRY(ops->glu_forward(pass->device, act, tokens, inner, gate, up, h));
-    KT_TRY(kt_linear_backward(pass, mlp->down, tokens, h, inner, dy, hidden, 0, h, inner));
-    KT_TRY(ops->glu_backward(pass->device, act, tokens, inner, gate, up, h, gate, up));
-    KT_TRY(kt_linear_backward(pass, mlp->gate, tokens, n, hidden, gate, inner, 0, dn, hidden));
-    KT_TRY(kt_linear_backward(pass, mlp->up, tokens, n, hidden, up, inner, 1, dn, hidden));
-    pass->arena.used = mark;
-    return KT_OK;
+        kt_run_glu_forward(&pass->stage->run, &args);
+    kt_linear_backward(pass, mlp->down, tokens, h, dy, false, h);
+    kt_run_glu_backward(&pass->stage->run, &args);
+    kt_linear_backward(pass, mlp->gate, tokens, n, products.gate, false, dn);
+    kt_linear_backward(pass, mlp->up, tokens, n, products.up, true, dn);
+    kt_pass_release(pass, mark);
 }

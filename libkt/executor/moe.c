@@ -1,13 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* A layer of routed experts. The router runs on the layer's device; its choices, made once in
+ * forward, come to the host, which sorts them and has the experts computed while the device is at
+ * the shared experts. */
 #include "core/context.h"
 #include "executor/pass.h"
 
-struct routing {
-    struct kt_router router;
-    float *logits;  /**< [tokens, num_experts] */
+/** Where the host keeps the choices of a layer. */
+struct choices {
     int32_t *ids;   /**< [tokens, topk] */
-    float *weights; /**< [tokens, topk] */
+    float *weights; /**< likewise */
 };
+
+static struct choices choices_of(const struct kt_pass *pass, const struct kt_layer *layer)
+{
+    int32_t index = (int32_t)(layer - pass->model->layers), lowest = pass->routes.lowest;
+    int64_t at = (index < lowest ? 0 : index - lowest + 1) * pass->routes.stride;
+    return (struct choices){pass->routes.ids + at, pass->routes.weights + at};
+}
 
 static struct kt_linear router_of(const struct kt_layer *layer)
 {
@@ -16,116 +25,110 @@ static struct kt_linear router_of(const struct kt_layer *layer)
                : (struct kt_linear){.role = KT_ROLE_ROUTER, .index = -1, .weight = layer->router};
 }
 
-static kt_status route(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                       struct routing *r)
+/** The router's arguments, with its logits computed. */
+static struct kt_router_args score(struct kt_pass *pass, const struct kt_layer *layer,
+                                   struct kt_view n)
 {
     struct kt_linear linear = router_of(layer);
-    r->router = pass->model->config.router;
-    r->router.correction_bias = layer->correction_bias;
-    int64_t experts = r->router.num_experts;
-    r->logits = kt_arena_floats(&pass->arena, pass->tokens, experts);
-    r->ids = kt_arena_ints(&pass->arena, pass->tokens, r->router.topk);
-    r->weights = kt_arena_floats(&pass->arena, pass->tokens, r->router.topk);
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(kt_linear_forward(pass, &linear, pass->tokens, n, layer->router.cols, 0, r->logits,
-                             experts));
-    return pass->device->ops->router_forward(pass->device, &r->router, pass->tokens, r->logits,
-                                             r->ids, r->weights);
+    struct kt_router_args args = {.router = pass->model->config.router, .tokens = pass->tokens};
+    struct kt_view logits = kt_take(pass, pass->tokens, args.router.num_experts);
+    args.router.correction_bias = kt_pass_vector(pass, layer->correction_bias);
+    args.logits = logits.data;
+    kt_linear_forward(pass, &linear, pass->tokens, n, false, logits);
+    return args;
 }
 
-static int any_lora(const struct kt_pass *pass, const struct kt_linear *linears, int32_t count)
+/** Lets the tokens choose; the choices are the host's after kt_host_wait. */
+static void route(struct kt_pass *pass, const struct kt_layer *layer, struct kt_view n,
+                  const struct choices *to)
 {
-    for (int32_t e = 0; e < count; e++)
-        if (kt_pass_lora(pass, &linears[e]))
-            return 1;
-    return 0;
+    struct kt_router_args args = score(pass, layer, n);
+    int64_t slots = pass->tokens * args.router.topk;
+    bool direct = kt_device_is_host(pass->stage->site->device);
+    args.ids = direct ? to->ids : kt_take_ints(pass, pass->tokens, args.router.topk);
+    args.weights = direct ? to->weights : kt_take(pass, pass->tokens, args.router.topk).data;
+    kt_run_router_forward(&pass->stage->run, &args);
+    kt_words_to_host(pass, to->ids, args.ids, slots);
+    kt_words_to_host(pass, to->weights, args.weights, slots);
 }
 
-static struct kt_expert_layer expert_layer(const struct kt_pass *pass, const struct kt_layer *layer)
+static struct kt_expert_work work_of(const struct kt_pass *pass, const struct kt_layer *layer,
+                                     const struct choices *choices,
+                                     const struct kt_products *products)
 {
     const struct kt_model_config *config = &pass->model->config;
-    struct kt_expert_layer experts = {.num_experts = config->n_routed_experts,
-                                      .hidden_size = config->hidden_size,
-                                      .intermediate_size = config->moe_intermediate_size,
-                                      .activation = config->activation};
-    for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
-        const struct kt_linear *linears = layer->experts[k];
-        experts.weights[k] = layer->expert_weights[k];
-        if (any_lora(pass, linears, experts.num_experts))
-            experts.lora[k] = &pass->lora->slots[linears[0].index];
-    }
-    return experts;
+    return (struct kt_expert_work){.layer = layer,
+                                   .experts = kt_routed_layer(pass, layer),
+                                   .routing = {.tokens = pass->tokens,
+                                               .topk = config->router.topk,
+                                               .num_experts = config->n_routed_experts,
+                                               .ids = choices->ids,
+                                               .weights = choices->weights},
+                                   .kept = products->routed};
 }
 
-static struct kt_expert_batch expert_batch(const struct kt_pass *pass, const struct routing *r,
-                                           const float *n, float *products)
+/** Waits for what the host needs and sorts the choices. */
+static kt_status sort(struct kt_pass *pass, struct kt_routing *r)
 {
-    return (struct kt_expert_batch){.compute = pass->compute,
-                                    .training = pass->training,
-                                    .tokens = pass->tokens,
-                                    .topk = r->router.topk,
-                                    .topk_ids = r->ids,
-                                    .topk_weights = r->weights,
-                                    .x = n,
-                                    .kept = products};
-}
-
-struct kt_experts *kt_pass_experts(const struct kt_pass *pass, const struct kt_layer *layer)
-{
-    return pass->kind == KT_PASS_MEASURE ? &kt_null_experts
-                                         : pass->experts[layer - pass->model->layers];
+    int64_t bytes = (int64_t)kt_routing_bytes(r->tokens, r->topk, r->num_experts);
+    void *memory = kt_arena_take(kt_host_arena(pass), bytes, 1, 1);
+    KT_TRY(kt_host_wait(pass));
+    if (!kt_pass_measures(pass))
+        kt_routing_sort(r, memory);
+    return KT_OK;
 }
 
 /** An expert that padding chose has a gradient, of zeros if no other token chose it. */
 static void mark_padding(const struct kt_pass *pass, const struct kt_layer *layer,
-                         const struct routing *r)
+                         const struct kt_routing *r)
 {
-    int64_t topk = r->router.topk, real = pass->tokens - pass->padding;
-    for (int64_t i = real * topk; pass->kind != KT_PASS_MEASURE && i < pass->tokens * topk; i++) {
+    int64_t real = pass->tokens - pass->padding;
+    for (int64_t i = real * r->topk; !kt_pass_measures(pass) && i < r->tokens * r->topk; i++) {
         for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
             const struct kt_lora_pair *pair = kt_pass_lora(pass, &layer->experts[k][r->ids[i]]);
             if (pair)
-                *pair->has_grad = 1;
+                kt_pass_mark_grad(pass, pair);
         }
     }
 }
 
-kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                         const struct kt_products *products, float *y)
+kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, struct kt_view n,
+                         const struct kt_products *products, struct kt_view y)
 {
-    struct kt_experts *experts = kt_pass_experts(pass, layer);
-    struct kt_expert_layer weights = expert_layer(pass, layer);
-    uint64_t mark = pass->arena.used;
-    struct routing r;
-    KT_TRY(route(pass, layer, n, &r));
-    mark_padding(pass, layer, &r);
-    struct kt_expert_batch batch = expert_batch(pass, &r, n, products->routed);
-    KT_TRY(experts->ops->forward(experts, &weights, &batch, y));
-    pass->arena.used = mark;
-    return kt_shared_forward(pass, layer, n, products, y);
+    struct kt_marks marks = kt_pass_marks(pass);
+    struct choices choices = choices_of(pass, layer);
+    struct kt_expert_work work = work_of(pass, layer, &choices, products);
+    route(pass, layer, n, &choices);
+    work.x = kt_to_host(pass, n, pass->tokens, work.experts.hidden_size);
+    KT_TRY(kt_shared_forward(pass, layer, n, products, y));
+    KT_TRY(sort(pass, &work.routing));
+    mark_padding(pass, layer, &work.routing);
+    kt_experts_forward(pass, &work, y);
+    kt_pass_release_marks(pass, marks);
+    return KT_OK;
 }
 
-kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, const float *n,
-                          const struct kt_products *products, const float *dy, float *dn)
+kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, struct kt_view n,
+                          const struct kt_products *products, struct kt_view dy, struct kt_view dn)
 {
-    const struct kt_device_ops *ops = pass->device->ops;
-    struct kt_experts *experts = kt_pass_experts(pass, layer);
-    struct kt_expert_layer weights = expert_layer(pass, layer);
-    int64_t hidden = layer->router.cols, num_experts = weights.num_experts;
-    uint64_t mark = pass->arena.used;
-    struct routing r;
+    struct kt_marks marks = kt_pass_marks(pass);
+    struct choices choices = choices_of(pass, layer);
+    struct kt_expert_work work = work_of(pass, layer, &choices, products);
+    int64_t tokens = pass->tokens, topk = work.routing.topk;
     struct kt_linear router = router_of(layer);
+    work.x = kt_to_host(pass, n, tokens, work.experts.hidden_size);
+    work.dy = kt_to_host(pass, dy, tokens, work.experts.hidden_size);
     KT_TRY(kt_shared_backward(pass, layer, n, products, dy, dn));
-    KT_TRY(route(pass, layer, n, &r));
-    float *dweights = kt_arena_floats(&pass->arena, pass->tokens, r.router.topk);
-    float *dlogits = kt_arena_floats(&pass->arena, pass->tokens, num_experts);
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    struct kt_expert_batch batch = expert_batch(pass, &r, n, products->routed);
-    KT_TRY(experts->ops->backward(experts, &weights, &batch, dy, dn, dweights));
-    KT_TRY(ops->router_backward(pass->device, &r.router, pass->tokens, r.logits, r.ids, dweights,
-                                dlogits));
-    KT_TRY(kt_linear_backward(pass, &router, pass->tokens, n, hidden, dlogits, num_experts, 1, dn,
-                              hidden));
-    pass->arena.used = mark;
+    struct kt_router_args args = score(pass, layer, n);
+    struct kt_view dweights = kt_host_take(pass, tokens, topk);
+    struct kt_view dlogits = kt_take(pass, tokens, args.router.num_experts);
+    KT_TRY(sort(pass, &work.routing));
+    kt_experts_backward(pass, &work, dn, dweights.data);
+    args.ids = (int32_t *)(uintptr_t)kt_words_to_device(pass, choices.ids, tokens * topk);
+    args.dweights = kt_words_to_device(pass, dweights.data, tokens * topk);
+    args.dlogits = dlogits.data;
+    kt_run_router_backward(&pass->stage->run, &args);
+    kt_linear_backward(pass, &router, tokens, n, dlogits, true, dn);
+    kt_pass_release_marks(pass, marks);
     return KT_OK;
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/context.h"
@@ -6,106 +7,128 @@
 #include "executor/attention.h"
 #include "executor/executor.h"
 
-static uint64_t larger(uint64_t a, uint64_t b)
+/** A training step that nobody runs. */
+struct trial {
+    struct kt_step step;
+    int32_t *cu_seqlens;
+    uint64_t inputs, workspace;
+};
+
+static void free_trial(struct trial *t)
 {
-    return a > b ? a : b;
+    kt_targets_free(&t->step.targets);
+    free(t->step.kept);
+    free(t->cu_seqlens);
 }
 
-/** Most scratch that the backend of a layer takes in it. */
-static uint64_t layer_scratch(const struct kt_executor *ex, int32_t l, int64_t tokens)
+/** As many sequences of the greatest length as there are tokens for, and the rest. */
+static kt_status cut_sequences(const struct kt_executor *ex, int64_t tokens, int64_t longest,
+                               struct trial *t)
 {
-    const struct kt_model_config *config = &ex->model->config;
-    const struct kt_layer *of = &ex->model->layers[l];
-    struct kt_experts *experts = ex->experts[l];
-    struct kt_pass pass = kt_executor_pass(ex, KT_PASS_MEASURE);
-    struct kt_expert_layer layer = {.num_experts = config->n_routed_experts,
-                                    .hidden_size = config->hidden_size,
-                                    .intermediate_size = config->moe_intermediate_size,
-                                    .activation = config->activation};
-    for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
-        layer.weights[k] = of->expert_weights[k];
-        if (ex->lora)
-            layer.lora[k] = &ex->lora->slots[of->experts[k][0].index];
-    }
-    uint64_t most = experts->ops->scratch_bytes(experts, &layer, tokens, config->router.topk);
-    if (!of->shared_gate)
-        return most;
-    layer = kt_shared_expert_layer(&pass, of);
-    return larger(most, experts->ops->scratch_bytes(experts, &layer, tokens, 1));
+    struct kt_pass *pass = &t->step.pass;
+    int64_t num = (tokens + longest - 1) / longest;
+    t->cu_seqlens = calloc((size_t)num + 1, sizeof *t->cu_seqlens);
+    if (!t->cu_seqlens)
+        return kt_fail_memory(ex->ctx, (uint64_t)num * 4, "a plan");
+    for (int64_t s = 1; s <= num; s++)
+        t->cu_seqlens[s] = (int32_t)kt_min_i64(s * longest, tokens);
+    pass->num_sequences = (int32_t)num;
+    pass->cu_seqlens = pass->cu_keys = t->cu_seqlens;
+    return KT_OK;
 }
 
-/** Each backend keeps what its widest layer took. */
-static uint64_t experts_scratch(const struct kt_executor *ex, int64_t tokens)
+/** Scratch of all devices, that of one which computes experts too counted once. */
+static uint64_t scratch_bytes(const struct kt_pass *pass)
 {
-    int32_t layers = ex->model->config.num_hidden_layers;
-    uint64_t sum = 0;
-    for (int32_t first = 0; first < layers; first++) {
-        uint64_t most = 0;
-        if (!kt_executor_opened_at(ex, first))
-            continue;
-        for (int32_t l = first; l < layers; l++)
-            if (ex->experts[l] == ex->experts[first])
-                most = larger(most, layer_scratch(ex, l, tokens));
-        sum += most;
-    }
+    uint64_t sum = pass->host.tally.scratch;
+    for (int32_t i = 0; i < pass->num_stages; i++)
+        sum += pass->stages[i].tally.scratch;
     return sum;
 }
 
-/** Scratch that the device keeps for its widest operation. */
-static uint64_t device_scratch(const struct kt_executor *ex, int64_t tokens)
+static uint64_t feed_bytes(const struct kt_executor *ex, int64_t tokens, int64_t longest)
 {
-    const struct kt_model_config *config = &ex->model->config;
-    struct kt_extent extent = {.tokens = tokens,
-                               .widest = config->n_routed_experts,
-                               .num_heads = config->num_attention_heads,
-                               .head_dim = kt_attention_of(ex->model)->head_dim(config)};
-    for (int32_t i = 0; i < ex->model->num_linears; i++) {
-        extent.widest = kt_max_i64(extent.widest, ex->model->linears[i].weight.rows);
-        extent.widest = kt_max_i64(extent.widest, ex->model->linears[i].weight.cols);
-    }
-    return ex->device->ops->scratch_bytes(ex->device, &extent);
+    struct kt_feed feed;
+    struct kt_feed_sizes sizes = {.tokens = tokens,
+                                  .sequences = tokens,
+                                  .table_rows = kt_rotary_by_length(ex->model) ? tokens : longest,
+                                  .table_cols = ex->model->config.rope.dim / 2,
+                                  .targets = tokens};
+    return kt_feed_place(&sizes, NULL, &feed);
 }
 
-/** Bytes of a training step's inputs and workspace. */
-static kt_status measure(const struct kt_executor *ex, size_t num_tokens, uint64_t *inputs,
-                         uint64_t *workspace)
+static kt_status measure(const struct kt_executor *ex, int64_t tokens, int64_t longest,
+                         struct trial *t)
 {
-    struct kt_step step = {.mode = KT_FORWARD_TRAIN,
-                           .kept = ex->step.kept,
-                           .lowest = kt_executor_lowest_layer(ex),
-                           .fused = kt_executor_fuses_loss(ex, KT_FORWARD_TRAIN)};
-    int64_t tokens = (int64_t)num_tokens;
+    struct kt_pass *pass = &t->step.pass;
+    int32_t layers = ex->model->config.num_hidden_layers;
+    kt_pass_init(pass, ex, KT_PASS_MEASURE);
+    t->step.mode = KT_FORWARD_TRAIN;
+    t->step.lowest = kt_executor_lowest_layer(ex);
+    t->step.fused = kt_executor_fuses_loss(ex, KT_FORWARD_TRAIN);
+    t->step.kept = calloc((size_t)layers, sizeof *t->step.kept);
+    if (!t->step.kept)
+        return kt_fail_memory(ex->ctx, (uint64_t)layers * sizeof *t->step.kept, "a plan");
+    pass->tokens = tokens;
+    pass->training = true;
+    KT_TRY(cut_sequences(ex, tokens, longest, t));
+    KT_TRY(kt_targets_all(ex->ctx, &t->step.targets, tokens));
+    KT_TRY(kt_step_measure(ex, &t->step));
+    t->workspace = kt_workspace_size(pass);
+    if (t->workspace == UINT64_MAX)
+        return kt_fail_memory(ex->ctx, UINT64_MAX, "the activations of a step");
+    t->workspace += scratch_bytes(pass) + feed_bytes(ex, tokens, longest);
+    for (int32_t i = 0; i < ex->layout.num_devices; i++)
+        t->inputs += kt_step_inputs_size(ex, &t->step, i, tokens);
+    return KT_OK;
+}
+
+static kt_status check(const struct kt_executor *ex, size_t num_tokens, size_t max_sequence)
+{
     if (num_tokens == 0 || num_tokens > INT32_MAX)
         return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT, "a plan needs 1 to %d tokens",
                        INT32_MAX);
-    KT_TRY(kt_targets_all(ex->ctx, &step.targets, tokens));
-    kt_status status = kt_step_measure(ex, &step, tokens, 0, workspace);
-    kt_targets_free(&step.targets);
-    *inputs = kt_step_inputs_size(ex, &step, tokens);
-    return status;
+    if (max_sequence > num_tokens)
+        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "a plan needs no sequence longer than all its tokens");
+    return KT_OK;
 }
 
 kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size_t max_sequence,
                                   kt_memory_plan *out)
 {
-    kt_memory_plan plan = {.size = out->size, .weights_mapped = ex->model->num_bytes};
-    int64_t tokens = (int64_t)num_tokens;
-    if (max_sequence > num_tokens)
-        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
-                       "a plan needs no sequence longer than all its tokens");
-    KT_TRY(measure(ex, num_tokens, &plan.layer_inputs, &plan.workspace));
-    plan.workspace += experts_scratch(ex, tokens) + device_scratch(ex, tokens);
-    plan.adapter = ex->lora ? ex->lora->num_parameters * 4 * sizeof(float) : 0;
+    struct trial t = {.inputs = 0};
+    KT_TRY(check(ex, num_tokens, max_sequence));
+    kt_status status =
+        measure(ex, (int64_t)num_tokens, (int64_t)(max_sequence ? max_sequence : num_tokens), &t);
+    free_trial(&t);
+    KT_TRY(status);
+    kt_memory_plan plan = {.size = out->size,
+                           .weights_mapped = ex->model->num_bytes,
+                           .adapter = ex->lora ? ex->lora->num_parameters * 4 * sizeof(float) : 0,
+                           .layer_inputs = t.inputs,
+                           .workspace = t.workspace};
     plan.total_allocated = plan.adapter + plan.layer_inputs + plan.workspace;
     memcpy(out, &plan, out->size < sizeof plan ? out->size : sizeof plan);
     return KT_OK;
 }
 
+static kt_status reserve(struct kt_executor *ex, const struct trial *t, int64_t tokens)
+{
+    for (int32_t i = 0; i < ex->layout.num_devices; i++)
+        KT_TRY(kt_block_reserve(ex->sites[i].device, &ex->inputs[i],
+                                kt_step_inputs_size(ex, &t->step, i, tokens)));
+    return kt_workspace_reserve(&ex->workspace, &t->step.pass);
+}
+
 kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
 {
-    uint64_t inputs, workspace;
+    struct trial t = {.inputs = 0};
+    KT_TRY(check(ex, num_tokens, 0));
     ex->step.batch = NULL;
-    KT_TRY(measure(ex, num_tokens, &inputs, &workspace));
-    KT_TRY(kt_block_reserve(ex, &ex->inputs, inputs));
-    return kt_block_reserve(ex, &ex->workspace, workspace);
+    kt_status status = measure(ex, (int64_t)num_tokens, (int64_t)num_tokens, &t);
+    if (status == KT_OK)
+        status = reserve(ex, &t, (int64_t)num_tokens);
+    free_trial(&t);
+    return status;
 }

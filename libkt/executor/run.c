@@ -14,16 +14,12 @@ static kt_status reserve_tokens(struct kt_executor *ex, size_t tokens)
     if (tokens <= ex->token_capacity)
         return KT_OK;
     free(ex->positions);
-    free(ex->counting);
     free(ex->logprobs);
     ex->token_capacity = 0;
     ex->positions = malloc(tokens * sizeof *ex->positions);
-    ex->counting = malloc(tokens * sizeof *ex->counting);
     ex->logprobs = malloc(tokens * sizeof *ex->logprobs);
-    if (!ex->positions || !ex->counting || !ex->logprobs)
-        return kt_fail_memory(ex->ctx, tokens * 12, "the positions of a step");
-    for (size_t t = 0; t < tokens; t++)
-        ex->counting[t] = (int32_t)t;
+    if (!ex->positions || !ex->logprobs)
+        return kt_fail_memory(ex->ctx, tokens * 8, "the positions of a step");
     ex->token_capacity = tokens;
     return KT_OK;
 }
@@ -48,59 +44,48 @@ static kt_status check_batch(const struct kt_executor *ex, const kt_batch *batch
 }
 
 /** Padding matters to routed experts that train, and to nothing else. */
-static int runs_padding(const struct kt_executor *ex, const struct kt_step *step)
+static bool runs_padding(const struct kt_executor *ex, const struct kt_step *step)
 {
     for (int32_t i = 0; step->mode != KT_FORWARD_EVAL && ex->lora && i < ex->lora->num_attached;
          i++)
         if (ex->model->linears[ex->lora->attached[i]].role == KT_ROLE_ROUTED_EXPERT)
-            return 1;
-    return 0;
+            return true;
+    return false;
 }
 
-/** Positions of a sequence go on counting through its padding. */
-static int32_t place_padding(struct kt_executor *ex, const kt_batch *batch, int64_t i)
+/** Slots are counted in 32 bits. */
+static kt_status check_slots(const struct kt_executor *ex, int64_t tokens)
 {
-    int32_t sequence = batch->padding_sequences[i],
-            *position = &ex->positions[batch->num_tokens + i];
-    *position = i && batch->padding_sequences[i - 1] == sequence
-                    ? position[-1] + 1
-                    : batch->cu_seqlens[sequence + 1] - batch->cu_seqlens[sequence];
-    return *position;
+    int32_t topk = ex->model->config.router.topk;
+    if (topk && tokens > INT32_MAX / topk)
+        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "a step over a model with %d experts a token takes at most %d tokens; run "
+                       "fewer sequences in one step",
+                       topk, INT32_MAX / topk);
+    return KT_OK;
 }
 
-/** Host arrays, tables and blocks for a step over the batch, all before anything is computed. */
+/** Everything a step over the batch needs, memory and scratch of all devices among it, before
+ * anything is computed. */
 static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_batch *batch,
                          enum kt_pass_kind kind)
 {
-    int64_t tokens = (int64_t)batch->num_tokens, longest = 0;
+    struct kt_pass *pass = &step->pass;
+    int64_t tokens = (int64_t)batch->num_tokens;
     int64_t padding = runs_padding(ex, step) ? (int64_t)batch->num_padding : 0;
-    uint64_t peak;
+    KT_TRY(check_slots(ex, tokens + padding));
     KT_TRY(reserve_tokens(ex, (size_t)(tokens + padding)));
-    for (size_t s = 0; s < batch->num_sequences; s++) {
-        int32_t begin = batch->cu_seqlens[s], end = batch->cu_seqlens[s + 1];
-        for (int32_t t = begin; t < end; t++)
-            ex->positions[t] = t - begin;
-        longest = kt_max_i64(longest, end - begin);
-    }
-    for (int64_t i = 0; i < padding; i++)
-        longest = kt_max_i64(longest, place_padding(ex, batch, i) + 1);
-    int by_length = kt_executor_rope_by_length(ex);
-    KT_TRY(by_length ? kt_executor_rope_of_batch(ex, batch, padding)
-                     : kt_executor_reserve_rope(ex, longest));
-    KT_TRY(kt_step_measure(ex, step, tokens, padding, &peak));
-    KT_TRY(kt_block_reserve(ex, &ex->inputs, kt_step_inputs_size(ex, step, tokens)));
-    KT_TRY(kt_block_reserve(ex, &ex->workspace, peak));
-    step->inputs = ex->inputs.memory;
-    step->pass = kt_executor_pass(ex, kind);
-    step->pass.tokens = tokens + padding;
-    step->pass.padding = padding;
-    step->pass.padding_sequences = batch->padding_sequences;
-    step->pass.training = step->mode != KT_FORWARD_EVAL;
-    step->pass.num_sequences = (int32_t)batch->num_sequences;
-    step->pass.cu_seqlens = batch->cu_seqlens;
-    step->pass.positions = ex->positions;
-    step->pass.rope_rows = by_length ? ex->counting : ex->positions;
-    step->pass.arena = kt_arena_over(ex->workspace.memory, ex->workspace.size);
+    kt_pass_init(pass, ex, KT_PASS_MEASURE);
+    pass->tokens = tokens + padding;
+    pass->padding = padding;
+    pass->training = step->mode != KT_FORWARD_EVAL;
+    KT_TRY(kt_step_feed(ex, step, batch, padding));
+    KT_TRY(kt_step_measure(ex, step));
+    for (int32_t i = 0; i < pass->num_stages; i++)
+        KT_TRY(kt_block_reserve(ex->sites[i].device, &ex->inputs[i],
+                                kt_step_inputs_size(ex, step, i, tokens)));
+    KT_TRY(kt_workspace_reserve(&ex->workspace, pass));
+    kt_workspace_enter(&ex->workspace, pass, kind);
     return KT_OK;
 }
 
@@ -114,25 +99,28 @@ static void key_dropout(struct kt_executor *ex, uint64_t step)
     }
 }
 
-static void set_dlogprobs(struct kt_step *step, const float *dlogprobs)
+static void set_dlogprobs(struct kt_executor *ex, const struct kt_step *step,
+                          const float *dlogprobs)
 {
-    struct kt_targets *targets = &step->targets;
+    const struct kt_targets *targets = &step->targets;
     float mean = step->num_targets ? -1.0f / (float)step->num_targets : 0;
-    for (int64_t i = 0, row = 0; i < targets->num_runs; i++)
-        for (int64_t k = 0; k < targets->runs[i].count; k++, row++)
-            targets->dlogprobs[row] = dlogprobs ? dlogprobs[targets->runs[i].begin + k + 1] : mean;
+    float *to = ex->workspace.feed.dlogprobs;
+    for (int64_t i = 0; i < targets->num_runs; i++)
+        for (int64_t k = 0; k < targets->runs[i].count; k++)
+            *to++ = dlogprobs ? dlogprobs[targets->runs[i].begin + k + 1] : mean;
 }
 
 /** Spreads the rows' log-probabilities over the batch; their negated sum. */
 static double spread_logprobs(struct kt_executor *ex, const struct kt_step *step)
 {
     const struct kt_targets *targets = &step->targets;
+    const float *from = ex->workspace.feed.logprobs;
     double sum = 0;
     memset(ex->logprobs, 0, (size_t)step->pass.tokens * sizeof *ex->logprobs);
-    for (int64_t i = 0, row = 0; i < targets->num_runs; i++) {
-        for (int64_t k = 0; k < targets->runs[i].count; k++, row++) {
-            ex->logprobs[targets->runs[i].begin + k + 1] = targets->logprobs[row];
-            sum -= targets->logprobs[row];
+    for (int64_t i = 0; i < targets->num_runs; i++) {
+        for (int64_t k = 0; k < targets->runs[i].count; k++, from++) {
+            ex->logprobs[targets->runs[i].begin + k + 1] = *from;
+            sum -= *from;
         }
     }
     return sum;
@@ -158,6 +146,17 @@ static kt_status check_forward(const struct kt_executor *ex, kt_forward_mode mod
     return KT_OK;
 }
 
+/** Nothing is left queued when it returns. */
+static kt_status run_forward(struct kt_executor *ex, struct kt_step *step, const kt_batch *batch)
+{
+    step->batch = batch;
+    kt_status status = kt_step_forward(ex, step);
+    step->batch = NULL;
+    if (status != KT_OK)
+        (void)kt_pass_finish(&step->pass);
+    return status;
+}
+
 kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, kt_forward_mode mode,
                               kt_loss *loss)
 {
@@ -177,11 +176,7 @@ kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, kt_forward
     KT_TRY(kt_targets_find(ex->ctx, &step->targets, batch));
     KT_TRY(prepare(ex, step, batch, KT_PASS_REPORTING));
     key_dropout(ex, step->number);
-    set_dlogprobs(step, NULL);
-    step->batch = batch;
-    kt_status status = kt_step_forward(ex, step);
-    step->batch = NULL;
-    KT_TRY(status);
+    KT_TRY(run_forward(ex, step, batch));
     double sum = spread_logprobs(ex, step);
     if (!isfinite(sum))
         return kt_fail(ex->ctx, KT_ERROR_NUMERIC,
@@ -215,14 +210,16 @@ kt_status kt_executor_backward(kt_executor *ex, const float *dlogprobs)
         return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
                        "backward of a custom loss needs its gradient dlogprobs");
     if (dlogprobs) {
-        set_dlogprobs(step, dlogprobs);
-        step->fused = 0;
+        set_dlogprobs(ex, step, dlogprobs);
+        step->fused = false;
     }
     key_dropout(ex, step->number);
     kt_status status = kt_step_backward(ex, step);
     step->batch = NULL;
-    if (status != KT_OK)
-        kt_lora_zero_grad(ex->lora);
+    if (status != KT_OK) {
+        (void)kt_pass_finish(&step->pass);
+        kt_adapter_zero_grad(ex->lora);
+    }
     return status;
 }
 
@@ -232,13 +229,10 @@ kt_status kt_executor_logits(kt_executor *ex, const kt_batch *batch, float *logi
     step->batch = NULL;
     KT_TRY(check_batch(ex, batch));
     step->mode = KT_FORWARD_EVAL;
-    step->fused = 0;
+    step->fused = false;
     step->logits = logits;
     step->targets.num_rows = step->targets.num_runs = 0;
     step->lowest = ex->model->config.num_hidden_layers;
     KT_TRY(prepare(ex, step, batch, KT_PASS_QUIET));
-    step->batch = batch;
-    kt_status status = kt_step_forward(ex, step);
-    step->batch = NULL;
-    return status;
+    return run_forward(ex, step, batch);
 }

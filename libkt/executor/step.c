@@ -8,17 +8,32 @@
 /** Activations that a step may keep instead of recomputing them, from the last layer down. */
 enum { KEPT_BYTES = 768 << 20 };
 
-static int keeps_inputs(const struct kt_step *step)
+static bool keeps_inputs(const struct kt_step *step)
 {
     return step->mode != KT_FORWARD_EVAL;
 }
 
-uint64_t kt_step_inputs_size(const struct kt_executor *executor, const struct kt_step *step,
-                             int64_t tokens)
+/** Layers from the lowest up to `layer` whose inputs are on a device. */
+static int64_t inputs_below(const struct kt_executor *ex, const struct kt_step *step,
+                            int32_t device, int32_t layer)
 {
-    const struct kt_model_config *config = &executor->model->config;
-    uint64_t layers = (uint64_t)(config->num_hidden_layers - step->lowest);
-    uint64_t element = executor->compute == KT_COMPUTE_BF16 ? 2 : 4, size;
+    int64_t num = 0;
+    for (int32_t l = step->lowest; l < layer; l++)
+        num += ex->layout.device[l] == device;
+    return num;
+}
+
+static kt_dtype input_dtype(const struct kt_executor *ex)
+{
+    return ex->compute == KT_COMPUTE_BF16 ? KT_DTYPE_BF16 : KT_DTYPE_F32;
+}
+
+uint64_t kt_step_inputs_size(const struct kt_executor *ex, const struct kt_step *step,
+                             int32_t device, int64_t tokens)
+{
+    const struct kt_model_config *config = &ex->model->config;
+    uint64_t element = (uint64_t)kt_view_element(input_dtype(ex)), size;
+    uint64_t layers = (uint64_t)inputs_below(ex, step, device, config->num_hidden_layers);
     if (!keeps_inputs(step))
         return 0;
     if (!kt_mul_u64((uint64_t)tokens * (uint64_t)config->hidden_size, layers * element, &size))
@@ -26,138 +41,202 @@ uint64_t kt_step_inputs_size(const struct kt_executor *executor, const struct kt
     return size;
 }
 
+/** Where the input of a layer is kept, on the current device. */
+static struct kt_view place_of_input(const struct kt_step *step, int32_t layer, int64_t tokens)
+{
+    const struct kt_executor *ex = step->pass.executor;
+    int32_t device = ex->layout.device[layer];
+    struct kt_view view = {.data = kt_pass_measures(&step->pass)
+                                       ? (void *)step->pass.stage->arena.base
+                                       : ex->inputs[device].memory,
+                           .ld = ex->model->config.hidden_size,
+                           .dtype = input_dtype(ex)};
+    return kt_view_at(view, tokens * inputs_below(ex, step, device, layer), 0);
+}
+
+static void convert(struct kt_pass *pass, int64_t tokens, struct kt_view x, struct kt_view y)
+{
+    struct kt_rows_args args = {
+        .tokens = tokens, .dim = pass->model->config.hidden_size, .alpha = 1, .x = x, .y = y};
+    if (x.dtype == y.dtype)
+        kt_run_add(&pass->stage->run, &args);
+    else
+        kt_run_convert(&pass->stage->run, &args);
+}
+
 /** Keeps x as the input of a layer. In bfloat16 x goes on as rounded, so that backward recomputes
  * from what forward used. */
-static kt_status keep_input(struct kt_step *step, int32_t layer)
+static void keep_input(struct kt_step *step, int32_t layer)
 {
     struct kt_pass *pass = &step->pass;
-    const struct kt_device_ops *ops = pass->device->ops;
-    int64_t hidden = pass->model->config.hidden_size, tokens = pass->tokens - pass->padding;
-    int64_t n = tokens * hidden, at = n * (layer - step->lowest);
+    struct kt_view x = pass->stage->x;
+    int64_t tokens = pass->tokens - pass->padding;
     if (!keeps_inputs(step) || layer < step->lowest)
-        return KT_OK;
-    if (pass->compute != KT_COMPUTE_BF16)
-        return ops->add(pass->device, tokens, hidden, 1, step->x, hidden, 0,
-                        (float *)step->inputs + at, hidden);
-    KT_TRY(ops->pack_bf16(pass->device, n, step->x, (uint16_t *)step->inputs + at));
-    return ops->unpack_bf16(pass->device, n, (uint16_t *)step->inputs + at, step->x);
+        return;
+    struct kt_view kept = place_of_input(step, layer, tokens);
+    convert(pass, tokens, x, kept);
+    if (kept.dtype != x.dtype)
+        convert(pass, tokens, kept, x);
 }
 
-/** The kept input of a layer; in bfloat16 it is widened into step->x. */
-static kt_status kept_input(struct kt_step *step, int32_t layer, const float **x)
+/** The kept input of a layer; in bfloat16 it is widened into the stage's x. */
+static struct kt_view kept_input(struct kt_step *step, int32_t layer)
 {
     struct kt_pass *pass = &step->pass;
-    int64_t n = pass->tokens * pass->model->config.hidden_size;
-    int64_t at = n * (layer - step->lowest);
-    if (pass->compute != KT_COMPUTE_BF16) {
-        *x = (float *)step->inputs + at;
-        return KT_OK;
-    }
-    *x = step->x;
-    return pass->device->ops->unpack_bf16(pass->device, n, (uint16_t *)step->inputs + at, step->x);
+    struct kt_view kept = place_of_input(step, layer, pass->tokens);
+    if (kept.dtype == KT_DTYPE_F32)
+        return kept;
+    convert(pass, pass->tokens, kept, pass->stage->x);
+    return pass->stage->x;
 }
 
-static kt_status embed(const struct kt_step *step)
+static void embed(struct kt_step *step)
 {
-    const struct kt_pass *pass = &step->pass;
+    struct kt_pass *pass = &step->pass;
     const struct kt_batch *batch = step->batch;
-    int64_t hidden = pass->model->config.hidden_size, tokens = pass->tokens - pass->padding;
-    const struct kt_weight *table = &pass->model->embed_tokens;
-    KT_TRY(pass->device->ops->embedding(pass->device, table, tokens,
-                                        batch ? batch->input_ids : NULL, step->x, hidden));
-    return pass->device->ops->embedding(pass->device, table, pass->padding,
-                                        batch ? batch->padding_ids : NULL,
-                                        step->x + tokens * hidden, hidden);
+    int64_t tokens = pass->tokens - pass->padding;
+    struct kt_marks marks = kt_pass_marks(pass);
+    kt_pass_embed(pass, batch ? batch->input_ids : NULL, tokens, pass->stage->x);
+    kt_pass_embed(pass, batch ? batch->padding_ids : NULL, pass->padding,
+                  kt_view_at(pass->stage->x, tokens, 0));
+    kt_pass_release_marks(pass, marks);
 }
 
-kt_status kt_step_forward(const struct kt_executor *executor, struct kt_step *step)
+static kt_status forward_layers(struct kt_step *step)
 {
     struct kt_pass *pass = &step->pass;
     const struct kt_model *model = pass->model;
-    int64_t hidden = model->config.hidden_size;
     int32_t layers = model->config.num_hidden_layers;
-    step->x = kt_arena_floats(&pass->arena, pass->tokens, hidden);
-    step->h = kt_arena_floats(&pass->arena, step->targets.num_rows, hidden);
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(embed(step));
     for (int32_t l = 0; l < layers; l++) {
         KT_TRY(kt_pass_tick(pass, "forward", l));
-        KT_TRY(keep_input(step, l));
+        KT_TRY(kt_pass_enter(pass, l, l + 1, KT_STREAM_X));
+        keep_input(step, l);
         if (l >= step->first_kept)
-            KT_TRY(kt_layer_forward_keeping(pass, &model->layers[l], &step->kept[l], step->x));
+            KT_TRY(
+                kt_layer_forward_keeping(pass, &model->layers[l], &step->kept[l], pass->stage->x));
         else
-            KT_TRY(kt_layer_forward(pass, &model->layers[l], NULL, step->x));
+            KT_TRY(kt_layer_forward(pass, &model->layers[l], NULL, pass->stage->x));
     }
-    KT_TRY(kt_pass_tick(pass, "forward", layers));
-    pass->tokens -= pass->padding;
-    pass->padding = 0;
-    KT_TRY(kt_head_norm(pass, &step->targets, step->x, step->h));
-    KT_TRY(kt_head_loss(pass, &step->targets, executor->logits_chunk, step->fused, step->h));
-    return step->logits
-               ? kt_head_logits(pass, pass->tokens, executor->logits_chunk, step->x, step->logits)
-               : KT_OK;
+    return kt_pass_tick(pass, "forward", layers);
 }
 
-kt_status kt_step_backward(const struct kt_executor *executor, struct kt_step *step)
+kt_status kt_step_forward(const struct kt_executor *ex, struct kt_step *step)
+{
+    struct kt_pass *pass = &step->pass;
+    int32_t layers = pass->model->config.num_hidden_layers;
+    const struct kt_feed *host = &ex->workspace.feed;
+    kt_pass_begin(pass, keeps_inputs(step) ? step->lowest : layers,
+                  keeps_inputs(step) ? layers - step->lowest + 1 : 1);
+    step->h = kt_take_on(&pass->stages[ex->layout.device[layers]], step->targets.num_rows,
+                         pass->model->config.hidden_size);
+    embed(step);
+    KT_TRY(forward_layers(step));
+    KT_TRY(kt_pass_enter(pass, layers, layers - 1, KT_STREAM_X));
+    pass->tokens -= pass->padding;
+    pass->padding = 0;
+    kt_head_norm(pass, &step->targets, pass->stage->x, step->h);
+    KT_TRY(kt_head_loss(pass, &step->targets, ex->logits_chunk, step->fused, step->h));
+    kt_words_to_host(pass, host->logprobs, pass->stage->feed.logprobs, step->targets.num_rows);
+    if (step->logits)
+        kt_head_logits(pass, pass->tokens, ex->logits_chunk, pass->stage->x, step->logits);
+    return kt_pass_finish(pass);
+}
+
+/** Gradients of the adapter, and those of the host's own loss, to the devices. */
+static void send_gradients(const struct kt_executor *ex, struct kt_step *step)
+{
+    struct kt_pass *pass = &step->pass;
+    for (int32_t i = 0; i < pass->num_stages; i++) {
+        const struct kt_stage *stage = &pass->stages[i];
+        kt_run_copy(&stage->run, KT_QUEUE_IN, stage->feed.dlogprobs, ex->workspace.feed.dlogprobs,
+                    (uint64_t)step->targets.num_rows * sizeof(float));
+        kt_site_grad_in(stage->site, &stage->run, pass->lora);
+    }
+}
+
+static kt_status backward_layers(struct kt_step *step)
 {
     struct kt_pass *pass = &step->pass;
     const struct kt_model *model = pass->model;
     int32_t layers = model->config.num_hidden_layers;
-    uint64_t mark = pass->arena.used;
-    if (!step->fused) {
-        KT_TRY(kt_head_norm(pass, &step->targets, step->x, step->h));
-        KT_TRY(kt_head_loss(pass, &step->targets, executor->logits_chunk, 1, step->h));
-    }
-    float *dy = kt_arena_floats(&pass->arena, pass->tokens, model->config.hidden_size);
-    KT_TRY(kt_arena_check(pass->ctx, &pass->arena));
-    KT_TRY(kt_head_norm_backward(pass, &step->targets, step->x, step->h, dy));
     for (int32_t l = layers - 1; l >= step->lowest; l--) {
-        const float *x;
         KT_TRY(kt_pass_tick(pass, "backward", layers - 1 - l));
-        KT_TRY(kept_input(step, l, &x));
+        KT_TRY(kt_pass_enter(pass, l, l > step->lowest ? l - 1 : -1, KT_STREAM_DY));
+        struct kt_view x = kept_input(step, l);
         KT_TRY(kt_layer_backward(pass, &model->layers[l],
-                                 l >= step->first_kept ? &step->kept[l] : NULL, x, dy,
+                                 l >= step->first_kept ? &step->kept[l] : NULL, x, pass->stage->dy,
                                  l > step->lowest));
     }
-    KT_TRY(kt_pass_tick(pass, "backward", layers));
-    pass->arena.used = mark;
-    return KT_OK;
+    return kt_pass_tick(pass, "backward", layers);
 }
 
-static kt_status measure(const struct kt_executor *executor, const struct kt_step *step,
-                         int64_t tokens, int64_t padding, uint64_t *peak)
+kt_status kt_step_backward(const struct kt_executor *ex, struct kt_step *step)
 {
-    struct kt_step trial = *step;
-    trial.batch = NULL;
-    trial.inputs = (void *)(uintptr_t)64;
-    trial.pass = kt_executor_pass(executor, KT_PASS_MEASURE);
-    trial.pass.training = keeps_inputs(step);
-    trial.pass.padding = padding;
-    trial.pass.tokens = tokens + padding;
-    trial.pass.arena = kt_arena_measuring();
-    KT_TRY(kt_step_forward(executor, &trial));
-    if (keeps_inputs(step) && executor->lora)
-        KT_TRY(kt_step_backward(executor, &trial));
-    *peak = trial.pass.arena.peak;
-    return KT_OK;
-}
-
-kt_status kt_step_measure(const struct kt_executor *executor, struct kt_step *step, int64_t tokens,
-                          int64_t padding, uint64_t *peak)
-{
-    uint64_t least, more;
-    step->first_kept = executor->model->config.num_hidden_layers;
-    KT_TRY(measure(executor, step, tokens, padding, &least));
-    *peak = least;
-    if (!keeps_inputs(step) || !executor->lora || executor->ctx->options.memory_limit)
-        return KT_OK;
-    for (; step->first_kept > step->lowest; *peak = more) {
-        step->first_kept--;
-        kt_status status = measure(executor, step, tokens, padding, &more);
-        if (status != KT_OK || more - least > KEPT_BYTES) {
-            step->first_kept++;
-            break;
-        }
+    struct kt_pass *pass = &step->pass;
+    const struct kt_model_config *config = &pass->model->config;
+    send_gradients(ex, step);
+    KT_TRY(
+        kt_pass_enter(pass, config->num_hidden_layers, config->num_hidden_layers - 1, KT_STREAM_X));
+    if (!step->fused) {
+        kt_head_norm(pass, &step->targets, pass->stage->x, step->h);
+        KT_TRY(kt_head_loss(pass, &step->targets, ex->logits_chunk, true, step->h));
     }
+    for (int32_t i = 0; i < pass->num_stages; i++)
+        pass->stages[i].dy = kt_take_on(&pass->stages[i], pass->tokens, config->hidden_size);
+    kt_head_norm_backward(pass, &step->targets, pass->stage->x, step->h, pass->stage->dy);
+    KT_TRY(backward_layers(step));
+    for (int32_t i = 0; i < pass->num_stages; i++)
+        kt_site_grad_out(pass->stages[i].site, &pass->stages[i].run, pass->lora);
+    return kt_pass_finish(pass);
+}
+
+/** Walks a step whose pass has its tokens; the bytes that its arenas come to. */
+static kt_status walk(const struct kt_executor *ex, struct kt_step *step, uint64_t *size)
+{
+    struct kt_pass *pass = &step->pass, fresh;
+    kt_pass_init(&fresh, ex, KT_PASS_MEASURE);
+    int64_t tokens = pass->tokens, padding = pass->padding;
+    for (int32_t i = 0; i < pass->num_stages; i++) {
+        pass->stages[i].arena = fresh.stages[i].arena;
+        pass->stages[i].tally = (struct kt_tally){0};
+    }
+    pass->host.arena = fresh.host.arena;
+    pass->host.tally = (struct kt_tally){0};
+    KT_TRY(kt_step_forward(ex, step));
+    if (keeps_inputs(step) && ex->lora)
+        KT_TRY(kt_step_backward(ex, step));
+    pass->tokens = tokens;
+    pass->padding = padding;
+    *size = kt_workspace_size(pass);
     return KT_OK;
+}
+
+/** Whether the activations of layers from `first` on fit in what may be kept. */
+static kt_status fits(const struct kt_executor *ex, struct kt_step *step, int32_t first,
+                      uint64_t least, bool *does)
+{
+    uint64_t size;
+    step->first_kept = first;
+    KT_TRY(walk(ex, step, &size));
+    *does = size != UINT64_MAX && size - least <= KEPT_BYTES;
+    return KT_OK;
+}
+
+kt_status kt_step_measure(const struct kt_executor *ex, struct kt_step *step)
+{
+    int32_t all = ex->model->config.num_hidden_layers, low = step->lowest, high = all;
+    uint64_t least;
+    bool does = true;
+    step->first_kept = all;
+    KT_TRY(walk(ex, step, &least));
+    if (!keeps_inputs(step) || !ex->lora || ex->ctx->options.memory_limit || least == UINT64_MAX)
+        return KT_OK;
+    for (int32_t first = low; low < high; first = low + (high - low) / 2) {
+        KT_TRY(fits(ex, step, first, least, &does));
+        if (does)
+            high = first;
+        else
+            low = first + 1;
+    }
+    return step->first_kept == high ? KT_OK : fits(ex, step, high, least, &does);
 }

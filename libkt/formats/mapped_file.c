@@ -25,6 +25,7 @@ static kt_status map_fd(kt_context *ctx, int fd, struct kt_mapped_file *file)
     if (map == MAP_FAILED)
         return kt_fail(ctx, KT_ERROR_IO, "%s: cannot map: %s", file->path, strerror(errno));
     file->map = map;
+    file->fd = fd;
     return KT_OK;
 }
 
@@ -39,14 +40,31 @@ kt_status kt_map_file(kt_context *ctx, char *path, struct kt_mapped_file *file)
     if (fd < 0)
         return kt_fail(ctx, KT_ERROR_IO, "%s: cannot read: %s", file->path, strerror(errno));
     kt_status status = map_fd(ctx, fd, file);
-    close(fd);
+    if (status != KT_OK)
+        close(fd);
     return status;
+}
+
+kt_status kt_mapped_file_check(kt_context *ctx, const struct kt_mapped_file *file)
+{
+    struct stat info;
+    if (fstat(file->fd, &info) != 0)
+        return kt_fail(ctx, KT_ERROR_IO, "%s: %s", file->path, strerror(errno));
+    if ((uint64_t)info.st_size < file->size)
+        return kt_fail(ctx, KT_ERROR_IO,
+                       "%s: the file was truncated while it was in use: %llu of %llu bytes are left; "
+                       "put the whole file back and load the model again",
+                       file->path, (unsigned long long)info.st_size,
+                       (unsigned long long)file->size);
+    return KT_OK;
 }
 
 void kt_unmap_file(struct kt_mapped_file *file)
 {
-    if (file->map)
+    if (file->map) {
         munmap(file->map, file->size);
+        close(file->fd);
+    }
     free(file->path);
     *file = (struct kt_mapped_file){0};
 }

@@ -240,20 +240,7 @@ kt_status kt_lora_get_tensor(const kt_lora *lora, size_t index, kt_lora_tensor *
     return KT_OK;
 }
 
-static void zero_pairs(void *arg, int64_t begin, int64_t end, int32_t thread)
-{
-    kt_lora *lora = arg;
-    (void)thread;
-    for (int64_t k = begin; k < end; k++) {
-        uint8_t *has_grad = &lora->has_grad[lora->attached[k]];
-        if (*has_grad)
-            memset(lora->grad + kt_lora_pair_offset(lora, (int32_t)k), 0,
-                   kt_lora_pair_size(lora, (int32_t)k) * sizeof(float));
-        *has_grad = 0;
-    }
-}
-
 void kt_lora_zero_grad(kt_lora *lora)
 {
-    kt_parallel_for(lora->model->ctx->pool, lora->num_attached, 1, zero_pairs, lora);
+    kt_adapter_zero_grad(lora);
 }

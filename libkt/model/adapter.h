@@ -32,4 +32,16 @@ struct kt_lora {
     struct kt_lora_config config;
 };
 
+/** The layer of a linear, or num_hidden_layers for one outside of them (lm_head). */
+int32_t kt_linear_unit(const kt_model *model, const struct kt_linear *linear);
+
+/** Whether the adapter, which may be NULL, is attached to a linear. */
+bool kt_adapter_has(const kt_lora *lora, const struct kt_linear *linear);
+
+/** The lowest layer with an attached linear; num_hidden_layers if there is none. */
+int32_t kt_adapter_lowest_layer(const kt_lora *lora);
+
+/** kt_lora_zero_grad. */
+void kt_adapter_zero_grad(kt_lora *lora);
+
 #endif

@@ -237,6 +237,7 @@ static kt_status allocate(const struct binder *b)
     KT_TRY(kt_buffer_alloc(m->ctx, (uint64_t)b->num_floats, sizeof(float), "norms and biases",
                            &vectors));
     m->vectors = vectors;
+    m->num_vectors = (uint64_t)b->num_floats;
     m->num_linears = (int32_t)b->num_linears;
     return KT_OK;
 }

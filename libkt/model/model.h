@@ -147,6 +147,7 @@ struct kt_model {
     int32_t num_linears;
     struct kt_weight *expert_weights; /**< what kt_layer.expert_weights point into */
     float *vectors;                   /**< what norms, biases and widened scales point into */
+    uint64_t num_vectors;             /**< floats in it */
     struct kt_checkpoint *checkpoint; /**< formats/: mapped shards */
     uint8_t *used;                    /**< [checkpoint->num_tensors] enum kt_tensor_use */
     uint64_t num_parameters, num_active_parameters, num_bytes, num_skipped_bytes;

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/context.h"
+#include "executor/executor.h"
+
+static void init_stage(struct kt_stage *stage, struct kt_site *site, enum kt_pass_kind kind)
+{
+    *stage = (struct kt_stage){.site = site, .arena = kt_arena_measuring()};
+    stage->run.device = site->device;
+    stage->run.tally = kind == KT_PASS_MEASURE ? &stage->tally : NULL;
+    kt_feed_place(&(struct kt_feed_sizes){0}, (void *)stage->arena.base, &stage->feed);
+}
+
+void kt_pass_init(struct kt_pass *pass, const struct kt_executor *ex, enum kt_pass_kind kind)
+{
+    *pass = (struct kt_pass){.ctx = ex->ctx,
+                             .kind = kind,
+                             .executor = ex,
+                             .model = ex->model,
+                             .lora = ex->lora,
+                             .compute = ex->compute,
+                             .num_stages = ex->layout.num_devices};
+    for (int32_t i = 0; i < pass->num_stages; i++)
+        init_stage(&pass->stages[i], (struct kt_site *)&ex->sites[i], kind);
+    init_stage(&pass->host, (struct kt_site *)&ex->host, kind);
+    pass->stage = &pass->stages[ex->layout.device[0]];
+}
+
+void kt_pass_begin(struct kt_pass *pass, int32_t lowest, int64_t route_slots)
+{
+    const struct kt_model_config *config = &pass->model->config;
+    for (int32_t i = 0; i < pass->num_stages; i++)
+        pass->stages[i].x = kt_take_on(&pass->stages[i], pass->tokens, config->hidden_size);
+    pass->stage = &pass->stages[pass->executor->layout.device[0]];
+    pass->routes =
+        (struct kt_routes){.stride = pass->tokens * config->router.topk, .lowest = lowest};
+    if (!config->n_routed_experts)
+        return;
+    pass->routes.ids = kt_host_take(pass, route_slots, pass->routes.stride).data;
+    pass->routes.weights = kt_host_take(pass, route_slots, pass->routes.stride).data;
+}
+
+void kt_pass_embed(struct kt_pass *pass, const int32_t *ids, int64_t tokens, struct kt_view x)
+{
+    bool direct = kt_device_is_host(pass->stage->site->device);
+    struct kt_embedding_args args = {.table = pass->model->embed_tokens,
+                                     .tokens = tokens,
+                                     .ids = ids,
+                                     .x = direct ? x : kt_host_take(pass, tokens, x.ld)};
+    kt_run_embedding(&pass->host.run, &args);
+    if (direct)
+        return;
+    kt_run_copy(&pass->stage->run, KT_QUEUE_IN, x.data, args.x.data,
+                (uint64_t)(tokens * x.ld) * sizeof(float));
+    kt_run_order(&pass->stage->run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+}
+
+kt_status kt_pass_tick(const struct kt_pass *pass, const char *what, int64_t done)
+{
+    if (pass->kind == KT_PASS_MEASURE)
+        return KT_OK;
+    if (pass->kind == KT_PASS_REPORTING)
+        kt_progress(pass->ctx, what, (uint64_t)done,
+                    (uint64_t)pass->model->config.num_hidden_layers);
+    return kt_check_cancel(pass->ctx);
+}
+
+/** Brings the residual stream, or its gradient, to another stage through the host. */
+static kt_status move(struct kt_pass *pass, struct kt_stage *to, enum kt_stream stream)
+{
+    int64_t hidden = pass->model->config.hidden_size;
+    const struct kt_stage *from = pass->stage;
+    uint64_t mark = pass->host.arena.used;
+    struct kt_view x =
+        kt_to_host(pass, stream == KT_STREAM_X ? from->x : from->dy, pass->tokens, hidden);
+    KT_TRY(kt_host_wait(pass));
+    pass->stage = to;
+    kt_run_order(&to->run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
+    kt_run_copy(&to->run, KT_QUEUE_IN, stream == KT_STREAM_X ? to->x.data : to->dy.data, x.data,
+                (uint64_t)(pass->tokens * hidden) * sizeof(float));
+    kt_run_order(&to->run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+    pass->host.arena.used = mark;
+    return KT_OK;
+}
+
+kt_status kt_pass_enter(struct kt_pass *pass, int32_t unit, int32_t then, enum kt_stream stream)
+{
+    const uint8_t *device = pass->executor->layout.device;
+    struct kt_stage *stage = &pass->stages[device[unit]];
+    if (stage != pass->stage)
+        KT_TRY(move(pass, stage, stream));
+    if (then >= 0 && device[then] != device[unit])
+        then = -1;
+    return kt_supply_enter(stage->site->supply, &stage->run, unit, then);
+}
+
+kt_status kt_pass_finish(struct kt_pass *pass)
+{
+    kt_status status = KT_OK;
+    for (int32_t i = 0; !kt_pass_measures(pass) && i < pass->num_stages; i++) {
+        kt_status of = kt_device_drain(pass->stages[i].site->device);
+        status = status == KT_OK ? of : status;
+    }
+    return status;
+}

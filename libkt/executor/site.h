@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file executor/site.h
+ * A device of an executor, and what stays on it over all passes: copies of the norms and biases,
+ * the mirror of the adapter, and the supply of weights. A device with host memory needs no copies.
+ */
+#ifndef KT_EXECUTOR_SITE_H
+#define KT_EXECUTOR_SITE_H
+
+#include "backend/device.h"
+#include "executor/supply.h"
+#include "model/adapter.h"
+
+/** A block of memory of a device that only grows. */
+struct kt_block {
+    void *memory;
+    uint64_t size;
+    enum kt_memory kind;
+    const char *what;
+};
+
+/** Makes `block` at least `size` bytes; its contents are lost when it grows. */
+kt_status kt_block_reserve(struct kt_device *device, struct kt_block *block, uint64_t size);
+void kt_block_free(struct kt_device *device, struct kt_block *block);
+
+/** Floats [begin, begin + count) of the adapter that belong to linears of this site. */
+struct kt_mirrored {
+    uint64_t begin, count;
+};
+
+struct kt_site {
+    struct kt_device *device;
+    struct kt_supply *supply;
+    /* NULL on a device with host memory */
+    struct kt_block vectors;         /**< as model->vectors */
+    struct kt_block lora, lora_grad; /**< as lora->data and lora->grad, in `mirrored` alone */
+    struct kt_mirrored *mirrored;    /**< [num_mirrored] */
+    int32_t num_mirrored;
+};
+
+/** Opens the device `name` for the units (layers, and num_hidden_layers for the head) u with
+ * units[u]. Errors: NOT_FOUND (the device), OUT_OF_MEMORY. */
+kt_status kt_site_open(kt_model *model, const kt_lora *lora, const char *name, const uint8_t *units,
+                       struct kt_site *site);
+void kt_site_close(struct kt_site *site);
+
+/** Copies of the host's matrices to the mirror, and gradients both ways: all are enqueued; those to
+ * the host are there after kt_run_sync of a mark on OUT. */
+void kt_site_lora_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora);
+void kt_site_grad_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora);
+void kt_site_grad_out(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora);
+
+/** Where a device has what the host has at `vector` (in model->vectors), `data` or `grad` (in the
+ * adapter's); NULL stays NULL. */
+const float *kt_site_vector(const struct kt_site *site, const kt_model *model, const float *vector);
+const float *kt_site_lora(const struct kt_site *site, const kt_lora *lora, const float *data);
+float *kt_site_grad(const struct kt_site *site, const kt_lora *lora, float *grad);
+
+#endif

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "executor/supply.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/context.h"
+#include "core/memory.h"
+#include "formats/mapped_file.h"
+#include "formats/safetensors.h"
+
+enum { BUFFERS = 2, MAX_WEIGHTS = 16, ALIGNMENT = 64 };
+
+/** A weight of a unit, and where it lies in the unit's buffer. */
+struct supplied {
+    const struct kt_weight *weight;
+    uint64_t data, data_bytes, scale, scale_bytes;
+};
+
+struct unit {
+    struct supplied weights[MAX_WEIGHTS];
+    int32_t num_weights;
+    uint64_t bytes;
+    int32_t *files; /**< [num_files] of the checkpoint, those that hold any of its weights */
+    int32_t num_files;
+};
+
+struct buffer {
+    char *memory;
+    int32_t unit;  /**< -1 = none */
+    kt_mark ready; /**< on IN */
+};
+
+struct kt_supply {
+    const kt_model *model;
+    struct kt_device *device;
+    struct unit *units; /**< [num_hidden_layers + 1] */
+    struct buffer buffers[BUFFERS];
+    int32_t current; /**< the buffer of the unit that was entered */
+};
+
+static int32_t num_units(const kt_model *model)
+{
+    return model->config.num_hidden_layers + 1;
+}
+
+/** Scales that a weight reads, counted from the first. */
+static uint64_t num_scales(const struct kt_weight *w)
+{
+    if (!w->scale)
+        return 0;
+    return (uint64_t)((w->first_row + w->rows - 1) / w->scale_rows * w->scale_ld +
+                      (w->cols - 1) / w->scale_cols + 1);
+}
+
+static uint64_t place(uint64_t *at, uint64_t bytes)
+{
+    uint64_t begin = *at;
+    *at = (begin + bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return begin;
+}
+
+static void add_weight(struct unit *unit, const struct kt_weight *w)
+{
+    if (!w || !w->data)
+        return;
+    struct supplied *s = &unit->weights[unit->num_weights++];
+    s->weight = w;
+    s->data_bytes = (uint64_t)w->rows * kt_format_row_bytes(w->dtype, w->cols);
+    s->scale_bytes = num_scales(w) * sizeof *w->scale;
+    s->data = place(&unit->bytes, s->data_bytes);
+    s->scale = place(&unit->bytes, s->scale_bytes);
+}
+
+static void add_linears(struct unit *unit, const struct kt_layer *layer)
+{
+    const struct kt_linear *linears[] = {layer->q_proj, layer->q_a,      layer->q_b,
+                                         layer->kv_a,   layer->kv_b,     layer->k_proj,
+                                         layer->v_proj, layer->o,        layer->mlp.gate,
+                                         layer->mlp.up, layer->mlp.down, layer->shared_gate};
+    for (size_t i = 0; i < sizeof linears / sizeof *linears; i++)
+        add_weight(unit, linears[i] ? &linears[i]->weight : NULL);
+    add_weight(unit, &layer->router);
+}
+
+static void add_file(const kt_model *model, struct unit *unit, const void *data)
+{
+    const struct kt_checkpoint *c = model->checkpoint;
+    int32_t f = 0;
+    while (f < (int32_t)c->num_files &&
+           (uintptr_t)data - (uintptr_t)c->files[f].map >= c->files[f].size)
+        f++;
+    for (int32_t i = 0; i < unit->num_files; i++)
+        if (unit->files[i] == f)
+            return;
+    if (f < (int32_t)c->num_files)
+        unit->files[unit->num_files++] = f;
+}
+
+static kt_status find_files(const kt_model *model, struct unit *unit, const struct kt_layer *layer)
+{
+    const struct kt_checkpoint *c = model->checkpoint;
+    unit->files = calloc(c->num_files + 1, sizeof *unit->files);
+    if (!unit->files)
+        return kt_fail_memory(model->ctx, c->num_files * sizeof *unit->files, "an executor");
+    for (int32_t i = 0; i < unit->num_weights; i++)
+        add_file(model, unit, unit->weights[i].weight->data);
+    for (int k = 0; layer && layer->is_moe && k < 3; k++)
+        for (int32_t e = 0; e < model->config.n_routed_experts; e++)
+            add_file(model, unit, layer->expert_weights[k][e].data);
+    return KT_OK;
+}
+
+static kt_status list_units(struct kt_supply *supply, const uint8_t *units)
+{
+    const kt_model *model = supply->model;
+    int32_t layers = model->config.num_hidden_layers;
+    for (int32_t u = 0; u <= layers; u++) {
+        struct unit *unit = &supply->units[u];
+        if (!units[u])
+            continue;
+        if (u < layers)
+            add_linears(unit, &model->layers[u]);
+        else
+            add_weight(unit, &model->lm_head->weight);
+        KT_TRY(find_files(model, unit, u < layers ? &model->layers[u] : NULL));
+    }
+    return KT_OK;
+}
+
+static kt_status allocate_buffers(struct kt_supply *supply)
+{
+    uint64_t most = 0;
+    if (kt_device_is_host(supply->device))
+        return KT_OK;
+    for (int32_t u = 0; u < num_units(supply->model); u++)
+        most = supply->units[u].bytes > most ? supply->units[u].bytes : most;
+    for (int i = 0; i < BUFFERS; i++) {
+        void *memory;
+        KT_TRY(supply->device->ops->alloc(supply->device, KT_MEMORY_DEVICE, most,
+                                          "the weights of a layer", &memory));
+        supply->buffers[i].memory = memory;
+    }
+    return KT_OK;
+}
+
+kt_status kt_supply_create(const kt_model *model, struct kt_device *device, const uint8_t *units,
+                           struct kt_supply **out)
+{
+    struct kt_supply *supply = calloc(1, sizeof *supply);
+    *out = NULL;
+    if (supply)
+        supply->units = calloc((size_t)num_units(model), sizeof *supply->units);
+    if (!supply || !supply->units) {
+        free(supply);
+        return kt_fail_memory(model->ctx, (uint64_t)num_units(model) * sizeof(struct unit),
+                              "an executor");
+    }
+    supply->model = model;
+    supply->device = device;
+    for (int i = 0; i < BUFFERS; i++)
+        supply->buffers[i].unit = -1;
+    kt_status status = list_units(supply, units);
+    if (status == KT_OK)
+        status = allocate_buffers(supply);
+    if (status != KT_OK) {
+        kt_supply_free(supply);
+        return status;
+    }
+    *out = supply;
+    return KT_OK;
+}
+
+void kt_supply_free(struct kt_supply *supply)
+{
+    if (!supply)
+        return;
+    for (int i = 0; i < BUFFERS; i++)
+        supply->device->ops->free(supply->device, KT_MEMORY_DEVICE, supply->buffers[i].memory);
+    for (int32_t u = 0; u < num_units(supply->model); u++)
+        free(supply->units[u].files);
+    free(supply->units);
+    free(supply);
+}
+
+static kt_status check_files(const struct kt_supply *supply, int32_t unit)
+{
+    const struct unit *u = &supply->units[unit];
+    for (int32_t i = 0; i < u->num_files; i++)
+        KT_TRY(kt_mapped_file_check(supply->model->ctx,
+                                    &supply->model->checkpoint->files[u->files[i]]));
+    return KT_OK;
+}
+
+/** Sends a unit into a buffer once nothing that is queued reads what was in it. */
+static void send(const struct kt_supply *supply, const struct kt_runner *run, int32_t unit,
+                 struct buffer *buffer)
+{
+    const struct unit *u = &supply->units[unit];
+    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
+    for (int32_t i = 0; i < u->num_weights; i++) {
+        const struct supplied *s = &u->weights[i];
+        kt_run_copy(run, KT_QUEUE_IN, buffer->memory + s->data, s->weight->data, s->data_bytes);
+        kt_run_copy(run, KT_QUEUE_IN, buffer->memory + s->scale, s->weight->scale, s->scale_bytes);
+    }
+    buffer->unit = unit;
+    buffer->ready = kt_run_mark(run, KT_QUEUE_IN);
+}
+
+static int32_t buffer_of(const struct kt_supply *supply, int32_t unit)
+{
+    int32_t i = 0;
+    while (i < BUFFERS && supply->buffers[i].unit != unit)
+        i++;
+    return i;
+}
+
+kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run, int32_t unit,
+                          int32_t then)
+{
+    if (run->tally)
+        return KT_OK;
+    KT_TRY(check_files(supply, unit));
+    if (kt_device_is_host(supply->device))
+        return KT_OK;
+    int32_t at = buffer_of(supply, unit);
+    if (at == BUFFERS) {
+        at = (supply->current + 1) % BUFFERS;
+        send(supply, run, unit, &supply->buffers[at]);
+    }
+    supply->current = at;
+    kt_run_wait(run, KT_QUEUE_COMPUTE, supply->buffers[at].ready);
+    if (then < 0 || buffer_of(supply, then) < BUFFERS)
+        return KT_OK;
+    KT_TRY(check_files(supply, then));
+    send(supply, run, then, &supply->buffers[(at + 1) % BUFFERS]);
+    return KT_OK;
+}
+
+struct kt_weight kt_supply_take(const struct kt_supply *supply, const struct kt_weight *weight)
+{
+    const struct buffer *buffer = &supply->buffers[supply->current];
+    struct kt_weight w = *weight;
+    if (kt_device_is_host(supply->device) || buffer->unit < 0)
+        return w;
+    const struct unit *u = &supply->units[buffer->unit];
+    for (int32_t i = 0; i < u->num_weights; i++) {
+        if (u->weights[i].weight->data != weight->data)
+            continue;
+        w.data = buffer->memory + u->weights[i].data;
+        if (w.scale)
+            w.scale = (const float *)(const void *)(buffer->memory + u->weights[i].scale);
+    }
+    return w;
+}

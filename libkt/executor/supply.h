@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file executor/supply.h
+ * Brings weights to where they are used, in the order of the step and ahead of it. A unit is a
+ * layer, or the head behind the last. On a device with host memory weights are used where the
+ * checkpoint is mapped; before a unit its files are looked at, so that one that was truncated is an
+ * error and no fault. On another device two buffers take turns: while one unit is computed, the
+ * next one travels.
+ *
+ * Routed experts are not supplied: they are computed on the host. */
+#ifndef KT_EXECUTOR_SUPPLY_H
+#define KT_EXECUTOR_SUPPLY_H
+
+#include "backend/device.h"
+#include "model/model.h"
+
+struct kt_supply;
+
+/** For the units u with units[u], of num_hidden_layers + 1. Errors: OUT_OF_MEMORY. */
+kt_status kt_supply_create(const kt_model *model, struct kt_device *device, const uint8_t *units,
+                           struct kt_supply **out);
+/** NULL is allowed. */
+void kt_supply_free(struct kt_supply *supply);
+
+/** Makes a unit's weights usable by what is queued from here on, until the next call; `then` is the
+ * unit that will be asked for next, or -1. Errors: IO (a file of the checkpoint has changed). */
+kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run, int32_t unit,
+                          int32_t then);
+
+/** A weight of the unit that was entered, with addresses of the device. */
+struct kt_weight kt_supply_take(const struct kt_supply *supply, const struct kt_weight *weight);
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "model/adapter.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/context.h"
+
+int32_t kt_linear_unit(const kt_model *model, const struct kt_linear *linear)
+{
+    const char *layer = strstr(linear->name, "layers.");
+    return layer ? (int32_t)strtol(layer + strlen("layers."), NULL, 10)
+                 : model->config.num_hidden_layers;
+}
+
+bool kt_adapter_has(const kt_lora *lora, const struct kt_linear *linear)
+{
+    return lora && linear->index >= 0 && lora->slots[linear->index].a;
+}
+
+int32_t kt_adapter_lowest_layer(const kt_lora *lora)
+{
+    int32_t lowest = lora->model->config.num_hidden_layers;
+    for (int32_t i = 0; i < lora->num_attached; i++) {
+        int32_t unit = kt_linear_unit(lora->model, &lora->model->linears[lora->attached[i]]);
+        lowest = unit < lowest ? unit : lowest;
+    }
+    return lowest;
+}
+
+/** The matrices of a linear follow one another. */
+static void zero_pairs(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    kt_lora *lora = arg;
+    (void)thread;
+    for (int64_t k = begin; k < end; k++) {
+        const struct kt_linear *linear = &lora->model->linears[lora->attached[k]];
+        const struct kt_lora_pair *pair = &lora->slots[linear->index];
+        size_t floats = (size_t)pair->rank * (size_t)(linear->weight.rows + linear->weight.cols);
+        if (*pair->has_grad)
+            memset(pair->da, 0, floats * sizeof *pair->da);
+        *pair->has_grad = 0;
+    }
+}
+
+void kt_adapter_zero_grad(kt_lora *lora)
+{
+    kt_parallel_for(lora->model->ctx->pool, lora->num_attached, 1, zero_pairs, lora);
+}

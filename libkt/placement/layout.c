@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "placement/layout.h"
+
+#include <kt/rule.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backends/registry.h"
+#include "core/context.h"
+
+/** Devices that the rule names and that are not here: told once each. */
+struct missing {
+    const char *names[KT_MAX_DEVICES];
+    int32_t num;
+};
+
+static bool told(struct missing *missing, const char *name)
+{
+    for (int32_t i = 0; i < missing->num; i++)
+        if (strcmp(missing->names[i], name) == 0)
+            return true;
+    if (missing->num < KT_MAX_DEVICES)
+        missing->names[missing->num++] = name;
+    return false;
+}
+
+/** The device that a module runs on: what the rule says, or the CPU. */
+static const char *device_of(const kt_model *model, const kt_rule *rule, struct missing *missing,
+                             const char *module)
+{
+    const char *name = rule ? kt_rule_device(rule, module) : "cpu";
+    if (strcmp(name, "cpu:0") == 0)
+        return "cpu";
+    if (kt_device_available(model->ctx, name))
+        return name;
+    if (!told(missing, name))
+        kt_log(model->ctx, KT_LOG_WARNING, "the rule's device \"%s\" is not here; using the CPU",
+               name);
+    return "cpu";
+}
+
+static kt_status index_of(const kt_model *model, struct kt_layout *layout, const char *name,
+                          uint8_t *index)
+{
+    for (int32_t i = 0; i < layout->num_devices; i++) {
+        if (strcmp(layout->devices[i], name) == 0) {
+            *index = (uint8_t)i;
+            return KT_OK;
+        }
+    }
+    if (layout->num_devices == KT_MAX_DEVICES || strlen(name) >= KT_DEVICE_NAME)
+        return kt_fail(model->ctx, KT_ERROR_UNSUPPORTED,
+                       "the rule names more than %d devices, \"%s\" among them", KT_MAX_DEVICES,
+                       name);
+    *index = (uint8_t)layout->num_devices;
+    strcpy(layout->devices[layout->num_devices++], name);
+    return KT_OK;
+}
+
+static kt_status place_layer(const kt_model *model, const kt_rule *rule, struct missing *missing,
+                             int32_t l, struct kt_layout *layout)
+{
+    const struct kt_layer *layer = &model->layers[l];
+    const struct kt_linear *linears[] = {layer->q_proj,   layer->q_a,        layer->q_b,
+                                         layer->kv_a,     layer->kv_b,       layer->k_proj,
+                                         layer->v_proj,   layer->mlp.gate,   layer->mlp.up,
+                                         layer->mlp.down, layer->shared_gate};
+    const char *name = device_of(model, rule, missing, layer->o->name);
+    for (size_t i = 0; i < sizeof linears / sizeof *linears; i++) {
+        const char *other = linears[i] ? device_of(model, rule, missing, linears[i]->name) : name;
+        if (strcmp(other, name) != 0)
+            return kt_fail(model->ctx, KT_ERROR_UNSUPPORTED,
+                           "the rule places %s on \"%s\" but %s on \"%s\"; a layer is computed on "
+                           "one device (its routed experts apart): give both the same",
+                           linears[i]->name, other, layer->o->name, name);
+    }
+    return index_of(model, layout, name, &layout->device[l]);
+}
+
+static kt_status place_all(const kt_model *model, const kt_rule *rule, struct kt_layout *layout)
+{
+    struct missing missing = {.num = 0};
+    int32_t layers = model->config.num_hidden_layers;
+    for (int32_t l = 0; l < layers; l++)
+        KT_TRY(place_layer(model, rule, &missing, l, layout));
+    return index_of(model, layout, device_of(model, rule, &missing, model->lm_head->name),
+                    &layout->device[layers]);
+}
+
+kt_status kt_layout_create(const kt_model *model, const kt_rule *rule, struct kt_layout *out)
+{
+    size_t units = (size_t)model->config.num_hidden_layers + 1;
+    *out = (struct kt_layout){.device = calloc(units, sizeof *out->device)};
+    if (!out->device)
+        return kt_fail_memory(model->ctx, units, "a layout");
+    kt_status status = place_all(model, rule, out);
+    if (status != KT_OK)
+        kt_layout_free(out);
+    return status;
+}
+
+void kt_layout_free(struct kt_layout *layout)
+{
+    free(layout->device);
+    *layout = (struct kt_layout){0};
+}
