@@ -39,19 +39,11 @@ size_t kt_op_args_size(enum kt_op op)
     return operations[op].args_size;
 }
 
-static double weight_bytes(const struct kt_weight *w)
-{
-    double bytes = (double)w->rows * (double)kt_format_row_bytes(w->dtype, w->cols);
-    if (w->scale && w->scale_rows && w->scale_cols)
-        bytes += 4.0 * (double)w->rows * (double)w->cols / (double)(w->scale_rows * w->scale_cols);
-    return bytes;
-}
-
 static void count_linear(struct kt_tally *tally, const struct kt_linear_args *a)
 {
     double features = (double)(a->weight.rows + a->weight.cols), tokens = (double)a->tokens;
     tally->flops += 2.0 * tokens * (double)a->weight.rows * (double)a->weight.cols;
-    tally->bytes += weight_bytes(&a->weight) + 4.0 * tokens * features;
+    tally->bytes += kt_weight_bytes(&a->weight) + 4.0 * tokens * features;
 }
 
 static void count_gemm(struct kt_tally *tally, const struct kt_gemm_args *a)

@@ -70,6 +70,10 @@ struct kt_experts_ops {
      * LoRA gradients += */
     void (*backward)(struct kt_experts *e, const struct kt_expert_call *call, struct kt_view dy,
                      struct kt_view dx, float *dweights);
+    /** About how long one expert takes over so many rows; grows with them, 0 for none. For cutting
+     * work between backends: backward is one that reads what forward kept. */
+    double (*seconds)(const struct kt_experts *e, const struct kt_expert_layer *layer, int64_t rows,
+                      bool backward);
     void (*close)(struct kt_experts *e);
 };
 
@@ -78,5 +82,15 @@ struct kt_experts {
     const struct kt_experts_ops *ops;
     kt_context *ctx;
 };
+
+/** What one thread does in a second, for kt_experts_seconds. */
+struct kt_experts_rate {
+    double bytes, flops;
+};
+
+/** `seconds` of a backend whose threads share the work: the slower of reading the weights and the
+ * rows, and of three products. */
+double kt_experts_seconds(const struct kt_experts *e, const struct kt_expert_layer *layer,
+                          int64_t rows, struct kt_experts_rate rate);
 
 #endif

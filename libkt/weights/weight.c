@@ -88,6 +88,14 @@ uint64_t kt_format_row_bytes(kt_dtype dtype, int64_t cols)
     return bytes;
 }
 
+double kt_weight_bytes(const struct kt_weight *w)
+{
+    double bytes = (double)w->rows * (double)kt_format_row_bytes(w->dtype, w->cols);
+    if (w->scale && w->scale_rows && w->scale_cols)
+        bytes += 4.0 * (double)w->rows * (double)w->cols / (double)(w->scale_rows * w->scale_cols);
+    return bytes;
+}
+
 struct kt_weight kt_weight_rows(const struct kt_weight *w, int64_t begin, int64_t count)
 {
     struct kt_weight rows = *w;

@@ -47,6 +47,9 @@ const struct kt_format *kt_format_of(kt_dtype dtype);
 /** Bytes of a row of `cols` elements; 0 where cols is not a multiple of the block. */
 uint64_t kt_format_row_bytes(kt_dtype dtype, int64_t cols);
 
+/** Bytes of its data and scales. */
+double kt_weight_bytes(const struct kt_weight *w);
+
 /** Whether elements are plain floats (F32, F16, BF16) without a scale. */
 static inline bool kt_weight_is_plain(const struct kt_weight *w)
 {

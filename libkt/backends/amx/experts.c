@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/slots.h"
 #include "config.h"
 #include "core/memory.h"
 
@@ -54,8 +53,9 @@ struct kt_amx_thread kt_amx_thread_scratch(const struct kt_amx_call *c, int32_t 
 }
 
 /* Places buffers for `tiles` tiles one after another from `memory`; returns the bytes they take. */
-static uint64_t place_tiles(struct kt_amx_call *c, int64_t tiles, int backward, char *memory)
+static uint64_t place_tiles(struct kt_amx_call *c, int64_t tiles, char *memory)
 {
+    bool backward = c->backward;
     uint64_t n = (uint64_t)tiles, at = 0;
     uint64_t hidden = (uint64_t)c->hidden_steps * 1024, inter = (uint64_t)c->inter_steps * 1024;
     int64_t out = KT_AMX_TOKENS * kt_amx_out_ld(c);
@@ -63,17 +63,17 @@ static uint64_t place_tiles(struct kt_amx_call *c, int64_t tiles, int backward, 
         out = kt_max_i64(out, kt_amx_h_floats(c));
     struct {
         void *pointer;
-        int needed;
+        bool needed;
         uint64_t bytes;
     } list[] = {
-        {&c->x.data, 1, n * (uint64_t)c->x.bytes},
+        {&c->x.data, true, n * (uint64_t)c->x.bytes},
         {&c->x.scales, c->int8, n * floats(KT_AMX_TOKENS)},
         {&c->h.data, !backward, n * (uint64_t)c->h.bytes},
         {&c->h.scales, c->int8 && !backward, n * floats(KT_AMX_TOKENS)},
         {&c->dy_rows, backward, n * hidden},
         {&c->dgate, backward, n * inter},
         {&c->dup, backward, n * inter},
-        {&c->out, 1, n * floats(out)},
+        {&c->out, true, n * floats(out)},
         {&c->partial, backward, n * floats(KT_AMX_TOKENS * c->inter_steps)},
     };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
@@ -86,98 +86,96 @@ static uint64_t place_tiles(struct kt_amx_call *c, int64_t tiles, int backward, 
     return at;
 }
 
-/* An expert with n slots has at most n / 16 + 1 tiles. */
-static int64_t tiles_bound(const struct kt_amx_call *c, int64_t slots)
+/* An expert with n rows has at most n / 16 + 1 tiles. */
+static int64_t tiles_bound(const struct kt_amx_call *c, int64_t rows)
 {
-    return slots / KT_AMX_TOKENS + kt_min_i64(slots, c->layer->num_experts);
+    return rows / KT_AMX_TOKENS + kt_min_i64(rows, c->layer->num_experts);
 }
 
-static int64_t block_tiles(const struct kt_amx_call *c, int backward)
+static int64_t block_tiles(const struct kt_amx_call *c)
 {
-    return backward ? c->amx->backward_tiles : c->amx->forward_tiles;
+    return c->backward ? c->amx->backward_tiles : c->amx->forward_tiles;
 }
 
-static int64_t group_tiles(struct kt_amx_call *c, int64_t slots, int backward)
+static int64_t group_tiles(struct kt_amx_call *c, int64_t rows)
 {
-    uint64_t tiles = c->amx->group_bytes / place_tiles(c, 1, backward, NULL);
-    return kt_min_i64(tiles_bound(c, slots), kt_max_i64((int64_t)tiles, block_tiles(c, backward)));
+    uint64_t tiles = c->amx->group_bytes / place_tiles(c, 1, NULL);
+    return kt_min_i64(tiles_bound(c, rows), kt_max_i64((int64_t)tiles, block_tiles(c)));
 }
 
-static int64_t blocks_bound(const struct kt_amx_call *c, int64_t slots, int backward)
+static int64_t blocks_bound(const struct kt_amx_call *c, int64_t rows)
 {
-    return tiles_bound(c, slots) / block_tiles(c, backward) +
-           kt_min_i64(slots, c->layer->num_experts);
+    return tiles_bound(c, rows) / block_tiles(c) + kt_min_i64(rows, c->layer->num_experts);
 }
 
-static uint64_t index_bytes(const struct kt_amx_call *c, int64_t slots, int backward)
+static uint64_t index_bytes(const struct kt_amx_call *c, int64_t rows)
 {
-    return (uint64_t)blocks_bound(c, slots, backward) * sizeof(struct kt_amx_block) +
-           ((uint64_t)c->layer->num_experts + 1) * sizeof(int64_t) +
-           2 * (uint64_t)slots * sizeof(int32_t);
+    return (uint64_t)blocks_bound(c, rows) * sizeof(struct kt_amx_block) +
+           (uint64_t)c->layer->num_experts * sizeof(int64_t);
 }
 
-static int multiplies_int8(const struct kt_amx_experts *amx, const struct kt_expert_layer *layer)
+static bool multiplies_int8(const struct kt_amx_experts *amx, const struct kt_expert_layer *layer)
 {
     if (!amx->int8.forward)
-        return 0;
+        return false;
     for (int which = 0; which < KT_EXPERT_LINEARS; which++)
         for (int32_t e = 0; e < layer->num_experts; e++)
             if (!kt_amx_is_int8(&layer->weights[which][e]))
-                return 0;
-    return 1;
+                return false;
+    return true;
 }
 
-static void measure(struct kt_amx_call *c)
+static struct kt_amx_call begin_call(const struct kt_experts *e,
+                                     const struct kt_expert_layer *layer, bool backward)
 {
-    int64_t step;
-    c->hidden = c->layer->hidden_size;
-    c->inter = c->layer->intermediate_size;
-    c->hidden_steps = kt_amx_blocks(c->hidden, KT_AMX_STEP);
-    c->inter_steps = kt_amx_blocks(c->inter, KT_AMX_STEP);
-    c->int8 = multiplies_int8(c->amx, c->layer);
-    step = c->int8 ? KT_AMX_INT8_STEP : KT_AMX_STEP;
-    c->x.features = c->hidden;
-    c->x.bytes = kt_amx_blocks(c->hidden, step) * 1024;
-    c->h.features = c->inter;
-    c->h.bytes = kt_amx_blocks(c->inter, step) * 1024;
-    c->thread_bytes = thread_bytes(c->amx);
+    const struct kt_amx_experts *amx = (const struct kt_amx_experts *)e;
+    bool int8 = multiplies_int8(amx, layer);
+    int64_t hidden = layer->hidden_size, inter = layer->intermediate_size;
+    int64_t step = int8 ? KT_AMX_INT8_STEP : KT_AMX_STEP;
+    return (struct kt_amx_call){
+        .layer = layer,
+        .pool = e->ctx->pool,
+        .amx = amx,
+        .backward = backward,
+        .hidden = hidden,
+        .inter = inter,
+        .hidden_steps = kt_amx_blocks(hidden, KT_AMX_STEP),
+        .inter_steps = kt_amx_blocks(inter, KT_AMX_STEP),
+        .int8 = int8,
+        .x = {.features = hidden, .bytes = kt_amx_blocks(hidden, step) * 1024},
+        .h = {.features = inter, .bytes = kt_amx_blocks(inter, step) * 1024},
+        .thread_bytes = thread_bytes(amx),
+    };
 }
 
-static kt_status place(struct kt_amx_call *c, struct kt_scratch *scratch, int64_t slots,
-                       int64_t tiles, int backward)
+static void place(struct kt_amx_call *c, int64_t rows, int64_t tiles)
 {
-    uint64_t tile_bytes = place_tiles(c, tiles, backward, NULL);
-    char *memory;
-    KT_TRY(kt_scratch_get_threads(scratch, c->thread_bytes,
-                                  tile_bytes + index_bytes(c, slots, backward),
-                                  "the routed experts", &c->threads, &memory));
-    place_tiles(c, tiles, backward, memory);
-    c->blocks = (struct kt_amx_block *)(void *)(memory + tile_bytes);
-    c->first = (int64_t *)(c->blocks + blocks_bound(c, slots, backward));
-    c->order = (int32_t *)(c->first + c->layer->num_experts + 1);
-    c->position = c->order + slots;
-    return KT_OK;
+    c->threads = c->given->scratch;
+    char *memory = c->threads + (uint64_t)kt_pool_num_threads(c->pool) * c->thread_bytes;
+    memory += place_tiles(c, tiles, memory);
+    c->blocks = (struct kt_amx_block *)(void *)memory;
+    c->tiles = (int64_t *)(c->blocks + blocks_bound(c, rows));
 }
 
 /* -- cutting ----------------------------------------------------------------------------------- */
 
 /* Each expert's tiles in blocks of about the same size; returns their number. `tile` counts from 0.
  */
-static int64_t cut_blocks(struct kt_amx_call *c, int backward)
+static int64_t cut_blocks(struct kt_amx_call *c)
 {
+    const int64_t *first = c->routing->first;
     int64_t num = 0, tile = 0;
     for (int32_t e = 0; e < c->layer->num_experts; e++) {
-        int64_t rows = c->first[e + 1] - c->first[e], tiles = kt_amx_blocks(rows, KT_AMX_TOKENS);
-        int64_t pieces = kt_amx_blocks(tiles, block_tiles(c, backward));
+        int64_t rows = first[e + 1] - first[e], tiles = kt_amx_blocks(rows, KT_AMX_TOKENS);
+        int64_t pieces = kt_amx_blocks(tiles, block_tiles(c));
         for (int64_t i = 0; i < pieces; i++) {
             int64_t from = tiles * i / pieces, to = tiles * (i + 1) / pieces;
             int64_t last = kt_min_i64(rows, to * KT_AMX_TOKENS);
             c->blocks[num++] =
                 (struct kt_amx_block){e, tile + from, to - from, last - from * KT_AMX_TOKENS,
-                                      c->first[e] + from * KT_AMX_TOKENS};
+                                      first[e] + from * KT_AMX_TOKENS};
         }
-        for (int64_t r = 0; r < rows; r++)
-            c->position[c->order[c->first[e] + r]] = (int32_t)(tile * KT_AMX_TOKENS + r);
+        c->tiles[e] = tile;
         tile += tiles;
     }
     return num;
@@ -185,32 +183,39 @@ static int64_t cut_blocks(struct kt_amx_call *c, int backward)
 
 /* -- calls ------------------------------------------------------------------------------------- */
 
-static int is_general(const struct kt_expert_layer *layer)
+static bool has_tiles(const struct kt_expert_layer *layer)
 {
     for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
         for (int32_t e = 0; e < layer->num_experts; e++) {
             kt_dtype dtype = layer->weights[which][e].dtype;
             if (dtype == KT_DTYPE_F32 || dtype == KT_DTYPE_F16)
-                return 1;
+                return false;
             if (layer->lora[which] && layer->lora[which][e].a)
-                return 1;
+                return false;
         }
     }
-    return 0;
+    return true;
 }
 
-static kt_status run(struct kt_amx_experts *amx, struct kt_amx_call *c, int backward)
+/* One token of a conversation leaves 15 of 16 columns of a tile empty: products of vectors read
+ * weights as fast, without the way through tiles. */
+static bool amx_supports(const struct kt_experts *e, const struct kt_expert_layer *layer,
+                         kt_compute compute, int64_t tokens, bool training)
 {
-    int64_t slots = c->batch->tokens * c->batch->topk;
-    if (!slots)
-        return KT_OK;
-    c->pool = amx->base.ctx->pool;
-    c->amx = amx;
-    measure(c);
-    int64_t tiles = group_tiles(c, slots, backward);
-    KT_TRY(place(c, &amx->scratch, slots, tiles, backward));
-    kt_slots_sort(c->batch, c->layer->num_experts, c->first, c->order);
-    int64_t num = cut_blocks(c, backward);
+    const struct kt_amx_experts *amx = (const struct kt_amx_experts *)e;
+    return compute == KT_COMPUTE_BF16 && has_tiles(layer) &&
+           (tokens > 1 || training || multiplies_int8(amx, layer));
+}
+
+static void run(struct kt_amx_experts *amx, struct kt_amx_call *c)
+{
+    int64_t rows = c->routing->first[c->layer->num_experts];
+    if (!rows)
+        return;
+    int64_t tiles = group_tiles(c, rows);
+    place(c, rows, tiles);
+    kt_bind_thread_scratch(c->pool, &amx->bound, c->threads, c->thread_bytes);
+    int64_t num = cut_blocks(c);
     for (int64_t i = 0; i < num; i += c->num_blocks) {
         c->group = &c->blocks[i];
         c->tile_begin = c->tile_end = c->group->tile;
@@ -221,78 +226,63 @@ static kt_status run(struct kt_amx_experts *amx, struct kt_amx_call *c, int back
             c->tile_end += block->tiles;
             block->tile -= c->tile_begin;
         }
-        if (backward)
+        if (c->backward)
             kt_amx_group_backward(c);
         else
             kt_amx_group_forward(c);
     }
-    return KT_OK;
 }
 
-/* One token of a conversation leaves 15 of 16 columns of a tile empty: products of vectors read
- * weights as fast, without the way through tiles. */
-static int goes_to_general(const struct kt_amx_experts *amx, const struct kt_expert_layer *layer,
-                           const struct kt_expert_batch *batch)
+static void amx_forward(struct kt_experts *e, const struct kt_expert_call *call, struct kt_view y)
 {
-    return batch->compute != KT_COMPUTE_BF16 || is_general(layer) ||
-           (batch->tokens == 1 && !batch->training && !multiplies_int8(amx, layer));
+    struct kt_amx_call c = begin_call(e, call->layer, false);
+    c.given = call;
+    c.routing = call->routing;
+    c.sum = y;
+    run((struct kt_amx_experts *)e, &c);
 }
 
-static kt_status amx_forward(struct kt_experts *e, const struct kt_expert_layer *layer,
-                             const struct kt_expert_batch *batch, float *y)
+static void amx_backward(struct kt_experts *e, const struct kt_expert_call *call, struct kt_view dy,
+                         struct kt_view dx, float *dweights)
 {
-    struct kt_amx_experts *amx = (struct kt_amx_experts *)e;
-    struct kt_amx_call c = {.layer = layer, .batch = batch, .sum = y};
-    if (goes_to_general(amx, layer, batch))
-        return amx->general->ops->forward(amx->general, layer, batch, y);
-    return run(amx, &c, 0);
+    struct kt_amx_call c = begin_call(e, call->layer, true);
+    c.given = call;
+    c.routing = call->routing;
+    c.dy = dy;
+    c.sum = dx;
+    c.dweights = dweights;
+    run((struct kt_amx_experts *)e, &c);
 }
 
-static kt_status amx_backward(struct kt_experts *e, const struct kt_expert_layer *layer,
-                              const struct kt_expert_batch *batch, const float *dy, float *dx,
-                              float *dtopk_weights)
-{
-    struct kt_amx_experts *amx = (struct kt_amx_experts *)e;
-    struct kt_amx_call c = {
-        .layer = layer, .batch = batch, .dy = dy, .sum = dx, .dtopk_weights = dtopk_weights};
-    if (goes_to_general(amx, layer, batch))
-        return amx->general->ops->backward(amx->general, layer, batch, dy, dx, dtopk_weights);
-    return run(amx, &c, 1);
-}
-
-/* Scratch is kept, so that of the general backend counts too. */
 static uint64_t amx_scratch_bytes(const struct kt_experts *e, const struct kt_expert_layer *layer,
-                                  int64_t tokens, int32_t topk)
+                                  kt_compute compute, int64_t tokens, int32_t topk, bool backward)
 {
-    const struct kt_amx_experts *amx = (const struct kt_amx_experts *)e;
-    struct kt_amx_call c = {.amx = amx, .layer = layer};
-    uint64_t general = amx->general->ops->scratch_bytes(amx->general, layer, tokens, topk),
-             most = 0;
-    if (is_general(layer))
-        return general;
-    measure(&c);
-    for (int backward = 0; backward < 2; backward++) {
-        uint64_t bytes = place_tiles(&c, group_tiles(&c, tokens * topk, backward), backward, NULL) +
-                         (uint64_t)kt_pool_num_threads(e->ctx->pool) * c.thread_bytes +
-                         index_bytes(&c, tokens * topk, backward);
-        most = bytes > most ? bytes : most;
-    }
-    return general + most;
+    struct kt_amx_call c = begin_call(e, layer, backward);
+    int64_t rows = tokens * topk;
+    (void)compute;
+    return (uint64_t)kt_pool_num_threads(c.pool) * c.thread_bytes +
+           place_tiles(&c, group_tiles(&c, rows), NULL) + index_bytes(&c, rows);
+}
+
+/* Rough, until measured where it runs: bfloat16 products of tiles. */
+static double amx_seconds(const struct kt_experts *e, const struct kt_expert_layer *layer,
+                          int64_t rows, bool backward)
+{
+    static const struct kt_experts_rate forward_rate = {10e9, 1e12}, backward_rate = {9e9, 0.7e12};
+    return kt_experts_seconds(e, layer, rows, backward ? backward_rate : forward_rate);
 }
 
 static void amx_close(struct kt_experts *e)
 {
-    struct kt_amx_experts *amx = (struct kt_amx_experts *)e;
-    kt_experts_close(amx->general);
-    kt_scratch_free(&amx->scratch);
-    free(amx);
+    free(e);
 }
 
 /* Tables of one backend under the names that say how it multiplies. */
 #define OPS(backend)                                                                               \
     {                                                                                              \
-        .name = backend, .forward = amx_forward, .backward = amx_backward,                         \
-        .scratch_bytes = amx_scratch_bytes, .close = amx_close                                     \
+        .abi = KT_BACKEND_ABI, .name = backend, .supports = amx_supports,                          \
+        .scratch_bytes = amx_scratch_bytes, .forward = amx_forward, .backward = amx_backward,      \
+        .seconds = amx_seconds, .close = amx_close                                                 \
     }
 
 static const struct kt_experts_ops amx_ops = OPS("amx");
@@ -305,20 +295,14 @@ static kt_status open_with(kt_context *ctx, const struct kt_experts_ops *ops,
                            const struct kt_amx_kernels *kernels,
                            const struct kt_amx_int8_kernels *int8, struct kt_experts **out)
 {
-    struct kt_experts *general;
-    KT_TRY(kt_experts_open(ctx, "llamafile", &general));
     struct kt_amx_experts *amx = calloc(1, sizeof *amx);
-    if (!amx) {
-        kt_experts_close(general);
+    if (!amx)
         return kt_fail_memory(ctx, sizeof *amx, "the experts backend");
-    }
     amx->base.ops = ops;
     amx->base.ctx = ctx;
-    amx->general = general;
     amx->kernels = *kernels;
     if (int8)
         amx->int8 = *int8;
-    amx->scratch.ctx = ctx;
     amx->group_bytes = GROUP_BYTES;
     amx->forward_tiles = FORWARD_TILES;
     amx->backward_tiles = BACKWARD_TILES;

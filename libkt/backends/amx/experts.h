@@ -5,24 +5,24 @@
  *
  * It multiplies in bfloat16; weights in smaller formats are decoded to it, a block at a time, FP8
  * for few tokens without its scales (kernels.h). Forward and backward cut an expert's tokens into
- * the same blocks, so that backward is the gradient of forward's weights. Layers with LoRA on
- * experts or with F32 or F16 weights, calls in float32, and calls with one token that is not
- * trained on (unless in INT8, see below) go to the backend "llamafile".
+ * the same blocks, so that backward is the gradient of forward's weights. It does not support
+ * layers with LoRA on experts or with F32 or F16 weights, calls in float32, and calls with one
+ * token that is not trained on (unless in INT8, see below).
  *
  * "amx-int8" (and "amx-int8-emulated") is the same backend, but where all weights of a layer are
  * INT8 it quantises x and h and multiplies in INT8 (kernels_int8.h): in forward, and where backward
  * recomputes gate and up. Backward's own products are made in bfloat16 of the decoded weights: the
  * gradient at the gate and up products of forward, with rounding taken for the identity.
  *
- * Slots (token, j) are sorted by expert into tiles of 16; an expert's last tile may be partly
- * empty. Tiles are cut into blocks of one expert, and blocks are worked on in groups, so that
- * scratch is bounded. A phase over a group is a list of tasks (columns or rows of a weight) x
- * (block), the blocks of an expert one after another; each owns its results. Tiles are summed into
- * tokens in a last phase that owns tokens. So bits do not depend on the number of threads.
+ * The rows of an expert are in tiles of 16, of which the last may be partly empty. Tiles are cut
+ * into blocks of one expert, and blocks are worked on in groups, so that scratch is bounded. A
+ * phase over a group is a list of tasks (columns or rows of a weight) x (block), the blocks of an
+ * expert one after another; each owns its results. Tiles are summed into tokens in a last phase
+ * that owns tokens. So bits depend neither on the number of threads nor on groups.
  *
- * Scratch: a group's tiles (group_bytes, or one block), four index words a slot, and for each
- * thread the products of one task. In INT8, h in float32 lies where `out` will be, as its scale is
- * known only when all of it is. */
+ * Scratch: a group's tiles (group_bytes, or one block), lists of blocks and experts, and for
+ * each thread the products of one task. In INT8, h in float32 lies where `out` will be, as its
+ * scale is known only when all of it is. */
 #ifndef KT_BACKENDS_AMX_EXPERTS_H
 #define KT_BACKENDS_AMX_EXPERTS_H
 
@@ -33,11 +33,10 @@
 
 struct kt_amx_experts {
     struct kt_experts base;
-    struct kt_experts *general; /**< for what this backend does not do */
-    struct kt_kernels rows;     /**< element-wise kernels */
+    struct kt_kernels rows; /**< element-wise kernels */
     struct kt_amx_kernels kernels;
     struct kt_amx_int8_kernels int8; /**< without functions: not in INT8 */
-    struct kt_scratch scratch;
+    struct kt_bound_scratch bound;
     uint64_t group_bytes;
     int64_t forward_tiles, backward_tiles; /**< of a block, at most */
     int64_t forward_chunk, backward_chunk; /**< features, and rows, multiplied at a time */
@@ -50,11 +49,11 @@ kt_status kt_amx_emulated_experts_open(kt_context *ctx, struct kt_experts **out)
 kt_status kt_amx_int8_experts_open(kt_context *ctx, struct kt_experts **out);
 kt_status kt_amx_int8_emulated_experts_open(kt_context *ctx, struct kt_experts **out);
 
-/** Tiles [tile, tile + tiles) of the group, all of one expert; `rows` of their slots exist. */
+/** Tiles [tile, tile + tiles) of the group, all of one expert; `rows` of their rows exist. */
 struct kt_amx_block {
     int32_t expert;
     int64_t tile, tiles, rows;
-    int64_t first; /**< row of the first slot in `order` */
+    int64_t first; /**< row of the routing */
 };
 
 /** Columns of the group's tiles. */
@@ -67,21 +66,20 @@ struct kt_amx_columns {
 
 /** One call, and the group that it is at. */
 struct kt_amx_call {
+    const struct kt_expert_call *given;
+    const struct kt_expert_layer *layer;
+    const struct kt_routing *routing;
     struct kt_pool *pool;
     const struct kt_amx_experts *amx;
-    const struct kt_expert_layer *layer;
-    const struct kt_expert_batch *batch;
-    const float *dy; /**< NULL in forward */
-    float *sum;      /**< y, or dx in backward */
-    float *dtopk_weights;
+    bool backward;
+    struct kt_view dy, sum; /**< sum: y, or dx in backward */
+    float *dweights;
     int64_t hidden, inter, hidden_steps, inter_steps;
-    int int8;      /**< columns are INT8 */
+    bool int8;     /**< columns are INT8 */
     int64_t width; /**< features of a task of the phase */
     int64_t ld;    /**< floats between rows of a task's results in backward */
 
-    int32_t *order;               /**< [slots] slot of a row */
-    int32_t *position;            /**< [slots] 16 * tile + place in it, over all groups */
-    int64_t *first;               /**< [num_experts + 1] first row of an expert */
+    int64_t *tiles;               /**< [num_experts] first tile of an expert, over all groups */
     struct kt_amx_block *blocks;  /**< of the call; `tile` counts from the group's first */
     struct kt_amx_block *group;   /**< its first block */
     int64_t num_blocks;           /**< of the group */
@@ -93,7 +91,7 @@ struct kt_amx_call {
     char *dy_rows;     /**< rows of hidden features */
     char *dgate, *dup; /**< rows of intermediate features */
     float *out;        /**< [16 * tiles, 16-aligned hidden]; before, INT8: see kt_amx_h_floats */
-    float *partial;    /**< [16 * tiles, inter_steps] parts of d(topk_weights) */
+    float *partial;    /**< [16 * tiles, inter_steps] parts of d(weights) */
     char *threads;
     uint64_t thread_bytes;
 };

@@ -42,7 +42,7 @@ static void load_products(const struct kt_amx_call *c, const struct kt_amx_threa
     }
 }
 
-/* Of one row: the parts of d(topk_weight), one for each step, so that their sum does not depend on
+/* Of one row: the parts of d(weight), one for each step, so that their sum does not depend on
  * how tasks are cut; and dgate and dup in place of gate and up. */
 static void activate_row(const struct kt_amx_call *c, const struct kt_amx_thread *s,
                          const struct kt_amx_task *t, int64_t row)
@@ -50,13 +50,13 @@ static void activate_row(const struct kt_amx_call *c, const struct kt_amx_thread
     const struct kt_row_kernels *k = &c->amx->rows.row;
     float *gate = s->gate + row * c->ld, *up = s->up + row * c->ld;
     float *dh = s->dh + row * c->ld;
-    float topk_weight = c->batch->topk_weights[c->order[t->block->first + row]];
+    float weight = c->routing->weights[kt_amx_slot(c, t->block, row)];
     int64_t place = t->block->tile * KT_AMX_TOKENS + row;
     k->silu_mul(t->features, gate, up, s->h);
     float *partial = c->partial + place * c->inter_steps + t->from / KT_AMX_STEP;
     for (int64_t f = 0; f < t->features; f += KT_AMX_STEP)
         *partial++ = k->dot(kt_min_i64(KT_AMX_STEP, t->features - f), dh + f, s->h + f);
-    k->silu_mul_backward(t->features, topk_weight, gate, up, dh, gate, up);
+    k->silu_mul_backward(t->features, weight, gate, up, dh, gate, up);
 }
 
 static void pack_gradient(const struct kt_amx_call *c, const struct kt_amx_task *t,
@@ -106,7 +106,7 @@ static void activation_tasks(void *arg, int64_t begin, int64_t end, int32_t thre
             ahead = strip(c, KT_EXPERT_DOWN, &next);
         }
         int64_t at = t.block->tile * kt_amx_tile_bytes(c->hidden_steps);
-        if (c->batch->kept)
+        if (c->given->kept)
             load_products(c, &s, &t);
         else
             recompute_products(c, &s, t);
@@ -131,7 +131,7 @@ static void sum_partials(struct kt_amx_call *c)
             float sum = 0;
             for (int64_t p = 0; p < c->inter_steps; p++)
                 sum += partial[p];
-            c->dtopk_weights[c->order[block->first + row]] = sum;
+            c->dweights[kt_amx_slot(c, block, row)] = sum;
         }
     }
 }
@@ -171,5 +171,5 @@ void kt_amx_group_backward(struct kt_amx_call *c)
     sum_partials(c);
     kt_amx_choose_width(c, c->hidden, most);
     kt_amx_run_tasks(c, c->hidden, dx_tasks);
-    kt_parallel_for(c->pool, c->batch->tokens, KT_AMX_TOKENS_A_TASK, kt_amx_scatter, c);
+    kt_parallel_for(c->pool, c->routing->tokens, KT_AMX_TOKENS_A_TASK, kt_amx_scatter, c);
 }

@@ -65,7 +65,7 @@ static void gate_up_tasks(void *arg, int64_t begin, int64_t end, int32_t thread)
         }
         const float *up = s.products + w.num / 2 * 2 * t.block->tiles * 256;
         kt_amx_multiply(c, &s, t.block, &c->x, &w, i + 1 < end ? &ahead : NULL);
-        if (c->batch->kept) {
+        if (c->given->kept) {
             keep_products(c, &s, &t, KT_EXPERT_GATE, s.products);
             keep_products(c, &s, &t, KT_EXPERT_UP, up);
         }
@@ -113,5 +113,5 @@ void kt_amx_group_forward(struct kt_amx_call *c)
         kt_parallel_for(c->pool, c->tile_end - c->tile_begin, 1, quantise_tiles, c);
     kt_amx_choose_width(c, c->hidden, KT_AMX_FEATURES);
     kt_amx_run_tasks(c, c->hidden, down_tasks);
-    kt_parallel_for(c->pool, c->batch->tokens, KT_AMX_TOKENS_A_TASK, kt_amx_scatter, c);
+    kt_parallel_for(c->pool, c->routing->tokens, KT_AMX_TOKENS_A_TASK, kt_amx_scatter, c);
 }

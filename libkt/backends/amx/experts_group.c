@@ -106,13 +106,13 @@ void kt_amx_multiply(const struct kt_amx_call *c, const struct kt_amx_thread *s,
 
 /* Rows of the tokens of one tile; NULL where it is empty. */
 static void tile_tokens(const struct kt_amx_call *c, const struct kt_amx_block *block, int64_t tile,
-                        const float *from, const float *tokens[KT_AMX_TOKENS])
+                        struct kt_view from, const float *tokens[KT_AMX_TOKENS])
 {
     for (int64_t s = 0; s < KT_AMX_TOKENS; s++) {
         int64_t row = tile * KT_AMX_TOKENS + s;
-        tokens[s] = row < block->rows
-                        ? from + c->order[block->first + row] / c->batch->topk * c->hidden
-                        : NULL;
+        tokens[s] = NULL;
+        if (row < block->rows)
+            tokens[s] = kt_view_at(from, kt_amx_slot(c, block, row) / c->routing->topk, 0).data;
     }
 }
 
@@ -135,11 +135,11 @@ void kt_amx_gather(void *arg, int64_t begin, int64_t end, int32_t thread)
         const struct kt_amx_block *block = &c->group[i];
         for (int64_t tile = 0; tile < block->tiles; tile++) {
             int64_t at = block->tile + tile;
-            if (!c->dy || !c->batch->kept) {
-                tile_tokens(c, block, tile, c->batch->x, tokens);
+            if (!c->backward || !c->given->kept) {
+                tile_tokens(c, block, tile, c->given->x, tokens);
                 pack_x(c, tokens, at);
             }
-            if (c->dy) {
+            if (c->backward) {
                 tile_tokens(c, block, tile, c->dy, tokens);
                 c->amx->kernels.pack_rows(tokens, c->hidden,
                                           c->dy_rows + at * kt_amx_tile_bytes(c->hidden_steps));
@@ -148,24 +148,35 @@ void kt_amx_gather(void *arg, int64_t begin, int64_t end, int32_t thread)
     }
 }
 
+/* Place of a row in the tiles of the group; outside of them if it is another group's. */
+static int64_t place_of(const struct kt_amx_call *c, int64_t row)
+{
+    int32_t expert = c->routing->ids[c->routing->slots[row]];
+    return (c->tiles[expert] - c->tile_begin) * KT_AMX_TOKENS + row - c->routing->first[expert];
+}
+
+/* A token's rows come in ascending order, here and from group to group. */
 void kt_amx_scatter(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_amx_call *c = arg;
-    int32_t topk = c->batch->topk;
+    const struct kt_routing *r = c->routing;
     (void)thread;
-    for (int64_t slot = begin * topk; slot < end * topk; slot++) {
-        int64_t row = c->position[slot] - c->tile_begin * KT_AMX_TOKENS;
-        if (row < 0 || row >= (c->tile_end - c->tile_begin) * KT_AMX_TOKENS)
-            continue;
-        c->amx->rows.row.scale_add(c->hidden, c->dy ? 1.0f : c->batch->topk_weights[slot],
-                                   c->out + row * kt_amx_out_ld(c), 1,
-                                   c->sum + slot / topk * c->hidden);
+    for (int64_t token = begin; token < end; token++) {
+        const int32_t *rows = r->rows + token * r->topk;
+        for (int32_t j = 0; j < r->topk && rows[j] >= 0; j++) {
+            int64_t place = place_of(c, rows[j]);
+            if (place < 0 || place >= (c->tile_end - c->tile_begin) * KT_AMX_TOKENS)
+                continue;
+            c->amx->rows.row.scale_add(
+                c->hidden, c->backward ? 1.0f : r->weights[r->slots[rows[j]]],
+                c->out + place * kt_amx_out_ld(c), 1, kt_view_at(c->sum, token, 0).data);
+        }
     }
 }
 
 float *kt_amx_kept_row(const struct kt_amx_call *c, const struct kt_amx_task *t, int64_t row,
                        int which)
 {
-    int64_t slot = c->order[t->block->first + row];
-    return c->batch->kept + (2 * slot + which) * c->inter + t->from;
+    int64_t slot = kt_amx_slot(c, t->block, row);
+    return c->given->kept + (2 * slot + which) * c->inter + t->from;
 }

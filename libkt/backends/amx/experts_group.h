@@ -21,6 +21,13 @@ static inline int64_t kt_amx_tile_bytes(int64_t steps)
     return steps * 1024;
 }
 
+/** The slot of a row of a block. */
+static inline int32_t kt_amx_slot(const struct kt_amx_call *c, const struct kt_amx_block *block,
+                                  int64_t row)
+{
+    return c->routing->slots[block->first + row];
+}
+
 /** Sets the width of the next phase's tasks, at most `most`, and its ld. */
 void kt_amx_choose_width(struct kt_amx_call *c, int64_t features, int64_t most);
 

@@ -7,20 +7,21 @@
 #include "core/random.h"
 
 enum { LD = KT_EXPERT_BLOCK_COLS };
+_Static_assert(KT_EXPERT_PIECE_ROWS == LD, "a piece fills a tile's row");
 
-static int64_t in_features(const struct kt_expert_call *c, int which)
+static int64_t in_features(const struct kt_experts_cpu_call *c, int which)
 {
     return which == KT_EXPERT_DOWN ? c->inter : c->hidden;
 }
 
-static int64_t out_features(const struct kt_expert_call *c, int which)
+static int64_t out_features(const struct kt_experts_cpu_call *c, int which)
 {
     return which == KT_EXPERT_DOWN ? c->hidden : c->inter;
 }
 
-static int drops(const struct kt_expert_call *c, const struct kt_lora_pair *lora)
+static bool drops(const struct kt_experts_cpu_call *c, const struct kt_lora_pair *lora)
 {
-    return c->batch->training && lora->dropout > 0;
+    return c->given->training && lora->dropout > 0;
 }
 
 static struct kt_gemm_right right(const struct kt_weight *w, int transposed, int64_t col)
@@ -36,64 +37,66 @@ static struct kt_gemm_right right_f32(const float *data, int64_t ld, int transpo
     return kt_gemm_right_at(&b, 0, col);
 }
 
-/* A single token of a conversation takes codes without their scales. In training that would be
- * another weight than backward's, and a chunk may hold one row of an expert that has more. */
-static enum kt_gemm_way way_of(const struct kt_expert_call *c, int64_t rows,
-                               const struct kt_gemm_right *b)
+/* A block of columns of what rows make of a factor, in the way that is the best for all rows of the
+ * expert. A single one of a conversation takes codes without their scales; in training that would
+ * be another weight than backward's. */
+static void multiply(const struct kt_experts_cpu_call *c, const struct kt_gemm_kernel *kernel,
+                     const struct kt_experts_cpu_rows *rows, int64_t n, int64_t k, float alpha,
+                     const void *a, int64_t lda, const struct kt_gemm_right *b, bool accumulate,
+                     float *to, int64_t ld, void *panels)
 {
-    enum kt_gemm_way way = kt_gemm_way(c->kernel, rows, b);
-    int single = c->batch->tokens == 1 && !c->batch->training;
-    return single && way == KT_GEMM_DIRECT ? KT_GEMM_ROW : way;
+    enum kt_gemm_way way = kt_gemm_way(kernel, rows->all, b);
+    bool single = c->routing->tokens == 1 && !c->given->training && rows->all == 1;
+    const char *left = (const char *)a + rows->first * lda * kernel->element_size;
+    kt_gemm_block_by(single && way == KT_GEMM_DIRECT ? KT_GEMM_ROW : way, kernel, rows->count, n, k,
+                     alpha, left, lda, b, accumulate, to, ld, panels);
 }
 
-void kt_expert_linear(const struct kt_expert_call *c, struct kt_expert_thread *t, int which,
-                      const struct kt_expert_rows *rows, const char *in, int64_t in_stride,
-                      int64_t col, int64_t cols, float *tile, int64_t ld)
+void kt_experts_cpu_linear(const struct kt_experts_cpu_call *c, struct kt_experts_cpu_thread *t,
+                           int which, const struct kt_experts_cpu_rows *rows, const char *in,
+                           int64_t in_stride, int64_t col, int64_t cols, float *tile, int64_t ld)
 {
-    const struct kt_lora_pair *lora = kt_expert_lora(c, which, rows->expert);
+    const struct kt_lora_pair *lora = kt_experts_cpu_lora(c, which, rows->expert);
     struct kt_gemm_right b = right(&c->layer->weights[which][rows->expert], 1, col);
-    kt_gemm_block_by(way_of(c, rows->count, &b), c->kernel, rows->count, cols,
-                     in_features(c, which), 1.0f,
-                     in + rows->first * in_stride * c->kernel->element_size, in_stride, &b, 0, tile,
-                     ld, t->panels);
+    multiply(c, c->kernel, rows, cols, in_features(c, which), 1.0f, in, in_stride, &b, false, tile,
+             ld, t->panels);
     if (!lora)
         return;
     b = right_f32(lora->b, lora->rank, 1, col);
-    kt_gemm_block(&c->kernels->f32, rows->count, cols, lora->rank, lora->scale,
-                  c->low[which] + rows->first * c->max_rank, c->max_rank, &b, 1, tile, ld,
-                  t->panels);
+    multiply(c, &c->kernels->f32, rows, cols, lora->rank, lora->scale, c->low[which], c->max_rank,
+             &b, true, tile, ld, t->panels);
 }
 
-void kt_expert_linear_backward(const struct kt_expert_call *c, struct kt_expert_thread *t,
-                               int which, const struct kt_expert_rows *rows, const char *dout,
-                               int64_t dout_stride, int64_t col, int64_t cols, int accumulate,
-                               float *tile, int64_t ld)
+void kt_experts_cpu_linear_backward(const struct kt_experts_cpu_call *c,
+                                    struct kt_experts_cpu_thread *t, int which,
+                                    const struct kt_experts_cpu_rows *rows, const char *dout,
+                                    int64_t dout_stride, int64_t col, int64_t cols, bool accumulate,
+                                    float *tile, int64_t ld)
 {
-    const struct kt_lora_pair *lora = kt_expert_lora(c, which, rows->expert);
+    const struct kt_lora_pair *lora = kt_experts_cpu_lora(c, which, rows->expert);
     struct kt_gemm_right b = right(&c->layer->weights[which][rows->expert], 0, col);
-    kt_gemm_block(c->kernel, rows->count, cols, out_features(c, which), 1.0f,
-                  dout + rows->first * dout_stride * c->kernel->element_size, dout_stride, &b,
-                  accumulate, tile, ld, t->panels);
+    multiply(c, c->kernel, rows, cols, out_features(c, which), 1.0f, dout, dout_stride, &b,
+             accumulate, tile, ld, t->panels);
     if (!lora)
         return;
-    const float *dlow = c->dlow[which] + rows->first * c->max_rank;
-    int dropped = drops(c, lora);
+    bool dropped = drops(c, lora);
     b = right_f32(lora->a, in_features(c, which), 0, col);
-    kt_gemm_block(&c->kernels->f32, rows->count, cols, lora->rank, 1.0f, dlow, c->max_rank, &b,
-                  !dropped, dropped ? t->tile : tile, dropped ? cols : ld, t->panels);
+    multiply(c, &c->kernels->f32, rows, cols, lora->rank, 1.0f, c->dlow[which], c->max_rank, &b,
+             !dropped, dropped ? t->tile : tile, dropped ? cols : ld, t->panels);
     for (int64_t r = 0; dropped && r < rows->count; r++)
-        kt_dropout_row(lora->dropout, lora->dropout_key, kt_expert_token(c, rows->first + r), col,
-                       cols, t->tile + r * cols, 1, tile + r * ld);
+        kt_dropout_row(lora->dropout, lora->dropout_key, kt_experts_cpu_token(c, rows->first + r),
+                       col, cols, t->tile + r * cols, 1, tile + r * ld);
 }
 
 /* tile = a block of the LoRA input, after dropout. */
-static void load_input(const struct kt_expert_call *c, int which, const struct kt_lora_pair *lora,
-                       int64_t first, int64_t count, int64_t col, int64_t cols, float *tile)
+static void load_input(const struct kt_experts_cpu_call *c, int which,
+                       const struct kt_lora_pair *lora, int64_t first, int64_t count, int64_t col,
+                       int64_t cols, float *tile)
 {
     for (int64_t r = 0; r < count; r++) {
-        int64_t row = first + r, token = kt_expert_token(c, row);
+        int64_t row = first + r, token = kt_experts_cpu_token(c, row);
         const float *from =
-            which == KT_EXPERT_DOWN ? c->h_full + row * c->inter : c->batch->x + token * c->hidden;
+            which == KT_EXPERT_DOWN ? c->h_full + row * c->inter : kt_experts_cpu_row(c->x, token);
         if (drops(c, lora))
             kt_dropout_row(lora->dropout, lora->dropout_key, token, col, cols, from + col, 0,
                            tile + r * LD);
@@ -103,19 +106,20 @@ static void load_input(const struct kt_expert_call *c, int which, const struct k
 }
 
 /* tile = a block of the gradient of the linear's output; of down, before the row's weight. */
-static void load_gradient(const struct kt_expert_call *c, int which, int64_t first, int64_t count,
-                          int64_t col, int64_t cols, float *tile)
+static void load_gradient(const struct kt_experts_cpu_call *c, int which, int64_t first,
+                          int64_t count, int64_t col, int64_t cols, float *tile)
 {
     for (int64_t r = 0; r < count; r++) {
         int64_t row = first + r;
-        const float *from = which == KT_EXPERT_DOWN ? c->dy + kt_expert_token(c, row) * c->hidden
-                            : which == KT_EXPERT_UP ? c->dup_full + row * c->inter
-                                                    : c->dgate_full + row * c->inter;
+        const float *from = which == KT_EXPERT_GATE ? c->dgate_full + row * c->inter
+                            : which == KT_EXPERT_UP
+                                ? c->dup_full + row * c->inter
+                                : kt_experts_cpu_row(c->dy, kt_experts_cpu_token(c, row));
         memcpy(tile + r * LD, from + col, (size_t)cols * sizeof *tile);
     }
 }
 
-static void load(const struct kt_expert_call *c, int which, int gradient,
+static void load(const struct kt_experts_cpu_call *c, int which, bool gradient,
                  const struct kt_lora_pair *lora, int64_t first, int64_t count, int64_t col,
                  int64_t cols, float *tile)
 {
@@ -126,93 +130,109 @@ static void load(const struct kt_expert_call *c, int which, int gradient,
 }
 
 struct low_task {
-    const struct kt_expert_call *c;
+    const struct kt_experts_cpu_call *c;
     int which;
-    int gradient; /* dlow instead of low */
+    bool gradient; /* dlow instead of low */
 };
 
 static void low_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct low_task *task = arg;
-    const struct kt_expert_call *c = task->c;
-    struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
-    int gradient = task->gradient, which = task->which;
+    const struct kt_experts_cpu_call *c = task->c;
+    struct kt_experts_cpu_thread t = kt_experts_cpu_thread_scratch(c, thread);
+    bool gradient = task->gradient;
+    int which = task->which;
     int64_t depth = gradient ? out_features(c, which) : in_features(c, which);
     float *low = gradient ? c->dlow[which] : c->low[which];
     for (int64_t i = begin; i < end; i++) {
-        const struct kt_expert_rows *rows = &c->blocks[i];
-        const struct kt_lora_pair *lora = kt_expert_lora(c, which, rows->expert);
+        const struct kt_experts_cpu_rows *rows = &c->blocks[i];
+        struct kt_experts_cpu_rows tile = {rows->expert, 0, rows->count, rows->all};
+        const struct kt_lora_pair *lora = kt_experts_cpu_lora(c, which, rows->expert);
         for (int64_t col = 0; lora && col < depth; col += LD) {
             int64_t cols = kt_min_i64(LD, depth - col);
             struct kt_gemm_right b = gradient
                                          ? right_f32(lora->b + col * lora->rank, lora->rank, 0, 0)
                                          : right_f32(lora->a + col, depth, 1, 0);
             load(c, which, gradient, lora, rows->first, rows->count, col, cols, t.tile);
-            kt_gemm_block(&c->kernels->f32, rows->count, lora->rank, cols,
-                          gradient ? lora->scale : 1.0f, t.tile, LD, &b, col > 0,
-                          low + rows->first * c->max_rank, c->max_rank, t.panels);
+            multiply(c, &c->kernels->f32, &tile, lora->rank, cols, gradient ? lora->scale : 1.0f,
+                     t.tile, LD, &b, col > 0, low + rows->first * c->max_rank, c->max_rank,
+                     t.panels);
         }
     }
 }
 
-void kt_expert_low(struct kt_expert_call *c, int which)
+void kt_experts_cpu_low(struct kt_experts_cpu_call *c, int which)
 {
-    struct low_task task = {c, which, 0};
+    struct low_task task = {c, which, false};
     if (c->has_lora[which])
         kt_parallel_for(c->pool, c->num_blocks, 1, low_blocks, &task);
 }
 
-void kt_expert_dlow(struct kt_expert_call *c, int which)
+void kt_experts_cpu_dlow(struct kt_experts_cpu_call *c, int which)
 {
-    struct low_task task = {c, which, 1};
+    struct low_task task = {c, which, true};
     if (c->has_lora[which])
         kt_parallel_for(c->pool, c->num_blocks, 1, low_blocks, &task);
 }
 
 /* left [rank, count] = rows of low (or dlow), times the row's weight where the gradient of down's
  * output lacks it. */
-static void transpose_low(const struct kt_expert_call *c, int which, const float *low, int32_t rank,
-                          int64_t first, int64_t count, float *left)
+static void transpose_low(const struct kt_experts_cpu_call *c, int which, const float *low,
+                          int32_t rank, int64_t first, int64_t count, float *left)
 {
     for (int64_t r = 0; r < count; r++) {
         float weight =
-            which == KT_EXPERT_DOWN ? c->batch->topk_weights[kt_expert_slot(c, first + r)] : 1.0f;
+            which == KT_EXPERT_DOWN ? c->routing->weights[kt_experts_cpu_slot(c, first + r)] : 1.0f;
         for (int32_t q = 0; q < rank; q++)
             left[q * LD + r] = weight * low[(first + r) * c->max_rank + q];
     }
 }
 
-/* t->sum [rank, cols] = sum over the expert's rows of dlow x input (of_a) or low x gradient. */
-static void outer_block(const struct kt_expert_call *c, struct kt_expert_thread *t, int which,
-                        int of_a, const struct kt_expert_rows *rows,
-                        const struct kt_lora_pair *lora, int64_t col, int64_t cols)
+/* Element (q, j) of a block of da [rank, in], or of db [out, rank]. */
+static float *gradient_at(const struct kt_experts_cpu_call *c, int which, bool of_a,
+                          const struct kt_lora_pair *lora, int64_t q, int64_t j)
 {
-    for (int64_t done = 0; done < rows->count; done += LD) {
-        int64_t first = rows->first + done, count = kt_min_i64(LD, rows->count - done);
-        struct kt_gemm_right b = right_f32(t->tile, LD, 0, 0);
-        transpose_low(c, which, of_a ? c->dlow[which] : c->low[which], lora->rank, first, count,
-                      t->left);
-        load(c, which, !of_a, lora, first, count, col, cols, t->tile);
-        kt_gemm_block(&c->kernels->f32, lora->rank, cols, count, of_a ? 1.0f : lora->scale, t->left,
-                      LD, &b, done > 0, t->sum, LD, t->panels);
-    }
+    return of_a ? lora->da + q * in_features(c, which) + j : lora->db + j * lora->rank + q;
 }
 
-static void add_gradient(const struct kt_expert_call *c, const struct kt_expert_thread *t,
-                         int which, int of_a, const struct kt_lora_pair *lora, int64_t col,
-                         int64_t cols)
+enum direction { LOAD, STORE };
+
+/* Between a block of the gradient and t->sum [rank, cols]. */
+static void copy_gradient(const struct kt_experts_cpu_call *c,
+                          const struct kt_experts_cpu_thread *t, int which, bool of_a,
+                          const struct kt_lora_pair *lora, int64_t col, int64_t cols,
+                          enum direction direction)
 {
     for (int32_t q = 0; q < lora->rank; q++) {
         for (int64_t j = 0; j < cols; j++) {
-            if (of_a)
-                lora->da[q * in_features(c, which) + col + j] += t->sum[q * LD + j];
-            else
-                lora->db[(col + j) * lora->rank + q] += t->sum[q * LD + j];
+            float *gradient = gradient_at(c, which, of_a, lora, q, col + j);
+            float *sum = t->sum + q * LD + j;
+            *(direction == LOAD ? sum : gradient) = *(direction == LOAD ? gradient : sum);
         }
     }
 }
 
-static int64_t widest_blocks(const struct kt_expert_call *c)
+/* da += dlow^T input (of_a) or db += gradient^T low, piece by piece of the expert's rows, so that
+ * the sum does not depend on where chunks end. */
+static void add_outer(const struct kt_experts_cpu_call *c, struct kt_experts_cpu_thread *t,
+                      int which, bool of_a, const struct kt_experts_cpu_rows *rows,
+                      const struct kt_lora_pair *lora, int64_t col, int64_t cols)
+{
+    struct kt_gemm_right b = right_f32(t->tile, LD, 0, 0);
+    copy_gradient(c, t, which, of_a, lora, col, cols, LOAD);
+    for (int64_t done = 0; done < rows->count; done += KT_EXPERT_PIECE_ROWS) {
+        int64_t first = rows->first + done,
+                count = kt_min_i64(KT_EXPERT_PIECE_ROWS, rows->count - done);
+        transpose_low(c, which, of_a ? c->dlow[which] : c->low[which], lora->rank, first, count,
+                      t->left);
+        load(c, which, !of_a, lora, first, count, col, cols, t->tile);
+        kt_gemm_block(&c->kernels->f32, lora->rank, cols, count, of_a ? 1.0f : lora->scale, t->left,
+                      LD, &b, 1, t->sum, LD, t->panels);
+    }
+    copy_gradient(c, t, which, of_a, lora, col, cols, STORE);
+}
+
+static int64_t widest_blocks(const struct kt_experts_cpu_call *c)
 {
     return kt_blocks(kt_max_i64(c->hidden, c->inter), LD);
 }
@@ -220,32 +240,24 @@ static int64_t widest_blocks(const struct kt_expert_call *c)
 /* Task: expert x linear x (A or B) x block of columns. */
 static void gradient_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
-    const struct kt_expert_call *c = arg;
-    struct kt_expert_thread t = kt_expert_thread_scratch(c, thread);
+    const struct kt_experts_cpu_call *c = arg;
+    struct kt_experts_cpu_thread t = kt_experts_cpu_thread_scratch(c, thread);
     for (int64_t i = begin; i < end; i++) {
         int64_t col = i % widest_blocks(c) * LD, rest = i / widest_blocks(c);
-        int of_a = (int)(rest % 2), which = (int)(rest / 2 % KT_EXPERT_LINEARS);
-        const struct kt_expert_rows *rows = &c->experts[rest / 2 / KT_EXPERT_LINEARS];
-        const struct kt_lora_pair *lora = kt_expert_lora(c, which, rows->expert);
+        bool of_a = rest % 2;
+        int which = (int)(rest / 2 % KT_EXPERT_LINEARS);
+        const struct kt_experts_cpu_rows *rows = &c->experts[rest / 2 / KT_EXPERT_LINEARS];
+        const struct kt_lora_pair *lora = kt_experts_cpu_lora(c, which, rows->expert);
         int64_t features = of_a ? in_features(c, which) : out_features(c, which);
         if (!lora || col >= features)
             continue;
-        int64_t cols = kt_min_i64(LD, features - col);
-        outer_block(c, &t, which, of_a, rows, lora, col, cols);
-        add_gradient(c, &t, which, of_a, lora, col, cols);
+        add_outer(c, &t, which, of_a, rows, lora, col, kt_min_i64(LD, features - col));
     }
 }
 
-void kt_expert_lora_gradients(struct kt_expert_call *c)
+void kt_experts_cpu_lora_gradients(struct kt_experts_cpu_call *c)
 {
-    if (!c->max_rank)
-        return;
-    kt_parallel_for(c->pool, c->num_experts * KT_EXPERT_LINEARS * 2 * widest_blocks(c), 1,
-                    gradient_blocks, c);
-    for (int64_t i = 0; i < c->num_experts * KT_EXPERT_LINEARS; i++) {
-        const struct kt_lora_pair *lora = kt_expert_lora(c, (int)(i % KT_EXPERT_LINEARS),
-                                                         c->experts[i / KT_EXPERT_LINEARS].expert);
-        if (lora)
-            *lora->has_grad = 1;
-    }
+    if (c->max_rank)
+        kt_parallel_for(c->pool, c->num_experts * KT_EXPERT_LINEARS * 2 * widest_blocks(c), 1,
+                        gradient_blocks, c);
 }

@@ -10,24 +10,24 @@
 #include "core/random.h"
 
 /* A matrix with both strides free, so that a transposition is a swap. */
-struct view {
+struct matrix {
     float *data;
     int64_t rows, cols, row_step, col_step;
 };
 
-static struct view dense(const float *data, int64_t rows, int64_t cols)
+static struct matrix dense(const float *data, int64_t rows, int64_t cols)
 {
-    return (struct view){(float *)data, rows, cols, cols, 1};
+    return (struct matrix){(float *)data, rows, cols, cols, 1};
 }
 
-static struct view transposed(struct view v)
+static struct matrix transposed(struct matrix v)
 {
-    return (struct view){v.data, v.cols, v.rows, v.col_step, v.row_step};
+    return (struct matrix){v.data, v.cols, v.rows, v.col_step, v.row_step};
 }
 
 struct product {
     float alpha;
-    struct view a, b, c;
+    struct matrix a, b, c;
 };
 
 static void multiply_rows(void *arg, int64_t begin, int64_t end, int32_t thread)
@@ -46,18 +46,19 @@ static void multiply_rows(void *arg, int64_t begin, int64_t end, int32_t thread)
 }
 
 /* c += alpha * a * b */
-static void multiply(kt_context *ctx, float alpha, struct view a, struct view b, struct view c)
+static void multiply(kt_context *ctx, float alpha, struct matrix a, struct matrix b,
+                     struct matrix c)
 {
     struct product p = {alpha, a, b, c};
     kt_parallel_for(ctx->pool, c.rows, 1, multiply_rows, &p);
 }
 
-/* What one expert works in; n = tokens routed to it. */
+/* What one expert works in; n = its rows. */
 struct work {
-    int64_t n, capacity;
-    int32_t *slots; /* [capacity] token * topk + j */
-    float *x, *dx;  /* [n, hidden] */
-    float *y;       /* [n, hidden]: output, or in backward the output's gradient */
+    int64_t n;
+    const int32_t *slots; /* [n] token * topk + j */
+    float *x, *dx;        /* [n, hidden] */
+    float *y;             /* [n, hidden]: output, or in backward the output's gradient */
     float *gate, *up, *h, *dgate, *dup, *dh; /* [n, intermediate] */
     float *weight;                           /* one expert's matrix, widened */
     float *dropped;    /* [n, max(hidden, intermediate)] LoRA input after dropout */
@@ -87,43 +88,38 @@ static float *take(float **memory, int64_t floats)
     return taken;
 }
 
-static kt_status allocate(kt_context *ctx, const struct kt_expert_layer *layer, int64_t n,
-                          struct work *w)
+static struct work place(const struct kt_expert_layer *layer, int64_t n, void *memory)
 {
-    int64_t h = layer->hidden_size, i = layer->intermediate_size;
-    void *memory;
-    KT_TRY(kt_buffer_alloc(ctx, (uint64_t)(work_floats(layer, n) + n), sizeof(float),
-                           "the reference experts", &memory));
+    int64_t h = layer->hidden_size, i = layer->intermediate_size, rank = max_rank(layer);
     float *at = memory;
-    w->capacity = n;
-    w->x = take(&at, n * h);
-    w->dx = take(&at, n * h);
-    w->y = take(&at, n * h);
-    w->gate = take(&at, n * i);
-    w->up = take(&at, n * i);
-    w->h = take(&at, n * i);
-    w->dgate = take(&at, n * i);
-    w->dup = take(&at, n * i);
-    w->dh = take(&at, n * i);
-    w->dropped = take(&at, n * kt_max_i64(h, i));
-    w->low = take(&at, n * max_rank(layer));
-    w->dlow = take(&at, n * max_rank(layer));
-    w->weight = take(&at, h * i);
-    w->slots = (int32_t *)at;
-    return KT_OK;
+    struct work w = {.x = take(&at, n * h), .dx = take(&at, n * h), .y = take(&at, n * h)};
+    w.gate = take(&at, n * i);
+    w.up = take(&at, n * i);
+    w.h = take(&at, n * i);
+    w.dgate = take(&at, n * i);
+    w.dup = take(&at, n * i);
+    w.dh = take(&at, n * i);
+    w.dropped = take(&at, n * kt_max_i64(h, i));
+    w.low = take(&at, n * rank);
+    w.dlow = take(&at, n * rank);
+    w.weight = take(&at, h * i);
+    return w;
 }
 
-static void gather(const struct kt_expert_layer *layer, const struct kt_expert_batch *batch,
-                   int32_t expert, struct work *w)
+static float *token_row(const struct kt_expert_call *call, const struct work *w, int64_t row,
+                        struct kt_view view)
 {
-    w->n = 0;
-    for (int64_t s = 0; s < batch->tokens * batch->topk; s++) {
-        if (batch->topk_ids[s] != expert)
-            continue;
-        memcpy(w->x + w->n * layer->hidden_size, batch->x + s / batch->topk * layer->hidden_size,
-               (size_t)layer->hidden_size * sizeof(float));
-        w->slots[w->n++] = (int32_t)s;
-    }
+    return kt_view_at(view, w->slots[row] / call->routing->topk, 0).data;
+}
+
+static void gather(const struct kt_expert_call *call, int32_t expert, struct work *w)
+{
+    const int64_t *first = call->routing->first;
+    int64_t hidden = call->layer->hidden_size;
+    w->slots = call->routing->slots + first[expert];
+    w->n = first[expert + 1] - first[expert];
+    for (int64_t r = 0; r < w->n; r++)
+        memcpy(w->x + r * hidden, token_row(call, w, r, call->x), (size_t)hidden * sizeof(float));
 }
 
 static const struct kt_lora_pair *lora_of(const struct kt_expert_layer *layer, int which,
@@ -133,19 +129,19 @@ static const struct kt_lora_pair *lora_of(const struct kt_expert_layer *layer, i
     return lora && lora->a ? lora : NULL;
 }
 
-static int drops(const struct kt_lora_pair *lora, const struct kt_expert_batch *batch)
+static bool drops(const struct kt_lora_pair *lora, const struct kt_expert_call *call)
 {
-    return batch->training && lora->dropout > 0;
+    return call->training && lora->dropout > 0;
 }
 
 /* The LoRA input after dropout, or the input itself. */
-static const float *lora_input(const struct kt_lora_pair *lora, const struct kt_expert_batch *batch,
+static const float *lora_input(const struct kt_lora_pair *lora, const struct kt_expert_call *call,
                                const struct work *w, const float *in, int64_t cols)
 {
-    if (!drops(lora, batch))
+    if (!drops(lora, call))
         return in;
     for (int64_t r = 0; r < w->n; r++)
-        kt_dropout_row(lora->dropout, lora->dropout_key, w->slots[r] / batch->topk, 0, cols,
+        kt_dropout_row(lora->dropout, lora->dropout_key, w->slots[r] / call->routing->topk, 0, cols,
                        in + r * cols, 0, w->dropped + r * cols);
     return w->dropped;
 }
@@ -158,7 +154,7 @@ static void widen(const struct kt_weight *weight, float *to)
 
 /* out [n, rows] = in [n, cols] * (W + scale * B A)^T */
 static void linear(kt_context *ctx, const struct kt_expert_layer *layer,
-                   const struct kt_expert_batch *batch, int which, int32_t expert, struct work *w,
+                   const struct kt_expert_call *call, int which, int32_t expert, struct work *w,
                    const float *in, float *out)
 {
     const struct kt_weight *weight = &layer->weights[which][expert];
@@ -170,7 +166,7 @@ static void linear(kt_context *ctx, const struct kt_expert_layer *layer,
              dense(out, n, rows));
     if (!lora)
         return;
-    const float *input = lora_input(lora, batch, w, in, cols);
+    const float *input = lora_input(lora, call, w, in, cols);
     memset(w->low, 0, (size_t)(n * lora->rank) * sizeof *w->low);
     multiply(ctx, 1, dense(input, n, cols), transposed(dense(lora->a, lora->rank, cols)),
              dense(w->low, n, lora->rank));
@@ -180,7 +176,7 @@ static void linear(kt_context *ctx, const struct kt_expert_layer *layer,
 
 /* din += dout * (W + scale * B A), and the LoRA gradients. */
 static void linear_backward(kt_context *ctx, const struct kt_expert_layer *layer,
-                            const struct kt_expert_batch *batch, int which, int32_t expert,
+                            const struct kt_expert_call *call, int which, int32_t expert,
                             struct work *w, const float *in, const float *dout, float *din)
 {
     const struct kt_weight *weight = &layer->weights[which][expert];
@@ -190,9 +186,9 @@ static void linear_backward(kt_context *ctx, const struct kt_expert_layer *layer
     multiply(ctx, 1, dense(dout, n, rows), dense(w->weight, rows, cols), dense(din, n, cols));
     if (!lora)
         return;
-    struct view a = dense(lora->a, lora->rank, cols), b = dense(lora->b, rows, lora->rank);
-    struct view low = dense(w->low, n, lora->rank), dlow = dense(w->dlow, n, lora->rank);
-    struct view input = dense(lora_input(lora, batch, w, in, cols), n, cols);
+    struct matrix a = dense(lora->a, lora->rank, cols), b = dense(lora->b, rows, lora->rank);
+    struct matrix low = dense(w->low, n, lora->rank), dlow = dense(w->dlow, n, lora->rank);
+    struct matrix input = dense(lora_input(lora, call, w, in, cols), n, cols);
     memset(w->low, 0, (size_t)(n * lora->rank) * sizeof *w->low);
     memset(w->dlow, 0, (size_t)(n * lora->rank) * sizeof *w->dlow);
     multiply(ctx, 1, input, transposed(a), low);
@@ -200,15 +196,14 @@ static void linear_backward(kt_context *ctx, const struct kt_expert_layer *layer
     multiply(ctx, lora->scale, transposed(dense(dout, n, rows)), low,
              dense(lora->db, rows, lora->rank));
     multiply(ctx, 1, transposed(dlow), input, dense(lora->da, lora->rank, cols));
-    *lora->has_grad = 1;
-    if (!drops(lora, batch)) {
+    if (!drops(lora, call)) {
         multiply(ctx, 1, dlow, a, dense(din, n, cols));
         return;
     }
     memset(w->dropped, 0, (size_t)(n * cols) * sizeof *w->dropped);
     multiply(ctx, 1, dlow, a, dense(w->dropped, n, cols));
     for (int64_t r = 0; r < n; r++)
-        kt_dropout_row(lora->dropout, lora->dropout_key, w->slots[r] / batch->topk, 0, cols,
+        kt_dropout_row(lora->dropout, lora->dropout_key, w->slots[r] / call->routing->topk, 0, cols,
                        w->dropped + r * cols, 1, din + r * cols);
 }
 
@@ -233,13 +228,13 @@ static void activate_backward(const struct kt_expert_layer *layer, struct work *
 }
 
 /* Between rows of gate and up and what the caller keeps of them. */
-static void exchange_kept(const struct kt_expert_layer *layer, const struct kt_expert_batch *batch,
-                          struct work *w, int keep)
+static void exchange_kept(const struct kt_expert_layer *layer, const struct kt_expert_call *call,
+                          struct work *w, bool keep)
 {
     int64_t inter = layer->intermediate_size;
     size_t bytes = (size_t)inter * sizeof(float);
     for (int64_t r = 0; r < w->n; r++) {
-        float *kept = batch->kept + 2 * inter * w->slots[r];
+        float *kept = call->kept + 2 * inter * w->slots[r];
         float *gate = w->gate + r * inter, *up = w->up + r * inter;
         memcpy(keep ? kept : gate, keep ? gate : kept, bytes);
         memcpy(keep ? kept + inter : up, keep ? up : kept + inter, bytes);
@@ -247,25 +242,25 @@ static void exchange_kept(const struct kt_expert_layer *layer, const struct kt_e
 }
 
 static void gate_and_up(kt_context *ctx, const struct kt_expert_layer *layer,
-                        const struct kt_expert_batch *batch, int32_t expert, struct work *w)
+                        const struct kt_expert_call *call, int32_t expert, struct work *w)
 {
-    linear(ctx, layer, batch, KT_EXPERT_GATE, expert, w, w->x, w->gate);
-    linear(ctx, layer, batch, KT_EXPERT_UP, expert, w, w->x, w->up);
+    linear(ctx, layer, call, KT_EXPERT_GATE, expert, w, w->x, w->gate);
+    linear(ctx, layer, call, KT_EXPERT_UP, expert, w, w->x, w->up);
 }
 
-static void forward_expert(kt_context *ctx, const struct kt_expert_layer *layer,
-                           const struct kt_expert_batch *batch, int32_t expert, struct work *w,
-                           float *y)
+static void forward_expert(kt_context *ctx, const struct kt_expert_call *call, int32_t expert,
+                           struct work *w, struct kt_view y)
 {
-    gate_and_up(ctx, layer, batch, expert, w);
-    if (batch->kept)
-        exchange_kept(layer, batch, w, 1);
+    const struct kt_expert_layer *layer = call->layer;
+    gate_and_up(ctx, layer, call, expert, w);
+    if (call->kept)
+        exchange_kept(layer, call, w, true);
     activate(layer, w);
-    linear(ctx, layer, batch, KT_EXPERT_DOWN, expert, w, w->h, w->y);
+    linear(ctx, layer, call, KT_EXPERT_DOWN, expert, w, w->h, w->y);
     for (int64_t r = 0; r < w->n; r++)
         for (int64_t i = 0; i < layer->hidden_size; i++)
-            y[w->slots[r] / batch->topk * layer->hidden_size + i] +=
-                batch->topk_weights[w->slots[r]] * w->y[r * layer->hidden_size + i];
+            token_row(call, w, r, y)[i] +=
+                call->routing->weights[w->slots[r]] * w->y[r * layer->hidden_size + i];
 }
 
 static float dot(const float *x, const float *y, int64_t n)
@@ -276,82 +271,87 @@ static float dot(const float *x, const float *y, int64_t n)
     return (float)sum;
 }
 
-/* d(topk_weight) by its definition, <dy, E(x)>, as a check of backends that avoid E(x). */
-static void backward_expert(kt_context *ctx, const struct kt_expert_layer *layer,
-                            const struct kt_expert_batch *batch, int32_t expert, struct work *w,
-                            const float *dy, float *dx, float *dtopk_weights)
+/* d(weight) by its definition, <dy, E(x)>, as a check of backends that avoid E(x). */
+static void backward_expert(kt_context *ctx, const struct kt_expert_call *call, int32_t expert,
+                            struct work *w, struct kt_view dy, struct kt_view dx, float *dweights)
 {
+    const struct kt_expert_layer *layer = call->layer;
     int64_t hidden = layer->hidden_size, n = w->n;
-    if (batch->kept)
-        exchange_kept(layer, batch, w, 0);
+    if (call->kept)
+        exchange_kept(layer, call, w, false);
     else
-        gate_and_up(ctx, layer, batch, expert, w);
+        gate_and_up(ctx, layer, call, expert, w);
     activate(layer, w);
-    linear(ctx, layer, batch, KT_EXPERT_DOWN, expert, w, w->h, w->y);
+    linear(ctx, layer, call, KT_EXPERT_DOWN, expert, w, w->h, w->y);
     for (int64_t r = 0; r < n; r++) {
-        const float *row = dy + w->slots[r] / batch->topk * hidden;
-        dtopk_weights[w->slots[r]] = dot(row, w->y + r * hidden, hidden);
+        const float *row = token_row(call, w, r, dy);
+        dweights[w->slots[r]] = dot(row, w->y + r * hidden, hidden);
         for (int64_t i = 0; i < hidden; i++)
-            w->y[r * hidden + i] = batch->topk_weights[w->slots[r]] * row[i];
+            w->y[r * hidden + i] = call->routing->weights[w->slots[r]] * row[i];
     }
     memset(w->dh, 0, (size_t)(n * layer->intermediate_size) * sizeof *w->dh);
     memset(w->dx, 0, (size_t)(n * hidden) * sizeof *w->dx);
-    linear_backward(ctx, layer, batch, KT_EXPERT_DOWN, expert, w, w->h, w->y, w->dh);
+    linear_backward(ctx, layer, call, KT_EXPERT_DOWN, expert, w, w->h, w->y, w->dh);
     activate_backward(layer, w);
-    linear_backward(ctx, layer, batch, KT_EXPERT_GATE, expert, w, w->x, w->dgate, w->dx);
-    linear_backward(ctx, layer, batch, KT_EXPERT_UP, expert, w, w->x, w->dup, w->dx);
+    linear_backward(ctx, layer, call, KT_EXPERT_GATE, expert, w, w->x, w->dgate, w->dx);
+    linear_backward(ctx, layer, call, KT_EXPERT_UP, expert, w, w->x, w->dup, w->dx);
     for (int64_t r = 0; r < n; r++)
         for (int64_t i = 0; i < hidden; i++)
-            dx[w->slots[r] / batch->topk * hidden + i] += w->dx[r * hidden + i];
+            token_row(call, w, r, dx)[i] += w->dx[r * hidden + i];
 }
 
-static int64_t most_tokens(const struct kt_expert_layer *layer, const struct kt_expert_batch *batch)
+static int64_t most_rows(const struct kt_routing *routing)
 {
     int64_t most = 0;
-    for (int32_t e = 0; e < layer->num_experts; e++) {
-        int64_t n = 0;
-        for (int64_t s = 0; s < batch->tokens * batch->topk; s++)
-            n += batch->topk_ids[s] == e;
-        most = kt_max_i64(most, n);
-    }
+    for (int32_t e = 0; e < routing->num_experts; e++)
+        most = kt_max_i64(most, routing->first[e + 1] - routing->first[e]);
     return most;
 }
 
-static kt_status reference_forward(struct kt_experts *e, const struct kt_expert_layer *layer,
-                                   const struct kt_expert_batch *batch, float *y)
+static void reference_forward(struct kt_experts *e, const struct kt_expert_call *call,
+                              struct kt_view y)
 {
-    struct work w;
-    KT_TRY(allocate(e->ctx, layer, most_tokens(layer, batch), &w));
-    for (int32_t expert = 0; expert < layer->num_experts; expert++) {
-        gather(layer, batch, expert, &w);
+    struct work w = place(call->layer, most_rows(call->routing), call->scratch);
+    for (int32_t expert = 0; expert < call->layer->num_experts; expert++) {
+        gather(call, expert, &w);
         if (w.n)
-            forward_expert(e->ctx, layer, batch, expert, &w, y);
+            forward_expert(e->ctx, call, expert, &w, y);
     }
-    kt_buffer_free(e->ctx, w.x);
-    return KT_OK;
 }
 
-static kt_status reference_backward(struct kt_experts *e, const struct kt_expert_layer *layer,
-                                    const struct kt_expert_batch *batch, const float *dy, float *dx,
-                                    float *dtopk_weights)
+static void reference_backward(struct kt_experts *e, const struct kt_expert_call *call,
+                               struct kt_view dy, struct kt_view dx, float *dweights)
 {
-    struct work w;
-    KT_TRY(allocate(e->ctx, layer, most_tokens(layer, batch), &w));
-    for (int32_t expert = 0; expert < layer->num_experts; expert++) {
-        gather(layer, batch, expert, &w);
+    struct work w = place(call->layer, most_rows(call->routing), call->scratch);
+    for (int32_t expert = 0; expert < call->layer->num_experts; expert++) {
+        gather(call, expert, &w);
         if (w.n)
-            backward_expert(e->ctx, layer, batch, expert, &w, dy, dx, dtopk_weights);
+            backward_expert(e->ctx, call, expert, &w, dy, dx, dweights);
     }
-    kt_buffer_free(e->ctx, w.x);
-    return KT_OK;
 }
 
+static bool reference_supports(const struct kt_experts *e, const struct kt_expert_layer *layer,
+                               kt_compute compute, int64_t tokens, bool training)
+{
+    (void)e, (void)layer, (void)compute, (void)tokens, (void)training;
+    return true;
+}
+
+/* One expert may have all slots. */
 static uint64_t reference_scratch_bytes(const struct kt_experts *e,
-                                        const struct kt_expert_layer *layer, int64_t tokens,
-                                        int32_t topk)
+                                        const struct kt_expert_layer *layer, kt_compute compute,
+                                        int64_t tokens, int32_t topk, bool backward)
 {
-    (void)e;
-    return (uint64_t)(work_floats(layer, tokens * topk) + tokens * topk) * sizeof(float);
+    (void)e, (void)compute, (void)backward;
+    return (uint64_t)work_floats(layer, tokens * topk) * sizeof(float);
+}
+
+/* Rough: it is for comparisons, not for speed. */
+static double reference_seconds(const struct kt_experts *e, const struct kt_expert_layer *layer,
+                                int64_t rows, bool backward)
+{
+    static const struct kt_experts_rate forward_rate = {1e9, 1e9}, backward_rate = {1e9, 0.5e9};
+    return kt_experts_seconds(e, layer, rows, backward ? backward_rate : forward_rate);
 }
 
 static void reference_close(struct kt_experts *e)
@@ -360,10 +360,13 @@ static void reference_close(struct kt_experts *e)
 }
 
 static const struct kt_experts_ops reference_ops = {
+    .abi = KT_BACKEND_ABI,
     .name = "reference",
+    .supports = reference_supports,
+    .scratch_bytes = reference_scratch_bytes,
     .forward = reference_forward,
     .backward = reference_backward,
-    .scratch_bytes = reference_scratch_bytes,
+    .seconds = reference_seconds,
     .close = reference_close,
 };
 
