@@ -46,12 +46,25 @@ static bool is_of_kind(const char *name, const struct device_kind *kind)
     return strtoul(name + 1, &end, 10) < MAX_DEVICES && *end == 0 && end - name <= 3;
 }
 
-kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out)
+static const struct device_kind *find_device(const char *name)
 {
-    *out = NULL;
     for (size_t i = 0; i < sizeof device_kinds / sizeof *device_kinds; i++)
         if (is_of_kind(name, &device_kinds[i]))
-            return device_kinds[i].open(ctx, name, out);
+            return &device_kinds[i];
+    return NULL;
+}
+
+bool kt_device_available(const char *name)
+{
+    return find_device(name);
+}
+
+kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out)
+{
+    const struct device_kind *kind = find_device(name);
+    *out = NULL;
+    if (kind)
+        return kind->open(ctx, name, out);
     return kt_fail(ctx, KT_ERROR_NOT_FOUND,
                    "device \"%s\" is not available here; this build has \"cpu\", or \"cpu:0\" to "
                    "\"cpu:%d\"",

@@ -11,7 +11,7 @@
  * lacks. Close with kt_device_close. */
 kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out);
 /** Whether there is a device of that name. */
-bool kt_device_available(kt_context *ctx, const char *name);
+bool kt_device_available(const char *name);
 
 /** Opens "reference", "cpu" (also known as "llamafile"), "amx", "amx-int8" (amx that multiplies
  * INT8 weights in INT8), for tests "amx-emulated" and "amx-int8-emulated", or "auto": amx where it

@@ -137,7 +137,7 @@ static kt_status walk(struct kt_pass *pass, const struct kt_kv_cache *cache, con
 {
     const struct kt_model *model = pass->model;
     int32_t layers = model->config.num_hidden_layers;
-    kt_pass_begin(pass, 0, 1);
+    kt_pass_begin(pass, layers, 1);
     kt_pass_embed(pass, ids, pass->tokens, pass->stage->x);
     for (int32_t l = 0; l < layers; l++) {
         struct kt_cache_slice slice = kt_kv_cache_layer(pass->executor, cache, l);

@@ -131,7 +131,9 @@ static inline const float *kt_pass_vector(const struct kt_pass *pass, const floa
 static inline struct kt_weight kt_pass_weight(const struct kt_pass *pass,
                                               const struct kt_weight *weight)
 {
-    return kt_pass_measures(pass) ? *weight : kt_supply_take(pass->stage->site->supply, weight);
+    const struct kt_site *site = pass->stage->site;
+    bool there = kt_pass_measures(pass) || kt_device_is_host(site->device);
+    return there ? *weight : kt_supply_take(site->supply, weight);
 }
 
 /** The same of both arenas, the current device's and the host's. */

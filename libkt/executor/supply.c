@@ -241,8 +241,6 @@ struct kt_weight kt_supply_take(const struct kt_supply *supply, const struct kt_
 {
     const struct buffer *buffer = &supply->buffers[supply->current];
     struct kt_weight w = *weight;
-    if (kt_device_is_host(supply->device) || buffer->unit < 0)
-        return w;
     const struct unit *u = &supply->units[buffer->unit];
     for (int32_t i = 0; i < u->num_weights; i++) {
         if (u->weights[i].weight->data != weight->data)

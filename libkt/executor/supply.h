@@ -26,7 +26,7 @@ void kt_supply_free(struct kt_supply *supply);
 kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run, int32_t unit,
                           int32_t then);
 
-/** A weight of the unit that was entered, with addresses of the device. */
+/** A weight of the unit that was entered, with addresses of a device without host memory. */
 struct kt_weight kt_supply_take(const struct kt_supply *supply, const struct kt_weight *weight);
 
 #endif

@@ -31,7 +31,7 @@ static const char *device_of(const kt_model *model, const kt_rule *rule, struct 
     const char *name = rule ? kt_rule_device(rule, module) : "cpu";
     if (strcmp(name, "cpu:0") == 0)
         return "cpu";
-    if (kt_device_available(model->ctx, name))
+    if (kt_device_available(name))
         return name;
     if (!told(missing, name))
         kt_log(model->ctx, KT_LOG_WARNING, "the rule's device \"%s\" is not here; using the CPU",

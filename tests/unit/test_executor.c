@@ -538,7 +538,8 @@ START_TEST(reserved_memory_serves_all_smaller_steps)
         ids[i] = i + 2;
     ck_assert_int_eq(kt_executor_reserve(c.executor, 0), KT_ERROR_INVALID_ARGUMENT);
     ck_assert_ok(c.ctx, kt_executor_reserve(c.executor, 60));
-    const void *inputs = c.executor->inputs.memory, *workspace = c.executor->workspace.memory;
+    const void *inputs = c.executor->inputs[0].memory,
+               *workspace = c.executor->workspace.activations[0].memory;
     ck_assert_ptr_nonnull(inputs);
     ck_assert_ptr_nonnull(workspace);
     ck_assert_ok(c.ctx, kt_batch_create(c.ctx, &batch));
@@ -546,8 +547,8 @@ START_TEST(reserved_memory_serves_all_smaller_steps)
         ck_assert_ok(c.ctx, kt_batch_add(batch, ids, ids, 20));
         ck_assert_ok(c.ctx, kt_executor_forward(c.executor, batch, KT_FORWARD_TRAIN, NULL));
         ck_assert_ok(c.ctx, kt_executor_backward(c.executor, NULL));
-        ck_assert_ptr_eq(c.executor->inputs.memory, inputs);
-        ck_assert_ptr_eq(c.executor->workspace.memory, workspace);
+        ck_assert_ptr_eq(c.executor->inputs[0].memory, inputs);
+        ck_assert_ptr_eq(c.executor->workspace.activations[0].memory, workspace);
     }
     ck_assert_ok(c.ctx, kt_executor_forward(c.executor, batch, KT_FORWARD_TRAIN, NULL));
     ck_assert_ok(c.ctx, kt_executor_reserve(c.executor, 100));

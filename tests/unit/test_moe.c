@@ -2,7 +2,8 @@
 /* A whole MoE block against a twin in double: forward by its formula, backward by central
  * differences, so also through the router's weights. */
 #include "compare.h"
-#include "executor/pass.h"
+#include "backends/registry.h"
+#include "executor/executor.h"
 
 enum {
     TOKENS = 5,
@@ -181,14 +182,42 @@ static void fill_toy(struct toy *toy, struct block *b)
     }
 }
 
+/** y += the block of x, and dx from dy; scratch and arenas of a measuring pass serve another. */
+static void run_toy(struct kt_executor *ex, struct toy *toy, float *x, float *y, float *dy,
+                    float *dx)
+{
+    struct kt_workspace workspace;
+    struct kt_pass pass;
+    struct kt_view views[] = {kt_view_f32(x, HIDDEN), kt_view_f32(y, HIDDEN),
+                              kt_view_f32(dy, HIDDEN), kt_view_f32(dx, HIDDEN)};
+    struct kt_products none = {0};
+    kt_workspace_init(&workspace, "a toy");
+    for (int run = 0; run < 2; run++) {
+        kt_pass_init(&pass, ex, KT_PASS_MEASURE);
+        pass.tokens = TOKENS;
+        if (run)
+            kt_workspace_enter(&workspace, &pass, KT_PASS_QUIET);
+        kt_pass_begin(&pass, 0, 2);
+        ck_assert_int_eq(kt_moe_forward(&pass, &toy->layer, views[0], &none, views[1]), KT_OK);
+        ck_assert_int_eq(
+            kt_moe_backward(&pass, &toy->layer, views[0], &none, views[2], views[3]), KT_OK);
+        if (!run)
+            ck_assert_int_eq(kt_workspace_reserve(&workspace, &pass), KT_OK);
+    }
+    kt_workspace_free(&workspace, ex);
+}
+
 START_TEST(gradients_are_those_of_central_differences)
 {
     struct block b = new_block(_i);
     static struct toy toy;
-    static float scratch[1 << 14], zeros[HIDDEN];
+    uint8_t devices[2] = {0, 0};
     kt_context *ctx = test_context(2, 0);
-    struct kt_device *device;
     struct kt_experts *experts;
+    struct kt_executor ex = {.ctx = ctx,
+                             .model = &toy.model,
+                             .layout = {.num_devices = 1, .device = devices},
+                             .experts = &experts};
     float x[TOKENS * HIDDEN], dy[TOKENS * HIDDEN], y[TOKENS * HIDDEN] = {0}, dx[TOKENS * HIDDEN];
     double want[TOKENS * HIDDEN];
     fill_toy(&toy, &b);
@@ -196,25 +225,17 @@ START_TEST(gradients_are_those_of_central_differences)
         x[i] = (float)b.x[i];
         dy[i] = (float)b.dy[i];
     }
-    ck_assert_int_eq(kt_device_open(ctx, "cpu", &device), KT_OK);
+    ck_assert_int_eq(kt_device_open(ctx, "cpu", &ex.sites[0].device), KT_OK);
     ck_assert_int_eq(kt_experts_open(ctx, "auto", &experts), KT_OK);
-    struct kt_pass pass = {.ctx = ctx,
-                           .kind = KT_PASS_QUIET,
-                           .model = &toy.model,
-                           .device = device,
-                           .experts = &experts,
-                           .zeros = zeros,
-                           .tokens = TOKENS,
-                           .arena = kt_arena_over(scratch, sizeof scratch)};
-    struct kt_products none = {0};
-    ck_assert_int_eq(kt_moe_forward(&pass, &toy.layer, x, &none, y), KT_OK);
+    ex.host.device = ex.sites[0].device;
+    ex.general = experts;
+    run_toy(&ex, &toy, x, y, dy, dx);
     forward(&b, want);
     ck_assert_double_le(test_error(TOKENS * HIDDEN, y, want), 1e-6);
-    ck_assert_int_eq(kt_moe_backward(&pass, &toy.layer, x, &none, dy, dx), KT_OK);
     test_differentiate(loss, &b, TOKENS * HIDDEN, b.x, want);
     ck_assert_double_le(test_error(TOKENS * HIDDEN, dx, want), 1e-6);
     kt_experts_close(experts);
-    kt_device_close(device);
+    kt_device_close(ex.host.device);
     kt_context_free(ctx);
     delete_block(&b);
 }
