@@ -1,25 +1,61 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "backends/registry.h"
+
+#include <stdlib.h>
 #include <string.h>
 
-#include "backend/experts.h"
 #include "backends/amx/experts.h"
+#include "backends/cpu/cpu.h"
 #include "backends/experts_cpu/experts.h"
 #include "backends/reference/reference.h"
 #include "config.h"
 
+enum { MAX_DEVICES = 16 }; /* of a kind */
+
+static const struct device_kind {
+    const char *prefix; /* names are PREFIX and PREFIX:N, N < MAX_DEVICES */
+    kt_status (*open)(kt_context *ctx, const char *name, struct kt_device **out);
+} device_kinds[] = {
+    {"cpu", kt_cpu_open},
+};
+
+static const struct experts_kind {
+    const char *name;
+    kt_status (*open)(kt_context *ctx, struct kt_experts **out);
+} experts_kinds[] = {
+    {"amx", kt_amx_experts_open},
+    {"amx-emulated", kt_amx_emulated_experts_open},
+    {"amx-int8", kt_amx_int8_experts_open},
+    {"amx-int8-emulated", kt_amx_int8_emulated_experts_open},
+    {"cpu", kt_experts_cpu_open},
+    {"llamafile", kt_experts_cpu_open},
+    {"reference", kt_reference_open},
+};
+
+static bool is_of_kind(const char *name, const struct device_kind *kind)
+{
+    size_t length = strlen(kind->prefix);
+    char *end;
+    if (strncmp(name, kind->prefix, length) != 0)
+        return false;
+    name += length;
+    if (name[0] != ':')
+        return name[0] == 0;
+    if (name[1] < '0' || name[1] > '9')
+        return false;
+    return strtoul(name + 1, &end, 10) < MAX_DEVICES && *end == 0 && end - name <= 3;
+}
+
 kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out)
 {
     *out = NULL;
-    if (strcmp(name, "cpu") == 0 || strcmp(name, "cpu:0") == 0)
-        return kt_cpu_open(ctx, out);
+    for (size_t i = 0; i < sizeof device_kinds / sizeof *device_kinds; i++)
+        if (is_of_kind(name, &device_kinds[i]))
+            return device_kinds[i].open(ctx, name, out);
     return kt_fail(ctx, KT_ERROR_NOT_FOUND,
-                   "device \"%s\" is not available here; this build has \"cpu\"", name);
-}
-
-void kt_device_close(struct kt_device *dev)
-{
-    if (dev)
-        kt_cpu_close(dev);
+                   "device \"%s\" is not available here; this build has \"cpu\", or \"cpu:0\" to "
+                   "\"cpu:%d\"",
+                   name, MAX_DEVICES - 1);
 }
 
 static const char *fastest_experts(const kt_context *ctx)
@@ -30,7 +66,7 @@ static const char *fastest_experts(const kt_context *ctx)
 #else
     (void)ctx;
 #endif
-    return "llamafile";
+    return "cpu";
 }
 
 kt_status kt_experts_open(kt_context *ctx, const char *name, struct kt_experts **out)
@@ -38,21 +74,12 @@ kt_status kt_experts_open(kt_context *ctx, const char *name, struct kt_experts *
     *out = NULL;
     if (strcmp(name, "auto") == 0)
         name = fastest_experts(ctx);
-    if (strcmp(name, "amx") == 0)
-        return kt_amx_experts_open(ctx, out);
-    if (strcmp(name, "amx-emulated") == 0)
-        return kt_amx_emulated_experts_open(ctx, out);
-    if (strcmp(name, "amx-int8") == 0)
-        return kt_amx_int8_experts_open(ctx, out);
-    if (strcmp(name, "amx-int8-emulated") == 0)
-        return kt_amx_int8_emulated_experts_open(ctx, out);
-    if (strcmp(name, "llamafile") == 0)
-        return kt_llamafile_open(ctx, out);
-    if (strcmp(name, "reference") == 0)
-        return kt_reference_open(ctx, out);
+    for (size_t i = 0; i < sizeof experts_kinds / sizeof *experts_kinds; i++)
+        if (strcmp(name, experts_kinds[i].name) == 0)
+            return experts_kinds[i].open(ctx, out);
     return kt_fail(ctx, KT_ERROR_NOT_FOUND,
                    "experts backend \"%s\" is not available here; use \"amx\", \"amx-int8\", "
-                   "\"llamafile\", \"reference\" or \"auto\"",
+                   "\"cpu\", \"reference\" or \"auto\"",
                    name);
 }
 

@@ -8,12 +8,15 @@
 
 enum { ROWS = KT_ATTENTION_ROWS, KEYS = KT_ATTENTION_KEYS };
 
-void kt_attend_init(struct kt_attend *p, struct kt_device *dev, const struct kt_attention *a)
+void kt_attend_init(struct kt_attend *p, const struct kt_cpu_device *cpu,
+                    const struct kt_attention_args *a, bool backward, bool measured)
 {
-    *p = (struct kt_attend){.kernels = &kt_cpu(dev)->kernels, .a = a};
+    *p = (struct kt_attend){.kernels = &cpu->kernels, .a = a, .backward = backward};
+    p->cu_q = measured ? a->queries.host : a->queries.device;
+    p->cu_k = measured ? a->keys.host : a->keys.device;
     p->kernel = kt_gemm_kernel_for(p->kernels, a->compute);
     p->group = a->num_heads / a->num_kv_heads;
-    p->queries = a->num_sequences ? a->cu_seqlens_q[a->num_sequences] : 0;
+    p->queries = a->queries.num ? p->cu_q[a->queries.num] : 0;
     p->own = a->qk_dim - a->shared_dim;
     p->q_stride =
         kt_gemm_row_stride(p->kernel, p->own) + kt_gemm_row_stride(p->kernel, a->shared_dim);
@@ -40,7 +43,7 @@ static uint64_t place_thread(const struct kt_attend *p, char *at, struct kt_atte
         {&t->s, ROWS * KEYS * sizeof(float)},
         {&t->dp, ROWS * KEYS * sizeof(float)},
         {&t->o, ROWS * (uint64_t)p->a->v_dim * sizeof(float)},
-        {&t->dq, p->g ? ROWS * (uint64_t)p->a->qk_dim * sizeof(float) : 0},
+        {&t->dq, p->backward ? ROWS * (uint64_t)p->a->qk_dim * sizeof(float) : 0},
         {&t->max, ROWS * sizeof(float)},
         {&t->sum, ROWS * sizeof(float)},
         {&t->panels, kt_gemm_panel_bytes(p->kernel)},
@@ -55,13 +58,13 @@ static uint64_t place_thread(const struct kt_attend *p, char *at, struct kt_atte
 
 static uint64_t index_bytes(const struct kt_attend *p)
 {
-    return line(((uint64_t)p->a->num_sequences + 1) * sizeof *p->blocks);
+    return line(((uint64_t)p->a->queries.num + 1) * sizeof *p->blocks);
 }
 
-uint64_t kt_attend_bytes(const struct kt_attend *p, const kt_context *ctx)
+uint64_t kt_attend_bytes(const struct kt_attend *p, const struct kt_pool *pool)
 {
     struct kt_attention_thread t;
-    return index_bytes(p) + (uint64_t)kt_pool_num_threads(ctx->pool) * place_thread(p, NULL, &t);
+    return index_bytes(p) + (uint64_t)kt_pool_num_threads(pool) * place_thread(p, NULL, &t);
 }
 
 void kt_attend_place(struct kt_attend *p, char *memory)
@@ -79,21 +82,21 @@ struct kt_attention_thread kt_attend_thread(const struct kt_attend *p, int32_t t
     return t;
 }
 
-int64_t kt_attend_count_blocks(struct kt_attend *p, const int32_t *cu_seqlens, int64_t per_item,
+int64_t kt_attend_count_blocks(struct kt_attend *p, const int32_t *offsets, int64_t per_item,
                                int64_t size)
 {
     p->blocks[0] = 0;
-    for (int32_t s = 0; s < p->a->num_sequences; s++) {
-        int64_t rows = (cu_seqlens[s + 1] - cu_seqlens[s]) * per_item;
+    for (int32_t s = 0; s < p->a->queries.num; s++) {
+        int64_t rows = (offsets[s + 1] - offsets[s]) * per_item;
         p->blocks[s + 1] = p->blocks[s] + (rows + size - 1) / size;
     }
-    return p->blocks[p->a->num_sequences];
+    return p->blocks[p->a->queries.num];
 }
 
-struct kt_attention_block kt_attend_block(const struct kt_attend *p, const int32_t *cu_seqlens,
+struct kt_attention_block kt_attend_block(const struct kt_attend *p, const int32_t *offsets,
                                           int64_t per_item, int64_t size, int64_t block)
 {
-    int32_t low = 0, high = p->a->num_sequences - 1;
+    int32_t low = 0, high = p->a->queries.num - 1;
     while (low < high) {
         int32_t middle = (low + high + 1) / 2;
         if (p->blocks[middle] <= block)
@@ -102,24 +105,24 @@ struct kt_attention_block kt_attend_block(const struct kt_attend *p, const int32
             high = middle - 1;
     }
     struct kt_attention_block b = {.sequence = low, .first = (block - p->blocks[low]) * size};
-    b.count = kt_min_i64(size, (cu_seqlens[low + 1] - cu_seqlens[low]) * per_item - b.first);
+    b.count = kt_min_i64(size, (offsets[low + 1] - offsets[low]) * per_item - b.first);
     return b;
 }
 
 void kt_attend_load_rows(const struct kt_attend *p, struct kt_attention_thread *t,
                          const struct kt_attention_block *b)
 {
-    const struct kt_attention *a = p->a;
+    const struct kt_attention_args *a = p->a;
     int64_t size = p->kernel->element_size;
     int64_t shared = kt_gemm_row_stride(p->kernel, p->own);
     for (int64_t r = 0; r < b->count; r++) {
         int64_t query = kt_attend_query(p, b, r), head = kt_attend_head(p, b, r);
-        const float *q = a->q + query * a->q_stride + head * a->q_head_stride;
+        const float *q = kt_attend_at(&a->q, query, head, a->q_head_stride);
         p->kernel->convert(p->own, q, t->q + r * p->q_stride * size);
         if (a->shared_dim)
             p->kernel->convert(a->shared_dim, q + p->own, t->q + (r * p->q_stride + shared) * size);
-        if (p->g)
-            p->kernel->convert(a->v_dim, p->g->d_o + query * a->o_stride + head * a->o_head_stride,
+        if (p->backward)
+            p->kernel->convert(a->v_dim, kt_attend_at(&a->d_o, query, head, a->o_head_stride),
                                t->d_o + r * p->v_stride * size);
     }
 }
@@ -146,26 +149,24 @@ void kt_attend_convert(const struct kt_attend *p, struct kt_attention_thread *t,
                            t->p + r * p->key_stride * p->kernel->element_size);
 }
 
-static struct kt_gemm_right right(const float *data, int64_t ld, int transposed)
-{
-    return (struct kt_gemm_right){.matrix = {data, KT_DTYPE_F32, ld}, .transposed = transposed};
-}
-
 struct kt_gemm_right kt_attend_k(const struct kt_attend *p, int64_t kv_head, int64_t key,
-                                 int transposed)
+                                 bool transposed)
 {
-    return right(p->a->k + key * p->a->k_stride + kv_head * p->a->k_head_stride, p->a->k_stride,
-                 transposed);
+    const struct kt_attention_args *a = p->a;
+    return kt_attend_right(kt_attend_at(&a->k, key, kv_head, a->k_head_stride), a->k.ld,
+                           transposed);
 }
 
-struct kt_gemm_right kt_attend_k_shared(const struct kt_attend *p, int64_t key, int transposed)
+struct kt_gemm_right kt_attend_k_shared(const struct kt_attend *p, int64_t key, bool transposed)
 {
-    return right(p->a->k_shared + key * p->a->k_shared_stride, p->a->k_shared_stride, transposed);
+    const struct kt_view *k = &p->a->k_shared;
+    return kt_attend_right(kt_attend_at(k, key, 0, 0), k->ld, transposed);
 }
 
 struct kt_gemm_right kt_attend_v(const struct kt_attend *p, int64_t kv_head, int64_t key,
-                                 int transposed)
+                                 bool transposed)
 {
-    return right(p->a->v + key * p->a->v_stride + kv_head * p->a->v_head_stride, p->a->v_stride,
-                 transposed);
+    const struct kt_attention_args *a = p->a;
+    return kt_attend_right(kt_attend_at(&a->v, key, kv_head, a->v_head_stride), a->v.ld,
+                           transposed);
 }

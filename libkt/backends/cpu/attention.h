@@ -22,8 +22,9 @@ enum {
 struct kt_attend {
     const struct kt_kernels *kernels;
     const struct kt_gemm_kernel *kernel;
-    const struct kt_attention *a;
-    const struct kt_attention_grad *g;
+    const struct kt_attention_args *a;
+    const int32_t *cu_q, *cu_k; /**< offsets of queries and keys */
+    bool backward;
     int64_t group;   /**< heads of a key/value head */
     int64_t queries; /**< of all sequences */
     int64_t own;     /**< features of a key that are not shared */
@@ -53,24 +54,26 @@ struct kt_attention_thread {
     void *panels;
 };
 
-/** Fills what does not depend on the pass. */
-void kt_attend_init(struct kt_attend *p, struct kt_device *dev, const struct kt_attention *a);
+/** Fills what does not depend on the pass. Offsets are the device's when it runs, and the host's
+ * when it is `measured`. */
+void kt_attend_init(struct kt_attend *p, const struct kt_cpu_device *cpu,
+                    const struct kt_attention_args *a, bool backward, bool measured);
 
 /** Bytes of the index of blocks and the threads' scratch; kt_attend_place lays them out. */
-uint64_t kt_attend_bytes(const struct kt_attend *p, const kt_context *ctx);
+uint64_t kt_attend_bytes(const struct kt_attend *p, const struct kt_pool *pool);
 void kt_attend_place(struct kt_attend *p, char *memory);
 struct kt_attention_thread kt_attend_thread(const struct kt_attend *p, int32_t thread);
 
 /** Blocks of `size` out of per_item x (queries or keys) of each sequence; returns their number. */
-int64_t kt_attend_count_blocks(struct kt_attend *p, const int32_t *cu_seqlens, int64_t per_item,
+int64_t kt_attend_count_blocks(struct kt_attend *p, const int32_t *offsets, int64_t per_item,
                                int64_t size);
-struct kt_attention_block kt_attend_block(const struct kt_attend *p, const int32_t *cu_seqlens,
+struct kt_attention_block kt_attend_block(const struct kt_attend *p, const int32_t *offsets,
                                           int64_t per_item, int64_t size, int64_t block);
 
 static inline int64_t kt_attend_query(const struct kt_attend *p, const struct kt_attention_block *b,
                                       int64_t row)
 {
-    return p->a->cu_seqlens_q[b->sequence] + (b->first + row) / p->group;
+    return p->cu_q[b->sequence] + (b->first + row) / p->group;
 }
 
 static inline int64_t kt_attend_head(const struct kt_attend *p, const struct kt_attention_block *b,
@@ -80,13 +83,26 @@ static inline int64_t kt_attend_head(const struct kt_attend *p, const struct kt_
 }
 
 /** Keys [first, last) of its sequence, in packed numbers, that packed query t sees. */
-static inline void kt_attend_visible(const struct kt_attention *a, int32_t s, int64_t t,
+static inline void kt_attend_visible(const struct kt_attend *p, int32_t s, int64_t t,
                                      int64_t *first, int64_t *last)
 {
-    *last = t + a->cu_seqlens_k[s + 1] - a->cu_seqlens_q[s + 1] + 1;
-    *first = a->cu_seqlens_k[s];
-    if (a->window && *first < *last - a->window)
-        *first = *last - a->window;
+    *last = t + p->cu_k[s + 1] - p->cu_q[s + 1] + 1;
+    *first = p->cu_k[s];
+    if (p->a->window && *first < *last - p->a->window)
+        *first = *last - p->a->window;
+}
+
+/** Where row `row` of a view and head `head` begin. */
+static inline float *kt_attend_at(const struct kt_view *view, int64_t row, int64_t head,
+                                  int64_t head_stride)
+{
+    return (float *)view->data + row * view->ld + head * head_stride;
+}
+
+/** Rows of such a view as a right factor. */
+static inline struct kt_gemm_right kt_attend_right(const float *data, int64_t ld, bool transposed)
+{
+    return (struct kt_gemm_right){.matrix = {data, KT_DTYPE_F32, ld}, .transposed = transposed};
 }
 
 /** Converts the rows of q (and of d_o, when there are gradients) of a block. */
@@ -101,9 +117,9 @@ void kt_attend_convert(const struct kt_attend *p, struct kt_attention_thread *t,
 
 /** Keys and values of a block as right factors. */
 struct kt_gemm_right kt_attend_k(const struct kt_attend *p, int64_t kv_head, int64_t key,
-                                 int transposed);
-struct kt_gemm_right kt_attend_k_shared(const struct kt_attend *p, int64_t key, int transposed);
+                                 bool transposed);
+struct kt_gemm_right kt_attend_k_shared(const struct kt_attend *p, int64_t key, bool transposed);
 struct kt_gemm_right kt_attend_v(const struct kt_attend *p, int64_t kv_head, int64_t key,
-                                 int transposed);
+                                 bool transposed);
 
 #endif

@@ -30,21 +30,21 @@ static void fill(int64_t n, float value, float *to)
 
 static void load_delta(const struct kt_attend *p, const struct kt_attention_block *b)
 {
-    const struct kt_attention *a = p->a;
+    const struct kt_attention_args *a = p->a;
     for (int64_t r = 0; r < b->count; r++) {
         int64_t query = kt_attend_query(p, b, r), head = kt_attend_head(p, b, r);
-        int64_t at = query * a->o_stride + head * a->o_head_stride;
         p->delta[head * p->queries + query] =
-            p->kernels->row.dot(a->v_dim, p->g->d_o + at, a->o + at);
+            p->kernels->row.dot(a->v_dim, kt_attend_at(&a->d_o, query, head, a->o_head_stride),
+                                kt_attend_at(&a->o, query, head, a->o_head_stride));
     }
 }
 
 /* dq of the block's rows, accumulated in t->dq [ROWS, qk_dim]. */
 static void query_gradients(const struct kt_attend *p, struct kt_attention_thread *t,
                             const struct kt_attention_block *b, int64_t key, int64_t keys,
-                            int accumulate)
+                            bool accumulate)
 {
-    const struct kt_attention *a = p->a;
+    const struct kt_attention_args *a = p->a;
     struct kt_gemm_right v = kt_attend_v(p, b->kv_head, key, 1);
     struct kt_gemm_right k = kt_attend_k(p, b->kv_head, key, 0);
     kt_attend_scores(p, t, b, key, keys);
@@ -52,7 +52,7 @@ static void query_gradients(const struct kt_attend *p, struct kt_attention_threa
                   KEYS, t->panels);
     for (int64_t r = 0; r < b->count; r++) {
         int64_t query = kt_attend_query(p, b, r), head = kt_attend_head(p, b, r), first, last;
-        kt_attend_visible(a, b->sequence, query, &first, &last);
+        kt_attend_visible(p, b->sequence, query, &first, &last);
         fill(keys, a->lse[head * p->queries + query], t->max);
         fill(keys, p->delta[head * p->queries + query], t->sum);
         gradient_row(p, keys, first - key, last - key, t->max, t->sum, t->s + r * KEYS,
@@ -71,22 +71,22 @@ static void query_gradients(const struct kt_attend *p, struct kt_attention_threa
 static void query_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct kt_attend *p = arg;
-    const struct kt_attention *a = p->a;
+    const struct kt_attention_args *a = p->a;
     struct kt_attention_thread t = kt_attend_thread(p, thread);
-    int64_t blocks = p->blocks[a->num_sequences], from, to, ignored;
+    int64_t blocks = p->blocks[a->queries.num], from, to, ignored;
     for (int64_t i = begin; i < end; i++) {
         struct kt_attention_block b =
-            kt_attend_block(p, a->cu_seqlens_q, p->group, ROWS, blocks - 1 - i / a->num_kv_heads);
+            kt_attend_block(p, p->cu_q, p->group, ROWS, blocks - 1 - i / a->num_kv_heads);
         b.kv_head = i % a->num_kv_heads;
-        kt_attend_visible(a, b.sequence, kt_attend_query(p, &b, 0), &from, &ignored);
-        kt_attend_visible(a, b.sequence, kt_attend_query(p, &b, b.count - 1), &ignored, &to);
+        kt_attend_visible(p, b.sequence, kt_attend_query(p, &b, 0), &from, &ignored);
+        kt_attend_visible(p, b.sequence, kt_attend_query(p, &b, b.count - 1), &ignored, &to);
         kt_attend_load_rows(p, &t, &b);
         load_delta(p, &b);
         for (int64_t key = from; key < to; key += KEYS)
             query_gradients(p, &t, &b, key, kt_min_i64(KEYS, to - key), key > from);
         for (int64_t r = 0; r < b.count; r++)
-            memcpy(p->g->dq + kt_attend_query(p, &b, r) * a->q_stride +
-                       kt_attend_head(p, &b, r) * a->q_head_stride,
+            memcpy(kt_attend_at(&a->dq, kt_attend_query(p, &b, r), kt_attend_head(p, &b, r),
+                                a->q_head_stride),
                    t.dq + r * a->qk_dim, (size_t)a->qk_dim * sizeof(float));
     }
 }
@@ -95,16 +95,16 @@ static void query_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
 static void load_keys(const struct kt_attend *p, struct kt_attention_thread *t, int64_t kv_head,
                       int64_t key, int64_t keys)
 {
-    const struct kt_attention *a = p->a;
+    const struct kt_attention_args *a = p->a;
     int64_t size = p->kernel->element_size, shared = kt_gemm_row_stride(p->kernel, p->own);
     for (int64_t r = 0; r < keys; r++) {
         int64_t j = key + r;
-        p->kernel->convert(p->own, a->k + j * a->k_stride + kv_head * a->k_head_stride,
+        p->kernel->convert(p->own, kt_attend_at(&a->k, j, kv_head, a->k_head_stride),
                            t->q + r * p->q_stride * size);
         if (a->shared_dim)
-            p->kernel->convert(a->shared_dim, a->k_shared + j * a->k_shared_stride,
+            p->kernel->convert(a->shared_dim, kt_attend_at(&a->k_shared, j, 0, 0),
                                t->q + (r * p->q_stride + shared) * size);
-        p->kernel->convert(a->v_dim, a->v + j * a->v_stride + kv_head * a->v_head_stride,
+        p->kernel->convert(a->v_dim, kt_attend_at(&a->v, j, kv_head, a->v_head_stride),
                            t->d_o + r * p->v_stride * size);
     }
 }
@@ -114,44 +114,39 @@ struct key_task {
     int64_t key, keys, head;
 };
 
-static struct kt_gemm_right right(const float *data, int64_t ld, int transposed)
-{
-    return (struct kt_gemm_right){.matrix = {data, KT_DTYPE_F32, ld}, .transposed = transposed};
-}
-
 /* t->s = k q^T and t->dp = v d_o^T for queries [query, query + n) of one head. */
 static void transposed_products(const struct kt_attend *p, struct kt_attention_thread *t,
                                 const struct key_task *b, int64_t query, int64_t n)
 {
-    const struct kt_attention *a = p->a;
-    const float *q = a->q + query * a->q_stride + b->head * a->q_head_stride;
-    const float *d_o = p->g->d_o + query * a->o_stride + b->head * a->o_head_stride;
-    struct kt_gemm_right r = right(q, a->q_stride, 1);
+    const struct kt_attention_args *a = p->a;
+    const float *q = kt_attend_at(&a->q, query, b->head, a->q_head_stride);
+    const float *d_o = kt_attend_at(&a->d_o, query, b->head, a->o_head_stride);
+    struct kt_gemm_right r = kt_attend_right(q, a->q.ld, 1);
     kt_gemm_block(p->kernel, b->keys, n, p->own, 1.0f, t->q, p->q_stride, &r, 0, t->s, KEYS,
                   t->panels);
     if (a->shared_dim) {
-        r = right(q + p->own, a->q_stride, 1);
+        r = kt_attend_right(q + p->own, a->q.ld, 1);
         kt_gemm_block(p->kernel, b->keys, n, a->shared_dim, 1.0f,
                       t->q + kt_gemm_row_stride(p->kernel, p->own) * p->kernel->element_size,
                       p->q_stride, &r, 1, t->s, KEYS, t->panels);
     }
-    r = right(d_o, a->o_stride, 1);
+    r = kt_attend_right(d_o, a->d_o.ld, 1);
     kt_gemm_block(p->kernel, b->keys, n, a->v_dim, 1.0f, t->d_o, p->v_stride, &r, 0, t->dp, KEYS,
                   t->panels);
 }
 
 static void key_gradients(const struct kt_attend *p, struct kt_attention_thread *t,
-                          const struct key_task *b, int64_t query, int64_t n, int first_block,
-                          int first_head)
+                          const struct key_task *b, int64_t query, int64_t n, bool first_block,
+                          bool first_head)
 {
-    const struct kt_attention *a = p->a;
+    const struct kt_attention_args *a = p->a;
     int64_t kv_head = b->head / p->group;
-    int64_t shift = a->cu_seqlens_k[b->sequence + 1] - a->cu_seqlens_q[b->sequence + 1];
+    int64_t shift = p->cu_k[b->sequence + 1] - p->cu_q[b->sequence + 1];
     int64_t seen = a->window ? a->window : INT32_MAX; /* queries that see a key */
-    const float *q = a->q + query * a->q_stride + b->head * a->q_head_stride;
+    const float *q = kt_attend_at(&a->q, query, b->head, a->q_head_stride);
     struct kt_gemm_right r =
-        right(p->g->d_o + query * a->o_stride + b->head * a->o_head_stride, a->o_stride, 0);
-    int fresh = first_block && b->head % p->group == 0;
+        kt_attend_right(kt_attend_at(&a->d_o, query, b->head, a->o_head_stride), a->d_o.ld, 0);
+    bool fresh = first_block && b->head % p->group == 0;
     transposed_products(p, t, b, query, n);
     for (int64_t i = 0; i < b->keys; i++) {
         int64_t first = b->key + i - shift - query;
@@ -160,19 +155,17 @@ static void key_gradients(const struct kt_attend *p, struct kt_attention_thread 
     }
     kt_attend_convert(p, t, t->s, b->keys, n);
     kt_gemm_block(p->kernel, b->keys, a->v_dim, n, 1.0f, t->p, p->key_stride, &r, !fresh,
-                  p->g->dv + b->key * a->v_stride + kv_head * a->v_head_stride, a->v_stride,
-                  t->panels);
+                  kt_attend_at(&a->dv, b->key, kv_head, a->v_head_stride), a->dv.ld, t->panels);
     kt_attend_convert(p, t, t->dp, b->keys, n);
-    r = right(q, a->q_stride, 0);
+    r = kt_attend_right(q, a->q.ld, 0);
     kt_gemm_block(p->kernel, b->keys, p->own, n, 1.0f, t->p, p->key_stride, &r, !fresh,
-                  p->g->dk + b->key * a->k_stride + kv_head * a->k_head_stride, a->k_stride,
-                  t->panels);
+                  kt_attend_at(&a->dk, b->key, kv_head, a->k_head_stride), a->dk.ld, t->panels);
     if (!a->shared_dim)
         return;
-    r = right(q + p->own, a->q_stride, 0);
+    r = kt_attend_right(q + p->own, a->q.ld, 0);
     kt_gemm_block(p->kernel, b->keys, a->shared_dim, n, 1.0f, t->p, p->key_stride, &r,
-                  !(first_block && first_head), p->g->dk_shared + b->key * a->k_shared_stride,
-                  a->k_shared_stride, t->panels);
+                  !(first_block && first_head), kt_attend_at(&a->dk_shared, b->key, 0, 0),
+                  a->dk_shared.ld, t->panels);
 }
 
 static void clear_rows(int64_t rows, int64_t n, float *x, int64_t stride)
@@ -182,27 +175,26 @@ static void clear_rows(int64_t rows, int64_t n, float *x, int64_t stride)
 }
 
 /* Keys that no query sees have no gradient. */
-static void clear_keys(const struct kt_attend *p, const struct key_task *b, int first_head)
+static void clear_keys(const struct kt_attend *p, const struct key_task *b, bool first_head)
 {
-    const struct kt_attention *a = p->a;
+    const struct kt_attention_args *a = p->a;
     int64_t kv_head = b->head / p->group;
-    clear_rows(b->keys, p->own, p->g->dk + b->key * a->k_stride + kv_head * a->k_head_stride,
-               a->k_stride);
-    clear_rows(b->keys, a->v_dim, p->g->dv + b->key * a->v_stride + kv_head * a->v_head_stride,
-               a->v_stride);
+    clear_rows(b->keys, p->own, kt_attend_at(&a->dk, b->key, kv_head, a->k_head_stride), a->dk.ld);
+    clear_rows(b->keys, a->v_dim, kt_attend_at(&a->dv, b->key, kv_head, a->v_head_stride),
+               a->dv.ld);
     if (a->shared_dim && first_head)
-        clear_rows(b->keys, a->shared_dim, p->g->dk_shared + b->key * a->k_shared_stride,
-                   a->k_shared_stride);
+        clear_rows(b->keys, a->shared_dim, kt_attend_at(&a->dk_shared, b->key, 0, 0),
+                   a->dk_shared.ld);
 }
 
 /* Queries [from, to) that see any of the block's keys. */
 static void query_range(const struct kt_attend *p, const struct key_task *b, int64_t *from,
                         int64_t *to)
 {
-    const struct kt_attention *a = p->a;
-    int64_t shift = a->cu_seqlens_k[b->sequence + 1] - a->cu_seqlens_q[b->sequence + 1];
-    *from = kt_max_i64(a->cu_seqlens_q[b->sequence], b->key - shift);
-    *to = a->cu_seqlens_q[b->sequence + 1];
+    const struct kt_attention_args *a = p->a;
+    int64_t shift = p->cu_k[b->sequence + 1] - p->cu_q[b->sequence + 1];
+    *from = kt_max_i64(p->cu_q[b->sequence], b->key - shift);
+    *to = p->cu_q[b->sequence + 1];
     if (a->window)
         *to = kt_min_i64(*to, b->key + b->keys - 1 - shift + a->window);
 }
@@ -219,10 +211,9 @@ static void key_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
     struct kt_attention_thread t = kt_attend_thread(p, thread);
     int64_t heads = heads_of_task(p), tasks = p->a->num_heads / heads, from, to;
     for (int64_t i = begin; i < end; i++) {
-        struct kt_attention_block block =
-            kt_attend_block(p, p->a->cu_seqlens_k, 1, OWNED, i / tasks);
+        struct kt_attention_block block = kt_attend_block(p, p->cu_k, 1, OWNED, i / tasks);
         struct key_task b = {.sequence = block.sequence,
-                             .key = p->a->cu_seqlens_k[block.sequence] + block.first,
+                             .key = p->cu_k[block.sequence] + block.first,
                              .keys = block.count};
         query_range(p, &b, &from, &to);
         for (int64_t h = 0; h < heads; h++) {
@@ -238,46 +229,28 @@ static void key_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
     }
 }
 
-static uint64_t delta_bytes(int64_t queries, int32_t num_heads)
-{
-    return (uint64_t)queries * (uint64_t)num_heads * sizeof(float);
-}
-
-/* Backward takes more than forward, and shared features a line of padding. */
-uint64_t kt_cpu_attention_scratch_bytes(const struct kt_device *dev, kt_compute compute,
-                                        const struct kt_extent *e)
-{
-    struct kt_attention a = {.num_heads = e->num_heads,
-                             .num_kv_heads = e->num_heads,
-                             .qk_dim = e->head_dim,
-                             .shared_dim = 1,
-                             .v_dim = e->head_dim,
-                             .compute = compute};
-    struct kt_attention_grad g;
-    struct kt_attend p;
-    kt_attend_init(&p, (struct kt_device *)dev, &a);
-    p.g = &g;
-    return kt_attend_bytes(&p, dev->ctx) + (uint64_t)(e->tokens + 8) * sizeof *p.blocks +
-           delta_bytes(e->tokens, e->num_heads);
-}
-
-kt_status kt_cpu_attention_backward(struct kt_device *dev, const struct kt_attention *a,
-                                    const struct kt_attention_grad *g)
+uint64_t kt_cpu_attention_backward_scratch(const struct kt_cpu_device *cpu,
+                                           const struct kt_attention_args *a)
 {
     struct kt_attend p;
-    void *memory;
-    kt_attend_init(&p, dev, a);
-    p.g = g;
-    if (!a->num_sequences)
-        return KT_OK;
-    uint64_t bytes = kt_attend_bytes(&p, dev->ctx);
-    uint64_t delta = delta_bytes(p.queries, a->num_heads);
-    KT_TRY(kt_scratch_get(&kt_cpu(dev)->scratch, bytes + delta, "attention's backward", &memory));
-    kt_attend_place(&p, memory);
-    p.delta = (float *)(void *)((char *)memory + bytes);
-    int64_t blocks = kt_attend_count_blocks(&p, a->cu_seqlens_q, p.group, ROWS);
-    kt_parallel_for(dev->ctx->pool, blocks * a->num_kv_heads, 1, query_blocks, &p);
-    blocks = kt_attend_count_blocks(&p, a->cu_seqlens_k, 1, OWNED);
-    kt_parallel_for(dev->ctx->pool, blocks * (a->num_heads / heads_of_task(&p)), 1, key_blocks, &p);
-    return KT_OK;
+    kt_attend_init(&p, cpu, a, true, true);
+    if (!a->queries.num)
+        return 0;
+    return kt_attend_bytes(&p, cpu->pool) + (uint64_t)(p.queries * a->num_heads) * sizeof *p.delta;
+}
+
+void kt_cpu_attention_backward(struct kt_device *dev, const void *args, void *scratch)
+{
+    const struct kt_attention_args *a = args;
+    struct kt_pool *pool = kt_cpu(dev)->pool;
+    struct kt_attend p;
+    kt_attend_init(&p, kt_cpu(dev), a, true, false);
+    if (!a->queries.num)
+        return;
+    kt_attend_place(&p, scratch);
+    p.delta = (float *)(void *)((char *)scratch + kt_attend_bytes(&p, pool));
+    int64_t blocks = kt_attend_count_blocks(&p, p.cu_q, p.group, ROWS);
+    kt_parallel_for(pool, blocks * a->num_kv_heads, 1, query_blocks, &p);
+    blocks = kt_attend_count_blocks(&p, p.cu_k, 1, OWNED);
+    kt_parallel_for(pool, blocks * (a->num_heads / heads_of_task(&p)), 1, key_blocks, &p);
 }

@@ -22,7 +22,7 @@ static void accumulate_softmax(const struct kt_attend *p, struct kt_attention_th
     for (int64_t r = 0; r < b->count; r++) {
         float *s = t->s + r * KEYS;
         int64_t first, last;
-        kt_attend_visible(p->a, b->sequence, kt_attend_query(p, b, r), &first, &last);
+        kt_attend_visible(p, b->sequence, kt_attend_query(p, b, r), &first, &last);
         first = kt_min_i64(kt_max_i64(first - key, 0), keys);
         last = kt_max_i64(kt_min_i64(last - key, keys), first);
         memset(s, 0, (size_t)first * sizeof *s);
@@ -63,10 +63,10 @@ static void attend_keys(const struct kt_attend *p, struct kt_attention_thread *t
 static void write_row(const struct kt_attend *p, const struct kt_attention_block *b, int64_t r,
                       const float *o, float max, float sum)
 {
-    const struct kt_attention *a = p->a;
+    const struct kt_attention_args *a = p->a;
     int64_t query = kt_attend_query(p, b, r), head = kt_attend_head(p, b, r);
     p->kernels->row.scale_add(a->v_dim, 1.0f / sum, o, 0,
-                              a->o + query * a->o_stride + head * a->o_head_stride);
+                              kt_attend_at(&a->o, query, head, a->o_head_stride));
     if (a->lse)
         a->lse[head * p->queries + query] = max + logf(sum);
 }
@@ -81,9 +81,9 @@ static float *part_of(const struct kt_attend *p, int64_t block, int64_t kv_head,
 static void key_range(const struct kt_attend *p, const struct kt_attention_block *b, int64_t split,
                       int64_t *from, int64_t *to)
 {
-    int64_t ignored, start = p->a->cu_seqlens_k[b->sequence] + split * p->split;
-    kt_attend_visible(p->a, b->sequence, kt_attend_query(p, b, 0), from, &ignored);
-    kt_attend_visible(p->a, b->sequence, kt_attend_query(p, b, b->count - 1), &ignored, to);
+    int64_t ignored, start = p->cu_k[b->sequence] + split * p->split;
+    kt_attend_visible(p, b->sequence, kt_attend_query(p, b, 0), from, &ignored);
+    kt_attend_visible(p, b->sequence, kt_attend_query(p, b, b->count - 1), &ignored, to);
     if (p->splits == 1)
         return;
     *from = kt_max_i64(*from, start);
@@ -95,11 +95,11 @@ static void forward_blocks(void *arg, int64_t begin, int64_t end, int32_t thread
 {
     const struct kt_attend *p = arg;
     struct kt_attention_thread t = kt_attend_thread(p, thread);
-    int64_t heads = p->a->num_kv_heads, blocks = p->blocks[p->a->num_sequences], from, to;
+    int64_t heads = p->a->num_kv_heads, blocks = p->blocks[p->a->queries.num], from, to;
     for (int64_t i = begin; i < end; i++) {
         int64_t split = i % p->splits, kv_head = i / p->splits % heads;
         int64_t block = blocks - 1 - i / p->splits / heads;
-        struct kt_attention_block b = kt_attend_block(p, p->a->cu_seqlens_q, p->group, ROWS, block);
+        struct kt_attention_block b = kt_attend_block(p, p->cu_q, p->group, ROWS, block);
         b.kv_head = kv_head;
         key_range(p, &b, split, &from, &to);
         kt_attend_load_rows(p, &t, &b);
@@ -122,8 +122,7 @@ static void join_parts(void *arg, int64_t begin, int64_t end, int32_t thread)
     struct kt_attention_thread t = kt_attend_thread(p, thread);
     int64_t heads = p->a->num_kv_heads, dim = p->a->v_dim;
     for (int64_t i = begin; i < end; i++) {
-        struct kt_attention_block b =
-            kt_attend_block(p, p->a->cu_seqlens_q, p->group, ROWS, i / heads);
+        struct kt_attention_block b = kt_attend_block(p, p->cu_q, p->group, ROWS, i / heads);
         b.kv_head = i % heads;
         for (int64_t r = 0; r < b.count; r++) {
             float max = no_max, sum = 0;
@@ -144,11 +143,11 @@ static void join_parts(void *arg, int64_t begin, int64_t end, int32_t thread)
 /* Parts depend on the shapes alone, so that bits do not depend on the number of threads. */
 static void choose_splits(struct kt_attend *p)
 {
-    const struct kt_attention *a = p->a;
+    const struct kt_attention_args *a = p->a;
     int64_t rows = 0, keys = 0;
-    for (int32_t s = 0; s < a->num_sequences; s++) {
-        rows = kt_max_i64(rows, (a->cu_seqlens_q[s + 1] - a->cu_seqlens_q[s]) * p->group);
-        keys = kt_max_i64(keys, a->cu_seqlens_k[s + 1] - a->cu_seqlens_k[s]);
+    for (int32_t s = 0; s < a->queries.num; s++) {
+        rows = kt_max_i64(rows, (p->cu_q[s + 1] - p->cu_q[s]) * p->group);
+        keys = kt_max_i64(keys, p->cu_k[s + 1] - p->cu_k[s]);
     }
     p->longest = keys;
     p->split = kt_max_i64(KT_ATTENTION_MIN_SPLIT,
@@ -156,33 +155,41 @@ static void choose_splits(struct kt_attend *p)
     p->splits = rows <= ROWS && keys > p->split ? (keys + p->split - 1) / p->split : 1;
 }
 
-static uint64_t parts_floats(const struct kt_attend *p, int64_t blocks)
+/* Parts exist when a sequence has at most one block. */
+static uint64_t parts_bytes(const struct kt_attend *p)
 {
     if (p->splits == 1)
         return 0;
-    return (uint64_t)(blocks * p->a->num_kv_heads * p->splits) * ROWS * (uint64_t)(p->a->v_dim + 2);
+    return (uint64_t)(p->a->queries.num * p->a->num_kv_heads * p->splits) * ROWS *
+           (uint64_t)(p->a->v_dim + 2) * sizeof(float);
 }
 
-kt_status kt_cpu_attention_forward(struct kt_device *dev, const struct kt_attention *a)
+uint64_t kt_cpu_attention_forward_scratch(const struct kt_cpu_device *cpu,
+                                          const struct kt_attention_args *a)
 {
     struct kt_attend p;
-    void *memory;
-    kt_attend_init(&p, dev, a);
+    kt_attend_init(&p, cpu, a, false, true);
     if (!p.queries)
-        return KT_OK;
+        return 0;
     choose_splits(&p);
-    /* Parts exist when a sequence has at most one block. */
-    uint64_t bytes = kt_attend_bytes(&p, dev->ctx);
-    KT_TRY(kt_scratch_get(&kt_cpu(dev)->scratch,
-                          bytes + parts_floats(&p, a->num_sequences) * sizeof(float), "attention",
-                          &memory));
-    kt_attend_place(&p, memory);
-    p.parts = (float *)(void *)((char *)memory + bytes);
-    int64_t blocks = kt_attend_count_blocks(&p, a->cu_seqlens_q, p.group, ROWS);
+    return kt_attend_bytes(&p, cpu->pool) + parts_bytes(&p);
+}
+
+void kt_cpu_attention_forward(struct kt_device *dev, const void *args, void *scratch)
+{
+    const struct kt_attention_args *a = args;
+    struct kt_pool *pool = kt_cpu(dev)->pool;
+    struct kt_attend p;
+    kt_attend_init(&p, kt_cpu(dev), a, false, false);
+    if (!p.queries)
+        return;
+    choose_splits(&p);
+    kt_attend_place(&p, scratch);
+    p.parts = (float *)(void *)((char *)scratch + kt_attend_bytes(&p, pool));
+    int64_t blocks = kt_attend_count_blocks(&p, p.cu_q, p.group, ROWS);
     int64_t tasks = blocks * a->num_kv_heads * p.splits;
-    int small = kt_gemm_is_small(p.queries * a->num_heads, p.longest, a->qk_dim + a->v_dim);
-    kt_parallel_for(dev->ctx->pool, tasks, small ? tasks : 1, forward_blocks, &p);
+    bool small = kt_gemm_is_small(p.queries * a->num_heads, p.longest, a->qk_dim + a->v_dim);
+    kt_parallel_for(pool, tasks, small ? tasks : 1, forward_blocks, &p);
     if (p.splits > 1)
-        kt_parallel_for(dev->ctx->pool, blocks * a->num_kv_heads, 1, join_parts, &p);
-    return KT_OK;
+        kt_parallel_for(pool, blocks * a->num_kv_heads, 1, join_parts, &p);
 }

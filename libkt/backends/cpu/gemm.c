@@ -31,29 +31,43 @@ static int64_t round_up(int64_t n, int64_t step)
     return (n + step - 1) / step * step;
 }
 
+/* How a product is made. */
+enum form {
+    NOTHING,
+    ROW_DOTS,  /* few columns: dot products with rows of A as they are */
+    NARROW,    /* few columns: tasks convert their rows */
+    CONVERTED, /* all rows are converted first, a part at a time */
+};
+
+/* What is converted at a time: a part of the depth rather than of the rows, since all rows of a
+ * part share a packed block. */
+struct part {
+    int64_t rows, depth, stride;
+};
+
 struct product {
     const struct kt_gemm_kernel *kernel;
     int64_t m, n, k;
     float alpha;
     const float *a;
     int64_t lda;
-    int trans_a;
-    char *rows;
-    int64_t row_stride;
-    const struct kt_gemm_right *b;
-    enum kt_gemm_way way; /* decided by all rows: blocks of them depend on the number of threads */
-    int accumulate;
+    bool trans_a;
+    struct kt_gemm_right b;
+    bool accumulate;
     float *c;
     int64_t ldc;
-    int transposed_c; /* element (i, j) of the result is at c[j * ldc + i] */
-    char *threads;
+    bool transposed_c; /* element (i, j) of the result is at c[j * ldc + i] */
+    enum form form;
+    enum kt_gemm_way way; /* decided by all rows: blocks of them depend on the number of threads */
+    struct part part;     /* CONVERTED */
+    char *threads, *rows;
     uint64_t thread_bytes;
     int64_t block_rows, row_blocks, block_cols;
 };
 
 static char *row_at(const struct product *p, int64_t row, int64_t col)
 {
-    return p->rows + (row * p->row_stride + col) * p->kernel->element_size;
+    return p->rows + (row * p->part.stride + col) * p->kernel->element_size;
 }
 
 static void convert_rows(void *arg, int64_t begin, int64_t end, int32_t thread)
@@ -80,7 +94,7 @@ static void convert_columns(void *arg, int64_t begin, int64_t end, int32_t threa
 }
 
 static void multiply_block(const struct product *p, int64_t m, int64_t n, int64_t k, const void *a,
-                           int64_t lda, const struct kt_gemm_right *b, int accumulate, float *c,
+                           int64_t lda, const struct kt_gemm_right *b, bool accumulate, float *c,
                            int64_t ldc, void *panels)
 {
     kt_gemm_block_by(p->way, p->kernel, m, n, k, p->alpha, a, lda, b, accumulate, c, ldc, panels);
@@ -107,14 +121,14 @@ static void multiply_blocks(void *arg, int64_t begin, int64_t end, int32_t threa
         int64_t col = task / p->row_blocks * p->block_cols;
         int64_t rows = kt_min_i64(p->block_rows, p->m - row);
         int64_t cols = kt_min_i64(p->block_cols, p->n - col);
-        struct kt_gemm_right b = kt_gemm_right_at(p->b, 0, col);
+        struct kt_gemm_right b = kt_gemm_right_at(&p->b, 0, col);
         if (p->transposed_c) {
-            multiply_block(p, rows, cols, p->k, row_at(p, row, 0), p->row_stride, &b, 0, tile,
+            multiply_block(p, rows, cols, p->k, row_at(p, row, 0), p->part.stride, &b, 0, tile,
                            KT_GEMM_BLOCK_COLS, panels);
             add_transposed(p, row, rows, col, cols, tile);
         } else {
-            multiply_block(p, rows, cols, p->k, row_at(p, row, 0), p->row_stride, &b, p->accumulate,
-                           p->c + row * p->ldc + col, p->ldc, panels);
+            multiply_block(p, rows, cols, p->k, row_at(p, row, 0), p->part.stride, &b,
+                           p->accumulate, p->c + row * p->ldc + col, p->ldc, panels);
         }
     }
 }
@@ -130,7 +144,7 @@ static void multiply_narrow(void *arg, int64_t begin, int64_t end, int32_t threa
             stride = kt_gemm_row_stride(p->kernel, max_depth);
     for (int64_t from = 0; from < p->k; from += max_depth) {
         int64_t depth = kt_min_i64(max_depth, p->k - from);
-        struct kt_gemm_right b = kt_gemm_right_at(p->b, from, 0);
+        struct kt_gemm_right b = kt_gemm_right_at(&p->b, from, 0);
         for (int64_t i = begin; i < end; i++)
             p->kernel->convert(depth, p->a + i * p->lda + from,
                                slab + (i - begin) * stride * p->kernel->element_size);
@@ -141,24 +155,21 @@ static void multiply_narrow(void *arg, int64_t begin, int64_t end, int32_t threa
 
 static void clear(const struct product *p)
 {
-    for (int64_t i = 0; i < p->m && !p->accumulate; i++)
+    for (int64_t i = 0; i < p->m && p->n > 0 && !p->accumulate; i++)
         memset(p->c + i * p->ldc, 0, (size_t)p->n * sizeof *p->c);
 }
 
 /* Panels, and a tile of transposed results or a slab of converted rows. */
-static uint64_t thread_bytes(const struct kt_gemm_kernel *kernel)
+static uint64_t thread_bytes(const struct product *p)
 {
-    uint64_t tile = MIN_BLOCK_ROWS * KT_GEMM_BLOCK_COLS * sizeof(float);
-    uint64_t slab = (uint64_t)NARROW_ROWS * (uint64_t)kernel->element_size *
-                    (uint64_t)kt_gemm_row_stride(kernel, kt_gemm_block_depth(kernel));
-    return kt_gemm_panel_bytes(kernel) + (tile > slab ? tile : slab);
+    uint64_t bytes = kt_gemm_panel_bytes(p->kernel);
+    if (p->form == NARROW)
+        bytes += (uint64_t)NARROW_ROWS * (uint64_t)p->kernel->element_size *
+                 (uint64_t)kt_gemm_row_stride(p->kernel, kt_gemm_block_depth(p->kernel));
+    else if (p->transposed_c)
+        bytes += MIN_BLOCK_ROWS * KT_GEMM_BLOCK_COLS * sizeof(float);
+    return bytes;
 }
-
-/* What is converted at a time: a part of the depth rather than of the rows, since all rows of a
- * part share a packed block. */
-struct part {
-    int64_t rows, depth, stride;
-};
 
 static struct part converted_part(const struct kt_gemm_kernel *kernel, int64_t m, int64_t k)
 {
@@ -173,35 +184,11 @@ static struct part converted_part(const struct kt_gemm_kernel *kernel, int64_t m
     return part;
 }
 
-uint64_t kt_gemm_scratch_bytes(const struct kt_context *ctx, const struct kt_gemm_kernel *kernel,
-                               int64_t m, int64_t k)
-{
-    uint64_t transposed =
-        DOT_NARROW_COLS * (uint64_t)kt_min_i64(k, DOT_NARROW_DEPTH) * sizeof(float);
-    uint64_t row_bytes = (uint64_t)kt_gemm_row_stride(kernel, k) * (uint64_t)kernel->element_size;
-    uint64_t converted =
-        (uint64_t)m < CONVERTED_BYTES / row_bytes ? (uint64_t)m * row_bytes : CONVERTED_BYTES;
-    return thread_bytes(kernel) * (uint64_t)kt_pool_num_threads(ctx->pool) +
-           (converted > transposed ? converted : transposed);
-}
-
-static kt_status get_scratch(struct kt_context *ctx, struct kt_scratch *scratch, struct product *p,
-                             uint64_t rows_bytes)
-{
-    uint64_t threads = (uint64_t)kt_pool_num_threads(ctx->pool);
-    void *memory;
-    p->thread_bytes = thread_bytes(p->kernel);
-    KT_TRY(kt_scratch_get(scratch, threads * p->thread_bytes + rows_bytes, "a matrix product",
-                          &memory));
-    p->threads = memory;
-    p->rows = p->threads + threads * p->thread_bytes;
-    return KT_OK;
-}
-
 /* Very few columns in float32 (LoRA): dot products take the rows as they are. */
-static int uses_row_dots(const struct product *p)
+static bool uses_row_dots(const struct product *p)
 {
-    return !p->kernel->bf16 && p->kernel->dot_rows >= MIN_DOT_ROWS && p->n <= DOT_NARROW_COLS &&
+    return !p->trans_a && !p->b.weight && (p->b.transposed || p->b.matrix.dtype == KT_DTYPE_F32) &&
+           !p->kernel->bf16 && p->kernel->dot_rows >= MIN_DOT_ROWS && p->n <= DOT_NARROW_COLS &&
            p->k <= DOT_NARROW_DEPTH;
 }
 
@@ -209,42 +196,35 @@ static void dot_rows(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct product *p = arg;
     (void)thread;
-    p->kernel->dot(end - begin, p->n, p->k, p->a + begin * p->lda, p->lda, &p->b->matrix, p->alpha,
+    p->kernel->dot(end - begin, p->n, p->k, p->a + begin * p->lda, p->lda, &p->b.matrix, p->alpha,
                    p->accumulate, p->c + begin * p->ldc, p->ldc);
 }
 
 /* The right factor [k, n] as [n, k] in `to`. */
 static struct kt_gemm_right transpose_right(const struct product *p, float *to)
 {
-    const float *from = p->b->matrix.data;
+    const float *from = p->b.matrix.data;
     for (int64_t q = 0; q < p->k; q++)
         for (int64_t j = 0; j < p->n; j++)
-            to[j * p->k + q] = from[q * p->b->matrix.ld + j];
-    return (struct kt_gemm_right){.matrix = {to, KT_DTYPE_F32, p->k}, .transposed = 1};
+            to[j * p->k + q] = from[q * p->b.matrix.ld + j];
+    return (struct kt_gemm_right){.matrix = {to, KT_DTYPE_F32, p->k}, .transposed = true};
 }
 
-static kt_status run_row_dots(struct kt_context *ctx, struct kt_scratch *scratch, struct product *p)
+static void run_row_dots(struct kt_pool *pool, struct product *p)
 {
-    struct kt_gemm_right right;
-    if (!p->b->transposed) {
-        KT_TRY(get_scratch(ctx, scratch, p, (uint64_t)(p->n * p->k) * sizeof(float)));
-        right = transpose_right(p, (float *)(void *)p->rows);
-        p->b = &right;
-    }
-    int small = kt_gemm_is_small(p->m, p->n, p->k);
-    kt_parallel_for(ctx->pool, p->m, small ? p->m : MIN_BLOCK_ROWS, dot_rows, p);
-    return KT_OK;
+    bool small = kt_gemm_is_small(p->m, p->n, p->k);
+    if (!p->b.transposed)
+        p->b = transpose_right(p, (float *)(void *)p->rows);
+    kt_parallel_for(pool, p->m, small ? p->m : MIN_BLOCK_ROWS, dot_rows, p);
 }
 
-static kt_status run_narrow(struct kt_context *ctx, struct kt_scratch *scratch, struct product *p)
+static void run_narrow(struct kt_pool *pool, struct product *p)
 {
-    int64_t share = p->m / (2 * kt_pool_num_threads(ctx->pool)) / p->kernel->mr * p->kernel->mr;
+    int64_t share = p->m / (2 * kt_pool_num_threads(pool)) / p->kernel->mr * p->kernel->mr;
     int64_t rows = kt_min_i64(NARROW_ROWS, kt_max_i64(share, p->kernel->mr));
     if (kt_gemm_is_small(p->m, p->n, p->k))
         rows = NARROW_ROWS;
-    KT_TRY(get_scratch(ctx, scratch, p, 0));
-    kt_parallel_for(ctx->pool, p->m, rows, multiply_narrow, p);
-    return KT_OK;
+    kt_parallel_for(pool, p->m, rows, multiply_narrow, p);
 }
 
 static int64_t outer_cols(const struct product *p, int64_t threads)
@@ -259,7 +239,7 @@ static void choose_blocks(struct product *p, int64_t threads)
     int64_t rows = p->transposed_c ? MIN_BLOCK_ROWS : MAX_BLOCK_ROWS;
     p->block_cols = kt_gemm_block_cols(p->kernel);
     if (p->way != KT_GEMM_PACKED)
-        p->block_cols = p->b->transposed ? DOT_BLOCK_COLS : outer_cols(p, threads);
+        p->block_cols = p->b.transposed ? DOT_BLOCK_COLS : outer_cols(p, threads);
     if (p->transposed_c)
         p->block_cols = kt_min_i64(p->block_cols, KT_GEMM_BLOCK_COLS);
     int64_t col_blocks = (p->n + p->block_cols - 1) / p->block_cols;
@@ -275,87 +255,115 @@ static void multiply_converted(struct kt_pool *pool, struct product *p)
 {
     choose_blocks(p, kt_pool_num_threads(pool));
     int64_t tasks = (p->n + p->block_cols - 1) / p->block_cols * p->row_blocks;
-    int small = kt_gemm_is_small(p->m, p->n, p->k);
+    bool small = kt_gemm_is_small(p->m, p->n, p->k);
     kt_parallel_for(pool, p->m, small ? p->m : 16, p->trans_a ? convert_columns : convert_rows, p);
     kt_parallel_for(pool, tasks, small ? tasks : 1, multiply_blocks, p);
 }
 
-static void multiply_part(struct kt_pool *pool, const struct product *whole,
-                          const struct part *part, int64_t row, int64_t from)
+static void multiply_part(struct kt_pool *pool, const struct product *whole, int64_t row,
+                          int64_t from)
 {
     struct product p = *whole;
-    struct kt_gemm_right b = kt_gemm_right_at(whole->b, from, 0);
-    p.b = &b;
-    p.m = kt_min_i64(part->rows, whole->m - row);
-    p.k = kt_min_i64(part->depth, whole->k - from);
+    p.b = kt_gemm_right_at(&whole->b, from, 0);
+    p.m = kt_min_i64(p.part.rows, whole->m - row);
+    p.k = kt_min_i64(p.part.depth, whole->k - from);
     p.a += p.trans_a ? from * p.lda + row : row * p.lda + from;
     p.c += row * (p.transposed_c ? 1 : p.ldc);
     p.accumulate |= from > 0;
     multiply_converted(pool, &p);
 }
 
-static kt_status run_converted(struct kt_context *ctx, struct kt_scratch *scratch,
-                               struct product *p)
+static void run_converted(struct kt_pool *pool, const struct product *p)
 {
-    struct part part = converted_part(p->kernel, p->m, p->k);
-    p->row_stride = part.stride;
-    KT_TRY(get_scratch(ctx, scratch, p,
-                       (uint64_t)(part.rows * part.stride * p->kernel->element_size)));
-    for (int64_t row = 0; row < p->m; row += part.rows)
-        for (int64_t from = 0; from < p->k; from += part.depth)
-            multiply_part(ctx->pool, p, &part, row, from);
-    return KT_OK;
+    for (int64_t row = 0; row < p->m; row += p->part.rows)
+        for (int64_t from = 0; from < p->k; from += p->part.depth)
+            multiply_part(pool, p, row, from);
 }
 
 /* C^T = B^T A, so that the factor with fewer columns is the one that is transposed. */
-static struct kt_gemm_right swap_factors(struct product *p)
+static void swap_factors(struct product *p)
 {
     struct kt_gemm_right right = {.matrix = {p->a, KT_DTYPE_F32, p->lda}};
     int64_t m = p->m;
-    p->a = p->b->matrix.data;
-    p->lda = p->b->matrix.ld;
+    p->a = p->b.matrix.data;
+    p->lda = p->b.matrix.ld;
+    p->b = right;
     p->m = p->n;
     p->n = m;
-    p->transposed_c = 1;
-    return right;
+    p->transposed_c = true;
+    p->way = kt_gemm_way(p->kernel, p->m, &p->b);
 }
 
-kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
-                      const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
-                      float alpha, const float *a, int64_t lda, int trans_a,
-                      const struct kt_gemm_right *b, int accumulate, float *c, int64_t ldc)
+static struct product plan(const struct kt_gemm_product *g)
 {
-    struct product p = {.kernel = kernel,
-                        .m = m,
-                        .n = n,
-                        .k = k,
-                        .alpha = alpha,
-                        .a = a,
-                        .lda = lda,
-                        .trans_a = trans_a,
-                        .b = b,
-                        .accumulate = accumulate,
-                        .c = c,
-                        .ldc = ldc};
-    struct kt_gemm_right right;
-    if (m <= 0 || n <= 0)
-        return KT_OK;
-    if (k <= 0) {
-        clear(&p);
-        return KT_OK;
-    }
-    p.way = kt_gemm_way(kernel, m, b);
-    if (m == 1 && p.way == KT_GEMM_DIRECT)
+    struct product p = {.kernel = g->kernel,
+                        .m = g->m,
+                        .n = g->n,
+                        .k = g->k,
+                        .alpha = g->alpha,
+                        .a = g->a,
+                        .lda = g->lda,
+                        .trans_a = g->trans_a,
+                        .b = g->b,
+                        .accumulate = g->accumulate,
+                        .c = g->c,
+                        .ldc = g->ldc};
+    if (g->m <= 0 || g->n <= 0 || g->k <= 0)
+        return p;
+    p.way = kt_gemm_way(p.kernel, p.m, &p.b);
+    if (p.m == 1 && p.way == KT_GEMM_DIRECT)
         p.way = KT_GEMM_ROW;
-    if (!trans_a && !b->weight && (b->transposed || b->matrix.dtype == KT_DTYPE_F32) &&
-        uses_row_dots(&p))
-        return run_row_dots(ctx, scratch, &p);
-    if (!trans_a && n <= kt_gemm_block_cols(kernel))
-        return run_narrow(ctx, scratch, &p);
-    if (trans_a && !b->transposed && !b->weight && b->matrix.dtype == KT_DTYPE_F32 && n < m) {
-        right = swap_factors(&p);
-        p.b = &right;
-        p.way = kt_gemm_way(kernel, p.m, &right);
+    if (uses_row_dots(&p)) {
+        p.form = ROW_DOTS;
+        return p;
     }
-    return run_converted(ctx, scratch, &p);
+    p.form = !p.trans_a && p.n <= kt_gemm_block_cols(p.kernel) ? NARROW : CONVERTED;
+    if (p.trans_a && !p.b.transposed && !p.b.weight && p.b.matrix.dtype == KT_DTYPE_F32 &&
+        p.n < p.m)
+        swap_factors(&p);
+    p.part = converted_part(p.kernel, p.m, p.k);
+    p.thread_bytes = thread_bytes(&p);
+    return p;
+}
+
+/* Of what all threads share: behind their own. */
+static uint64_t shared_bytes(const struct product *p)
+{
+    if (p->form == ROW_DOTS)
+        return p->b.transposed ? 0 : (uint64_t)(p->n * p->k) * sizeof(float);
+    if (p->form == CONVERTED)
+        return (uint64_t)(p->part.rows * p->part.stride * p->kernel->element_size);
+    return 0;
+}
+
+static uint64_t all_thread_bytes(const struct kt_pool *pool, const struct product *p)
+{
+    return (uint64_t)kt_pool_num_threads(pool) * p->thread_bytes;
+}
+
+uint64_t kt_gemm_run_scratch(const struct kt_pool *pool, const struct kt_gemm_product *product)
+{
+    struct product p = plan(product);
+    return all_thread_bytes(pool, &p) + shared_bytes(&p);
+}
+
+void kt_gemm_run(struct kt_pool *pool, const struct kt_gemm_product *product, void *scratch)
+{
+    struct product p = plan(product);
+    p.threads = scratch;
+    p.rows = p.threads + all_thread_bytes(pool, &p);
+    switch (p.form) {
+    case NOTHING:
+        clear(&p);
+        break;
+    case ROW_DOTS:
+        run_row_dots(pool, &p);
+        break;
+    case NARROW:
+        run_narrow(pool, &p);
+        break;
+    case CONVERTED:
+        run_converted(pool, &p);
+        break;
+    }
 }

@@ -3,7 +3,7 @@
  * Matrix products over the micro-kernels of kernels.h: C[m,n] (+)= alpha * A[m,k] * B[k,n].
  *
  * A is float32 activations, converted into rows of the kernel's elements, as many at a time as fit
- * into a bounded scratch. B is packed by blocks of KT_GEMM_BLOCK_COLS columns x a depth that fits
+ * into bounded scratch. B is packed by blocks of KT_GEMM_BLOCK_COLS columns x a depth that fits
  * level-2 cache, in scratch of the thread that works on the block, straight from the memory it lies
  * in. Each element of C is summed by one thread in ascending k, so that its bits do not depend on
  * the number of threads. A product of few rows with a transposed B is made of dot products along k
@@ -17,7 +17,7 @@ enum { KT_GEMM_BLOCK_COLS = 128, KT_GEMM_BLOCK_BYTES = 1024 };
 
 /** Whether a product of m rows with an [n, k] factor takes less than about 20 microseconds and is
  * not worth waking threads for; reading the factor counts as ten rows. */
-static inline int kt_gemm_is_small(int64_t m, int64_t n, int64_t k)
+static inline bool kt_gemm_is_small(int64_t m, int64_t n, int64_t k)
 {
     return (double)(m + 10) * (double)n * (double)k < 2e6;
 }
@@ -25,13 +25,13 @@ static inline int kt_gemm_is_small(int64_t m, int64_t n, int64_t k)
 /** Right factor; transposed: b holds [n, k]. */
 struct kt_gemm_right {
     struct kt_matrix matrix;
-    int transposed;
+    bool transposed;
     /** instead of `matrix`: a weight in any format, borrowed, from its element (row, col) on */
     const struct kt_weight *weight;
     int64_t row, col;
 };
 
-struct kt_gemm_right kt_gemm_right_weight(const struct kt_weight *w, int transposed);
+struct kt_gemm_right kt_gemm_right_weight(const struct kt_weight *w, bool transposed);
 
 /** Whether the right factor is packed, or read as it lies. */
 enum kt_gemm_way {
@@ -74,14 +74,25 @@ void kt_gemm_block_by(enum kt_gemm_way way, const struct kt_gemm_kernel *kernel,
 /** The right factor from row `row` and column `col` on. */
 struct kt_gemm_right kt_gemm_right_at(const struct kt_gemm_right *b, int64_t row, int64_t col);
 
-/** Scratch of kt_gemm_run, at most. */
-uint64_t kt_gemm_scratch_bytes(const struct kt_context *ctx, const struct kt_gemm_kernel *kernel,
-                               int64_t m, int64_t k);
+/** A whole product: C[m,n] (+)= alpha * A * B. */
+struct kt_gemm_product {
+    const struct kt_gemm_kernel *kernel;
+    int64_t m, n, k;
+    float alpha;
+    const float *a;
+    int64_t lda;
+    bool trans_a; /**< a is [k, m] */
+    struct kt_gemm_right b;
+    bool accumulate;
+    float *c;
+    int64_t ldc;
+};
 
-/** A whole product over the pool. trans_a: a is [k, m]. */
-kt_status kt_gemm_run(struct kt_context *ctx, struct kt_scratch *scratch,
-                      const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
-                      float alpha, const float *a, int64_t lda, int trans_a,
-                      const struct kt_gemm_right *b, int accumulate, float *c, int64_t ldc);
+/** Bytes of scratch that kt_gemm_run takes; addresses of factors and of the result are not looked
+ * at. */
+uint64_t kt_gemm_run_scratch(const struct kt_pool *pool, const struct kt_gemm_product *product);
+
+/** Runs it over the pool, in scratch that is 64-byte aligned. */
+void kt_gemm_run(struct kt_pool *pool, const struct kt_gemm_product *product, void *scratch);
 
 #endif

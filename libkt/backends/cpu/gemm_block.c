@@ -46,7 +46,7 @@ uint64_t kt_gemm_panel_bytes(const struct kt_gemm_kernel *kernel)
 
 /* -- the right factor -------------------------------------------------------------------------- */
 
-struct kt_gemm_right kt_gemm_right_weight(const struct kt_weight *w, int transposed)
+struct kt_gemm_right kt_gemm_right_weight(const struct kt_weight *w, bool transposed)
 {
     struct kt_gemm_right b = {.transposed = transposed};
     if (kt_weight_is_plain(w))

@@ -51,12 +51,16 @@ static void tokens_loss(void *arg, int64_t begin, int64_t end, int32_t thread)
     }
 }
 
-kt_status kt_cpu_cross_entropy(struct kt_device *dev, int64_t tokens, int64_t vocab, float *logits,
-                               int64_t ld, const int32_t *targets, const float *dlogprobs,
-                               float *logprobs)
+void kt_cpu_cross_entropy(struct kt_device *dev, const void *args, void *scratch)
 {
-    struct cross_entropy c = {
-        &kt_cpu(dev)->kernels.row, vocab, logits, ld, targets, dlogprobs, logprobs};
-    kt_parallel_for(dev->ctx->pool, tokens, 1, tokens_loss, &c);
-    return KT_OK;
+    const struct kt_cross_entropy_args *a = args;
+    struct cross_entropy c = {.row = &kt_cpu(dev)->kernels.row,
+                              .vocab = a->vocab,
+                              .logits = a->logits.data,
+                              .ld = a->logits.ld,
+                              .targets = a->targets,
+                              .dlogprobs = a->dlogprobs,
+                              .logprobs = a->logprobs};
+    (void)scratch;
+    kt_parallel_for(kt_cpu(dev)->pool, a->tokens, 1, tokens_loss, &c);
 }

@@ -14,7 +14,7 @@ struct norm {
     int64_t ldx;
     const float *dy;
     int64_t lddy;
-    int accumulate;
+    bool accumulate;
     float *y; /* dx in backward */
     int64_t ldy;
 };
@@ -47,37 +47,30 @@ static void backward(void *arg, int64_t begin, int64_t end, int32_t thread)
     }
 }
 
-kt_status kt_cpu_rmsnorm_forward(struct kt_device *dev, int64_t tokens, int64_t dim, float eps,
-                                 const float *weight, const float *x, int64_t ldx, float *y,
-                                 int64_t ldy)
+static void run(struct kt_device *dev, const struct kt_norm_args *a, kt_range_fn fn)
 {
     struct norm n = {.row = &kt_cpu(dev)->kernels.row,
-                     .dim = dim,
-                     .eps = eps,
-                     .weight = weight,
-                     .x = x,
-                     .ldx = ldx,
-                     .y = y,
-                     .ldy = ldy};
-    kt_parallel_for(dev->ctx->pool, tokens, ROWS_A_TASK, forward, &n);
-    return KT_OK;
+                     .dim = a->dim,
+                     .eps = a->eps,
+                     .weight = a->weight,
+                     .x = a->x.data,
+                     .ldx = a->x.ld,
+                     .dy = a->dy.data,
+                     .lddy = a->dy.ld,
+                     .accumulate = a->accumulate,
+                     .y = a->y.data,
+                     .ldy = a->y.ld};
+    kt_parallel_for(kt_cpu(dev)->pool, a->tokens, ROWS_A_TASK, fn, &n);
 }
 
-kt_status kt_cpu_rmsnorm_backward(struct kt_device *dev, int64_t tokens, int64_t dim, float eps,
-                                  const float *weight, const float *x, int64_t ldx, const float *dy,
-                                  int64_t lddy, int accumulate, float *dx, int64_t lddx)
+void kt_cpu_norm_forward(struct kt_device *dev, const void *args, void *scratch)
 {
-    struct norm n = {.row = &kt_cpu(dev)->kernels.row,
-                     .dim = dim,
-                     .eps = eps,
-                     .weight = weight,
-                     .x = x,
-                     .ldx = ldx,
-                     .dy = dy,
-                     .lddy = lddy,
-                     .accumulate = accumulate,
-                     .y = dx,
-                     .ldy = lddx};
-    kt_parallel_for(dev->ctx->pool, tokens, ROWS_A_TASK, backward, &n);
-    return KT_OK;
+    (void)scratch;
+    run(dev, args, forward);
+}
+
+void kt_cpu_norm_backward(struct kt_device *dev, const void *args, void *scratch)
+{
+    (void)scratch;
+    run(dev, args, backward);
 }

@@ -4,7 +4,7 @@
 
 enum { ROWS_A_TASK = 16 };
 
-static void rotate(const struct kt_rope *r, const float *cos, const float *sin, float *x)
+static void rotate(const struct kt_rope_args *r, const float *cos, const float *sin, float *x)
 {
     int32_t half = r->rope_dim / 2;
     int32_t step = r->interleaved ? 2 : 1, other = r->interleaved ? 1 : half;
@@ -18,18 +18,19 @@ static void rotate(const struct kt_rope *r, const float *cos, const float *sin, 
 
 static void rotate_tokens(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
-    const struct kt_rope *r = arg;
+    const struct kt_rope_args *r = arg;
     (void)thread;
     for (int64_t t = begin; t < end; t++) {
         int64_t at = (int64_t)r->rows[t] * (r->rope_dim / 2);
+        float *x = (float *)r->x.data + t * r->x.ld;
         for (int32_t h = 0; h < r->num_heads; h++)
-            rotate(r, r->cos + at, r->sin + at, r->x + t * r->stride + h * r->head_stride);
+            rotate(r, r->cos + at, r->sin + at, x + h * r->head_stride);
     }
 }
 
-kt_status kt_cpu_rope(struct kt_device *dev, const struct kt_rope *rope, int64_t tokens)
+void kt_cpu_rope(struct kt_device *dev, const void *args, void *scratch)
 {
-    struct kt_rope r = *rope;
-    kt_parallel_for(dev->ctx->pool, tokens, ROWS_A_TASK, rotate_tokens, &r);
-    return KT_OK;
+    struct kt_rope_args a = *(const struct kt_rope_args *)args;
+    (void)scratch;
+    kt_parallel_for(kt_cpu(dev)->pool, a.tokens, ROWS_A_TASK, rotate_tokens, &a);
 }

@@ -12,10 +12,9 @@ struct routing {
     const float *logits;
     int32_t *ids;
     float *weights;
-    const int32_t *chosen;
     const float *dweights;
     float *dlogits;
-    float *scratch; /* a thread: scores [num_experts], choice [num_experts], group [n_group] */
+    float *threads; /* of each: scores [num_experts], choice [num_experts], group [n_group] */
 };
 
 static const float normalizer_floor = 1e-20f;
@@ -26,10 +25,10 @@ static int64_t scratch_floats(int64_t num_experts)
     return 3 * num_experts + 16;
 }
 
-uint64_t kt_cpu_router_scratch_bytes(const kt_context *ctx, int64_t num_experts)
+uint64_t kt_cpu_router_scratch(const struct kt_cpu_device *cpu, const struct kt_router_args *a)
 {
-    return (uint64_t)kt_pool_num_threads(ctx->pool) * (uint64_t)scratch_floats(num_experts) *
-           sizeof(float);
+    return (uint64_t)kt_pool_num_threads(cpu->pool) *
+           (uint64_t)scratch_floats(a->router.num_experts) * sizeof(float);
 }
 
 static void score(const struct routing *g, const float *logits, float *scores)
@@ -114,14 +113,14 @@ static void route(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct routing *g = arg;
     for (int64_t t = begin; t < end; t++)
-        route_token(g, t, g->scratch + thread * scratch_floats(g->r->num_experts));
+        route_token(g, t, g->threads + thread * scratch_floats(g->r->num_experts));
 }
 
 /* With w_j = f s_j / (S + floor), S = sum of the chosen s: ds_j = (f dw_j - sum_i dw_i w_i) / S. */
 static void route_token_backward(const struct routing *g, int64_t t, float *scores)
 {
     const struct kt_router *r = g->r;
-    const int32_t *ids = g->chosen + t * r->topk;
+    const int32_t *ids = g->ids + t * r->topk;
     const float *dw = g->dweights + t * r->topk;
     float *dlogits = g->dlogits + t * r->num_experts;
     score(g, g->logits + t * r->num_experts, scores);
@@ -146,36 +145,29 @@ static void route_backward(void *arg, int64_t begin, int64_t end, int32_t thread
 {
     const struct routing *g = arg;
     for (int64_t t = begin; t < end; t++)
-        route_token_backward(g, t, g->scratch + thread * scratch_floats(g->r->num_experts));
+        route_token_backward(g, t, g->threads + thread * scratch_floats(g->r->num_experts));
 }
 
-static kt_status run(struct kt_device *dev, struct routing *g, int64_t tokens, kt_range_fn fn)
+static void run(struct kt_device *dev, const struct kt_router_args *a, kt_range_fn fn,
+                void *scratch)
 {
-    struct kt_cpu_device *cpu = kt_cpu(dev);
-    void *memory;
-    KT_TRY(kt_scratch_get(&cpu->scratch, kt_cpu_router_scratch_bytes(dev->ctx, g->r->num_experts),
-                          "routing", &memory));
-    g->row = &cpu->kernels.row;
-    g->scratch = memory;
-    kt_parallel_for(dev->ctx->pool, tokens, TOKENS_A_TASK, fn, g);
-    return KT_OK;
+    struct routing g = {.row = &kt_cpu(dev)->kernels.row,
+                        .r = &a->router,
+                        .logits = a->logits,
+                        .ids = a->ids,
+                        .weights = a->weights,
+                        .dweights = a->dweights,
+                        .dlogits = a->dlogits,
+                        .threads = scratch};
+    kt_parallel_for(kt_cpu(dev)->pool, a->tokens, TOKENS_A_TASK, fn, &g);
 }
 
-kt_status kt_cpu_router_forward(struct kt_device *dev, const struct kt_router *r, int64_t tokens,
-                                const float *logits, int32_t *topk_ids, float *topk_weights)
+void kt_cpu_router_forward(struct kt_device *dev, const void *args, void *scratch)
 {
-    struct routing g = {.r = r, .logits = logits, .ids = topk_ids, .weights = topk_weights};
-    return run(dev, &g, tokens, route);
+    run(dev, args, route, scratch);
 }
 
-kt_status kt_cpu_router_backward(struct kt_device *dev, const struct kt_router *r, int64_t tokens,
-                                 const float *logits, const int32_t *topk_ids,
-                                 const float *dtopk_weights, float *dlogits)
+void kt_cpu_router_backward(struct kt_device *dev, const void *args, void *scratch)
 {
-    struct routing g = {.r = r,
-                        .logits = logits,
-                        .chosen = topk_ids,
-                        .dweights = dtopk_weights,
-                        .dlogits = dlogits};
-    return run(dev, &g, tokens, route_backward);
+    run(dev, args, route_backward, scratch);
 }
