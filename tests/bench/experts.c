@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "backends/amx/experts.h"
+#include "backends/registry.h"
 #include "ceilings.h"
 #include "config.h"
 #include "weights.h"
@@ -44,7 +45,7 @@ static const struct weight_type weight_types[] = {{"bf16", KT_DTYPE_BF16, 0, 0},
 
 struct bench {
     kt_context *ctx;
-    struct kt_experts *experts;
+    struct kt_experts *experts, *general;
     const struct weight_type *type;
     float *scales; /* as many as a matrix has at most */
     int recompute;
@@ -302,8 +303,12 @@ __attribute__((target("avx512f"))) READ_CHUNKS(read_chunks_avx512)
 
 struct row {
     struct bench *bench;
+    struct kt_experts *experts; /* the backend, or that for what it does not support */
     struct kt_expert_layer layer;
-    struct kt_expert_batch batch;
+    struct kt_routing routing;
+    struct kt_expert_call call;
+    void *memory; /* of the routing */
+    size_t scratch_bytes;
     struct kt_weight weights[KT_EXPERT_LINEARS][MAX_EXPERTS];
     int32_t *ids;
     float *topk_weights, *x, *y, *dy, *dx, *dtw, *kept;
@@ -313,17 +318,15 @@ struct row {
 static void forward(void *arg)
 {
     struct row *r = arg;
-    struct kt_experts *e = r->bench->experts;
-    if (e->ops->forward(e, &r->layer, &r->batch, r->y) != KT_OK)
-        fail(kt_last_error(e->ctx));
+    r->experts->ops->forward(r->experts, &r->call, kt_view_f32(r->y, r->layer.hidden_size));
 }
 
 static void backward(void *arg)
 {
     struct row *r = arg;
-    struct kt_experts *e = r->bench->experts;
-    if (e->ops->backward(e, &r->layer, &r->batch, r->dy, r->dx, r->dtw) != KT_OK)
-        fail(kt_last_error(e->ctx));
+    int64_t hidden = r->layer.hidden_size;
+    r->experts->ops->backward(r->experts, &r->call, kt_view_f32(r->dy, hidden),
+                              kt_view_f32(r->dx, hidden), r->dtw);
 }
 
 static float *random_floats(int64_t n)
@@ -388,30 +391,47 @@ static void make_row(struct row *r, struct bench *b, const struct shape *s, int6
     if (!r->ids)
         fail("not enough memory");
     route(r, s, tokens);
-    r->batch = (struct kt_expert_batch){.compute = KT_COMPUTE_BF16,
-                                        .training = tokens > 1,
-                                        .tokens = tokens,
-                                        .topk = s->topk,
-                                        .topk_ids = r->ids,
-                                        .topk_weights = r->topk_weights,
-                                        .x = r->x,
-                                        .kept = r->kept};
+    r->routing = (struct kt_routing){.tokens = tokens,
+                                     .topk = s->topk,
+                                     .num_experts = s->experts,
+                                     .ids = r->ids,
+                                     .weights = r->topk_weights};
+    r->memory = random_floats((int64_t)(kt_routing_bytes(tokens, s->topk, s->experts) / 4));
+    kt_routing_sort(&r->routing, r->memory);
+    r->call = (struct kt_expert_call){.layer = &r->layer,
+                                      .routing = &r->routing,
+                                      .compute = KT_COMPUTE_BF16,
+                                      .training = tokens > 1,
+                                      .x = kt_view_f32(r->x, s->hidden),
+                                      .kept = r->kept};
+    r->experts = b->experts;
+    if (!b->experts->ops->supports(b->experts, &r->layer, KT_COMPUTE_BF16, tokens, tokens > 1))
+        r->experts = b->general;
+    uint64_t bytes = 0;
+    for (int direction = 0; direction < 2; direction++) {
+        uint64_t needed = r->experts->ops->scratch_bytes(r->experts, &r->layer, KT_COMPUTE_BF16,
+                                                         tokens, s->topk, direction);
+        bytes = needed > bytes ? needed : bytes;
+    }
+    r->scratch_bytes = (size_t)bytes;
+    r->call.scratch = pages((int64_t)bytes, MADV_HUGEPAGE);
 }
 
 static void free_row(struct row *r)
 {
     free(r->ids), free(r->topk_weights), free(r->x), free(r->y), free(r->dy), free(r->dx);
-    free(r->dtw), free(r->kept);
+    free(r->dtw), free(r->kept), free(r->memory);
+    munmap(r->call.scratch, r->scratch_bytes);
 }
 
 static void print_direction(const struct row *r, const struct shape *s, const char *direction,
                             int products, double flops, struct timing t)
 {
-    double product = 2.0 * (double)r->batch.tokens * s->topk * (double)(s->hidden * s->inter);
+    double product = 2.0 * (double)r->routing.tokens * s->topk * (double)(s->hidden * s->inter);
     double matrix = (double)r->touched * (double)matrix_bytes(r->bench, s);
     double compute = products * product / flops, read = products * matrix / r->bench->bytes;
     printf("%-10s %6lld  %-8s %9.2f ms +%3.0f%% %7.2f TFLOP/s %6.1f GB/s  %4.2f x %s\n", s->name,
-           (long long)r->batch.tokens, direction, t.best * 1e3, 100 * (t.worst / t.best - 1),
+           (long long)r->routing.tokens, direction, t.best * 1e3, 100 * (t.worst / t.best - 1),
            3 * product / t.best * 1e-12, products * matrix / t.best * 1e-9,
            t.best / fmax(compute, read), compute > read ? "products" : "memory");
     fflush(stdout);
@@ -425,7 +445,7 @@ static void bench_shape(struct bench *b, const struct shape *s, int64_t only)
             continue;
         make_row(&r, b, s, token_counts[i]);
         print_direction(&r, s, "forward", 3, b->forward_flops, measure(b, forward, &r));
-        if (r.batch.training)
+        if (r.call.training)
             print_direction(&r, s, "backward", b->recompute ? 5 : 3, b->flops,
                             measure(b, backward, &r));
         free_row(&r);
@@ -493,6 +513,8 @@ int main(int argc, char **argv)
         fail("no context");
     if (kt_experts_open(b.ctx, backend, &b.experts) != KT_OK)
         fail(kt_last_error(b.ctx));
+    if (kt_experts_open(b.ctx, "cpu", &b.general) != KT_OK)
+        fail(kt_last_error(b.ctx));
     if (strncmp(b.experts->ops->name, "amx", 3) == 0) {
         struct kt_amx_experts *amx = (struct kt_amx_experts *)b.experts;
         if (chunk)
@@ -521,6 +543,7 @@ int main(int argc, char **argv)
     munmap(b.weights, (size_t)b.weight_bytes);
     free(b.scales);
     kt_experts_close(b.experts);
+    kt_experts_close(b.general);
     kt_context_free(b.ctx);
     return 0;
 }

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "backends/amx/experts.h"
+#include "backends/registry.h"
 #include "ceilings.h"
 #include "config.h"
 #include "core/bind.h"

@@ -11,6 +11,7 @@
 
 #include "backends/amx/experts.h"
 #include "compare.h"
+#include "expert_call.h"
 #include "weights/dtype.h"
 
 enum { MAX_EXPERTS = 20, MAX_BUFFERS = 512 };
@@ -65,8 +66,12 @@ static inline float *guarded_random(uint64_t seed, int64_t n)
 struct problem {
     struct kt_weight weights[KT_EXPERT_LINEARS][MAX_EXPERTS];
     struct kt_expert_layer layer;
-    struct kt_expert_batch batch;
-    float *dy;
+    int64_t tokens;
+    int32_t topk;
+    const int32_t *ids;
+    float *topk_weights, *x, *dy;
+    kt_compute compute;
+    bool conversation; /* nothing is trained */
 };
 
 static inline void *random_bf16(uint64_t seed, int64_t n, float scale)
@@ -114,14 +119,29 @@ static inline void make_problem(struct problem *p, const struct shape *s)
     int32_t *ids = guarded((size_t)slots * sizeof *ids);
     for (int64_t i = 0; i < slots; i++)
         ids[i] = choose_expert(s, i);
-    p->batch = (struct kt_expert_batch){.compute = KT_COMPUTE_BF16,
-                                        .training = 1,
-                                        .tokens = s->tokens,
-                                        .topk = s->topk,
-                                        .topk_ids = ids,
-                                        .topk_weights = guarded_random(3, slots),
-                                        .x = guarded_random(1, (int64_t)s->tokens * s->hidden)};
+    p->tokens = s->tokens;
+    p->topk = s->topk;
+    p->ids = ids;
+    p->topk_weights = guarded_random(3, slots);
+    p->x = guarded_random(1, (int64_t)s->tokens * s->hidden);
+    p->compute = KT_COMPUTE_BF16;
     p->dy = guarded_random(2, (int64_t)s->tokens * s->hidden);
+}
+
+static inline struct kt_routing route_problem(const struct problem *p)
+{
+    return test_route(p->tokens, p->topk, p->layer.num_experts, p->ids, p->topk_weights);
+}
+
+static inline struct kt_expert_call call_of(const struct problem *p,
+                                            const struct kt_routing *routing, float *kept)
+{
+    return (struct kt_expert_call){.layer = &p->layer,
+                                   .routing = routing,
+                                   .compute = p->compute,
+                                   .training = !p->conversation,
+                                   .x = kt_view_f32(p->x, p->layer.hidden_size),
+                                   .kept = kept};
 }
 
 struct outcome {
@@ -135,37 +155,37 @@ struct setting {
     int small; /* groups of one block, small blocks and chunks; 2: blocks of 2 tiles at most */
     int32_t nodes;
     int keeps; /* gate and up products of forward */
+    enum cut cut;
+    uint64_t group_bytes; /* 0 = the backend's choice */
 };
 
 /* Results start from numbers that the sums must keep. */
 static inline struct outcome run(const struct problem *p, const struct setting *with)
 {
-    struct kt_experts *experts;
     kt_context_options options;
     kt_context_options_init(&options, sizeof options);
     options.num_threads = with->threads;
     options.isa_mask = with->isa_mask;
     kt_context *ctx = machine_context(&options, with->nodes);
-    ck_assert_int_eq(kt_experts_open(ctx, with->name, &experts), KT_OK);
-    if (with->small) {
+    int64_t n = p->tokens * p->layer.hidden_size, slots = p->tokens * p->topk;
+    struct outcome o = {guarded_random(4, n), guarded_random(5, n), guarded_random(6, slots), NULL};
+    if (with->keeps)
+        o.kept = guarded((size_t)(slots * 2 * p->layer.intermediate_size) * sizeof(float));
+    struct kt_routing routing = route_problem(p);
+    struct kt_expert_call call = call_of(p, &routing, o.kept);
+    struct kt_experts *experts = test_open(ctx, with->name, &call);
+    if (with->small && strncmp(experts->ops->name, "amx", 3) == 0) {
         struct kt_amx_experts *amx = (struct kt_amx_experts *)experts;
         amx->group_bytes = 1;
         amx->forward_tiles = with->small == 1 ? 3 : 2, amx->backward_tiles = 2;
         amx->forward_chunk = 64, amx->backward_chunk = 32, amx->int8_chunk = 64;
     }
-    int64_t n = p->batch.tokens * p->layer.hidden_size, slots = p->batch.tokens * p->batch.topk;
-    struct outcome o = {guarded_random(4, n), guarded_random(5, n), guarded_random(6, slots), NULL};
-    struct kt_expert_batch batch = p->batch;
-    if (with->keeps)
-        batch.kept = o.kept =
-            guarded((size_t)(slots * 2 * p->layer.intermediate_size) * sizeof(float));
-    ck_assert_int_eq(experts->ops->forward(experts, &p->layer, &batch, o.y), KT_OK);
-    ck_assert_int_eq(experts->ops->backward(experts, &p->layer, &batch, p->dy, o.dx, o.dtw), KT_OK);
-    ck_assert_uint_le(
-        kt_context_memory_peak(ctx),
-        experts->ops->scratch_bytes(experts, &p->layer, p->batch.tokens, p->batch.topk) + 256);
+    if (with->group_bytes && strncmp(experts->ops->name, "amx", 3) == 0)
+        ((struct kt_amx_experts *)experts)->group_bytes = with->group_bytes;
+    test_run_parts(experts, call, with->cut, p->dy, o.y, o.dx, o.dtw);
+    test_unroute(&routing);
     kt_experts_close(experts);
-    ck_assert_uint_eq(kt_context_memory_used(ctx), 0);
+    ck_assert_uint_eq(kt_context_memory_peak(ctx), 0);
     kt_context_free(ctx);
     return o;
 }
@@ -173,7 +193,7 @@ static inline struct outcome run(const struct problem *p, const struct setting *
 static inline struct outcome run_reference(const struct problem *p)
 {
     struct problem full = *p;
-    full.batch.compute = KT_COMPUTE_F32;
+    full.compute = KT_COMPUTE_F32;
     return run(&full, &(struct setting){.name = "reference", .threads = 2, .nodes = 1});
 }
 
@@ -187,11 +207,10 @@ static inline void check_close(int64_t n, const float *got, const float *want, d
 static inline void check_same(const struct problem *p, const struct outcome *a,
                               const struct outcome *b)
 {
-    size_t n = (size_t)(p->batch.tokens * p->layer.hidden_size) * sizeof(float);
+    size_t n = (size_t)(p->tokens * p->layer.hidden_size) * sizeof(float);
     ck_assert(memcmp(a->y, b->y, n) == 0);
     ck_assert(memcmp(a->dx, b->dx, n) == 0);
-    ck_assert(memcmp(a->dtw, b->dtw,
-                     (size_t)p->batch.tokens * (size_t)p->batch.topk * sizeof(float)) == 0);
+    ck_assert(memcmp(a->dtw, b->dtw, (size_t)p->tokens * (size_t)p->topk * sizeof(float)) == 0);
 }
 
 /* With other threads and nodes than one of each. */
@@ -208,6 +227,20 @@ static inline void check_same_in_all_pools(const struct problem *p, struct setti
         struct outcome many = run(p, &with);
         check_same(p, &one, &many);
     }
+}
+
+/* In one call, in calls for shares of the experts, and in small groups. */
+static inline void check_same_in_all_cuts(const struct problem *p, struct setting with)
+{
+    struct outcome whole = run(p, &with);
+    for (with.cut = HALVES; with.cut <= SINGLE_EXPERTS; with.cut++) {
+        struct outcome parts = run(p, &with);
+        check_same(p, &whole, &parts);
+    }
+    with.cut = WHOLE;
+    with.group_bytes = 1;
+    struct outcome groups = run(p, &with);
+    check_same(p, &whole, &groups);
 }
 
 static inline void round_to_bf16(int64_t n, const float *x)
@@ -292,11 +325,11 @@ static inline void reformat(struct problem *p, struct problem *full, const struc
 /* In place of `full`'s weights those that are not rounded, of experts with at most `most` slots. */
 static inline void decode_exactly(const struct problem *p, struct problem *full, int64_t most)
 {
-    int64_t slots = p->batch.tokens * p->batch.topk;
+    int64_t slots = p->tokens * p->topk;
     for (int e = 0; e < p->layer.num_experts; e++) {
         int64_t count = 0;
         for (int64_t i = 0; i < slots; i++)
-            count += p->batch.topk_ids[i] == e;
+            count += p->ids[i] == e;
         for (int which = 0; which < KT_EXPERT_LINEARS && count <= most; which++) {
             struct kt_weight *w = &full->weights[which][e];
             float *values = guarded((size_t)(w->rows * w->cols) * sizeof *values);

@@ -53,7 +53,8 @@ START_TEST(agrees_with_reference)
     make_problem(&p, s);
     struct outcome want = run_reference(&p);
     for (int small = 0; small < 2; small++) {
-        struct setting with = {builds[build].name, builds[build].isa_mask, 2, small, 1, 0};
+        struct setting with = {
+            builds[build].name, builds[build].isa_mask, 2, small, 1, 0, WHOLE, 0};
         struct outcome got = run(&p, &with);
         int64_t n = (int64_t)s->tokens * s->hidden;
         with.keeps = 1;
@@ -67,7 +68,7 @@ START_TEST(agrees_with_reference)
 }
 END_TEST
 
-/* With x and dy that bfloat16 holds, nothing on the way to d(topk_weights) is rounded. */
+/* With x and dy that bfloat16 holds, nothing on the way to d(weights) is rounded. */
 START_TEST(topk_gradients_are_those_of_float32)
 {
     const struct shape *s = &shapes[_i / BUILDS];
@@ -76,9 +77,9 @@ START_TEST(topk_gradients_are_those_of_float32)
     if (!can_run(build))
         return;
     make_problem(&p, s);
-    round_to_bf16((int64_t)s->tokens * s->hidden, p.batch.x);
+    round_to_bf16((int64_t)s->tokens * s->hidden, p.x);
     round_to_bf16((int64_t)s->tokens * s->hidden, p.dy);
-    struct setting with = {builds[build].name, builds[build].isa_mask, 2, 0, 1, 0};
+    struct setting with = {builds[build].name, builds[build].isa_mask, 2, 0, 1, 0, WHOLE, 0};
     struct outcome want = run_reference(&p), got = run(&p, &with);
     check_close((int64_t)s->tokens * s->topk, got.dtw, want.dtw, 1e-5);
     free_buffers();
@@ -94,7 +95,21 @@ START_TEST(bits_do_not_depend_on_threads_or_nodes)
         return;
     make_problem(&p, s);
     check_same_in_all_pools(
-        &p, (struct setting){builds[build].name, builds[build].isa_mask, 1, 0, 1, 0});
+        &p, (struct setting){builds[build].name, builds[build].isa_mask, 1, 0, 1, 0, WHOLE, 0});
+    free_buffers();
+}
+END_TEST
+
+START_TEST(bits_do_not_depend_on_shares)
+{
+    const struct shape *s = &shapes[_i / BUILDS];
+    int build = _i % BUILDS;
+    struct problem p;
+    if (!can_run(build))
+        return;
+    make_problem(&p, s);
+    check_same_in_all_cuts(
+        &p, (struct setting){builds[build].name, builds[build].isa_mask, 2, 0, 1, 0, WHOLE, 0});
     free_buffers();
 }
 END_TEST
@@ -105,7 +120,6 @@ END_TEST
 static const struct format formats[] = {
     {KT_DTYPE_F8_E4M3, 128, 128}, {KT_DTYPE_F8_E4M3, 24, 40}, {KT_DTYPE_F8_E4M3, 64, 64},
     {KT_DTYPE_F8_E4M3, 32, 96},   {KT_DTYPE_I8, 1, 1 << 20},  {KT_DTYPE_I4, 1, 128},
-    {KT_DTYPE_F32, 0, 0},         {KT_DTYPE_F16, 0, 0},
 };
 
 enum { FORMATS = sizeof formats / sizeof *formats };
@@ -133,13 +147,14 @@ START_TEST(formats_agree_with_their_decoded_values)
     if (!can_run(build) || (formats[format].dtype == KT_DTYPE_I4 && (s->hidden | s->inter) % 2))
         return;
     make_problem(&p, s);
-    round_to_bf16((int64_t)s->tokens * s->hidden, p.batch.x);
+    round_to_bf16((int64_t)s->tokens * s->hidden, p.x);
     round_to_bf16((int64_t)s->tokens * s->hidden, p.dy);
     reformat(&p, &full, &formats[format]);
     for (int keeps = 0; keeps < 2; keeps++) {
         int small = formats[format].dtype == KT_DTYPE_F8_E4M3 ? 2 * keeps : keeps;
         struct outcome want = run_decoded(&p, &full, &formats[format], small);
-        struct setting with = {builds[build].name, builds[build].isa_mask, 2, small, 1, keeps};
+        struct setting with = {
+            builds[build].name, builds[build].isa_mask, 2, small, 1, keeps, WHOLE, 0};
         struct outcome got = run(&p, &with);
         int64_t n = (int64_t)s->tokens * s->hidden;
         check_close(n, got.y, want.y, 5e-3);
@@ -150,34 +165,47 @@ START_TEST(formats_agree_with_their_decoded_values)
 }
 END_TEST
 
-static float *forward_of_a_conversation(const struct problem *p, const char *backend, uint32_t isa)
+static bool supports(int build, const struct problem *p)
 {
     struct kt_experts *experts;
-    kt_context *ctx = test_context(2, isa);
-    float *y = guarded_random(4, p->layer.hidden_size);
-    ck_assert_int_eq(kt_experts_open(ctx, backend, &experts), KT_OK);
-    ck_assert_int_eq(experts->ops->forward(experts, &p->layer, &p->batch, y), KT_OK);
+    kt_context *ctx = test_context(1, builds[build].isa_mask);
+    ck_assert_int_eq(kt_experts_open(ctx, builds[build].name, &experts), KT_OK);
+    bool answer =
+        experts->ops->supports(experts, &p->layer, p->compute, p->tokens, !p->conversation);
     kt_experts_close(experts);
     kt_context_free(ctx);
-    return y;
+    return answer;
 }
 
-START_TEST(a_token_of_a_conversation_goes_to_llamafile)
+START_TEST(supports_what_tiles_are_for)
 {
-    static const struct shape s = {16, 192, 96, 1, 6, SPREAD};
-    const char *name = builds[_i].name;
-    uint32_t isa = builds[_i].isa_mask;
-    struct problem p;
+    static const struct shape one = {16, 192, 96, 1, 6, SPREAD}, two = {16, 192, 96, 2, 6, SPREAD};
+    static const struct format half = {KT_DTYPE_F16, 0, 0}, single = {KT_DTYPE_F32, 0, 0};
+    static const float a[1];
+    struct kt_lora_pair lora[MAX_EXPERTS] = {0};
+    struct problem p, full;
     if (!can_run(_i))
         return;
-    make_problem(&p, &s);
-    size_t bytes = (size_t)s.hidden * sizeof(float);
-    float *trained = forward_of_a_conversation(&p, name, isa);
-    p.batch.training = 0;
-    float *y = forward_of_a_conversation(&p, name, isa);
-    float *want = forward_of_a_conversation(&p, "llamafile", isa);
-    ck_assert(memcmp(y, want, bytes) == 0);
-    check_close(s.hidden, y, trained, 5e-3);
+    make_problem(&p, &one);
+    ck_assert(supports(_i, &p));
+    p.conversation = true;
+    ck_assert(!supports(_i, &p));
+    free_buffers();
+    make_problem(&p, &two);
+    p.conversation = true;
+    ck_assert(supports(_i, &p));
+    p.compute = KT_COMPUTE_F32;
+    ck_assert(!supports(_i, &p));
+    p.compute = KT_COMPUTE_BF16;
+    p.layer.lora[KT_EXPERT_DOWN] = lora;
+    ck_assert(supports(_i, &p));
+    lora[3].a = a;
+    ck_assert(!supports(_i, &p));
+    p.layer.lora[KT_EXPERT_DOWN] = NULL;
+    reformat(&p, &full, &half);
+    ck_assert(!supports(_i, &p));
+    reformat(&p, &full, &single);
+    ck_assert(!supports(_i, &p));
     free_buffers();
 }
 END_TEST
@@ -211,7 +239,9 @@ START_TEST(a_node_begins_with_the_rows_that_it_owns)
     real_forward = ((struct kt_amx_experts *)experts)->kernels.forward;
     ((struct kt_amx_experts *)experts)->kernels.forward = spied_forward;
     float *y = guarded_random(4, (int64_t)s.tokens * s.hidden);
-    ck_assert_int_eq(experts->ops->forward(experts, &p.layer, &p.batch, y), KT_OK);
+    struct kt_routing routing = route_problem(&p);
+    test_forward(experts, call_of(&p, &routing, NULL), y);
+    test_unroute(&routing);
     spy_check_homes(ctx->pool, 0, s.inter);
     kt_experts_close(experts);
     kt_context_free(ctx);
@@ -231,7 +261,7 @@ START_TEST(amx_is_absent_or_chosen)
     } else {
         ck_assert_int_eq(status, KT_ERROR_NOT_FOUND);
         ck_assert_ptr_nonnull(strstr(kt_last_error(ctx), "AMX-BF16"));
-        ck_assert_str_eq(chosen->ops->name, "llamafile");
+        ck_assert_str_eq(chosen->ops->name, "cpu");
     }
     kt_experts_close(experts);
     kt_experts_close(chosen);
@@ -264,7 +294,8 @@ int main(void)
     tcase_add_loop_test(tc, agrees_with_reference, 0, SHAPES * BUILDS);
     tcase_add_loop_test(tc, topk_gradients_are_those_of_float32, 0, SHAPES * BUILDS);
     tcase_add_loop_test(tc, bits_do_not_depend_on_threads_or_nodes, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, a_token_of_a_conversation_goes_to_llamafile, 0, BUILDS);
+    tcase_add_loop_test(tc, bits_do_not_depend_on_shares, 0, SHAPES * BUILDS);
+    tcase_add_loop_test(tc, supports_what_tiles_are_for, 0, BUILDS);
     tcase_add_test(tc, a_node_begins_with_the_rows_that_it_owns);
     tcase_add_loop_test(tc, formats_agree_with_their_decoded_values, 0, SHAPES * FORMATS * BUILDS);
     tcase_add_test(tc, amx_is_absent_or_chosen);

@@ -39,7 +39,7 @@ static const struct format int8_format = {KT_DTYPE_I8, 1, 1 << 20};
 
 static struct setting setting(const struct build *b, int small, int keeps)
 {
-    return (struct setting){b->name, b->isa_mask, 2, small, 1, keeps};
+    return (struct setting){b->name, b->isa_mask, 2, small, 1, keeps, WHOLE, 0};
 }
 
 static void make_int8_problem(struct problem *p, const struct shape *s)
@@ -103,8 +103,8 @@ static void expert(const struct problem *p, const struct kt_row_kernels *rows, i
 static struct outcome compute_plainly(const struct problem *p, uint32_t isa_mask)
 {
     int64_t hidden = p->layer.hidden_size, inter = p->layer.intermediate_size;
-    int64_t slots = p->batch.tokens * p->batch.topk;
-    struct outcome o = {.y = guarded_random(4, p->batch.tokens * hidden),
+    int64_t slots = p->tokens * p->topk;
+    struct outcome o = {.y = guarded_random(4, p->tokens * hidden),
                         .kept = guarded((size_t)(slots * 2 * inter) * sizeof(float))};
     struct kt_kernels kernels;
     kt_context *ctx = test_context(1, isa_mask);
@@ -112,11 +112,11 @@ static struct outcome compute_plainly(const struct problem *p, uint32_t isa_mask
     kt_context_free(ctx);
     float *out = malloc((size_t)hidden * sizeof *out);
     for (int64_t slot = 0; slot < slots; slot++) {
-        int64_t token = slot / p->batch.topk;
-        expert(p, &kernels.row, p->batch.topk_ids[slot], p->batch.x + token * hidden,
-               o.kept + slot * 2 * inter, out);
+        int64_t token = slot / p->topk;
+        expert(p, &kernels.row, p->ids[slot], p->x + token * hidden, o.kept + slot * 2 * inter,
+               out);
         for (int64_t i = 0; i < hidden; i++)
-            o.y[token * hidden + i] += p->batch.topk_weights[slot] * out[i];
+            o.y[token * hidden + i] += p->topk_weights[slot] * out[i];
     }
     free(out);
     return o;
@@ -251,7 +251,7 @@ START_TEST(unusual_tokens_stay_apart)
     for (int64_t t = 0; t < 5; t++)
         for (int64_t i = 0; i < s.hidden; i++)
             if (t < 2 || i == 7 * t)
-                ((float *)p.batch.x)[t * s.hidden + i] = unusual[t];
+                p.x[t * s.hidden + i] = unusual[t];
     struct outcome got = run(&p, &with);
     float *begin = guarded_random(4, (int64_t)s.tokens * s.hidden);
     ck_assert(memcmp(got.y, begin, 2 * s.hidden * sizeof(float)) == 0);
@@ -310,8 +310,9 @@ START_TEST(backward_begins_from_what_forward_kept)
     float *dx = guarded_random(5, n), *dtw = guarded_random(6, slots);
     kt_context *ctx = test_context(2, b->isa_mask);
     ck_assert_int_eq(kt_experts_open(ctx, b->bf16, &amx), KT_OK);
-    p.batch.kept = got.kept;
-    ck_assert_int_eq(amx->ops->backward(amx, &p.layer, &p.batch, p.dy, dx, dtw), KT_OK);
+    struct kt_routing routing = route_problem(&p);
+    test_backward(amx, call_of(&p, &routing, got.kept), p.dy, dx, dtw);
+    test_unroute(&routing);
     ck_assert(memcmp(got.dx, dx, (size_t)n * sizeof(float)) == 0);
     ck_assert(memcmp(got.dtw, dtw, (size_t)slots * sizeof(float)) == 0);
     kt_experts_close(amx);
@@ -330,6 +331,42 @@ START_TEST(bits_do_not_depend_on_threads_or_nodes)
     make_int8_problem(&p, s);
     check_same_in_all_pools(&p, setting(b, 0, 0));
     free_buffers();
+}
+END_TEST
+
+START_TEST(bits_do_not_depend_on_shares)
+{
+    const struct shape *s = &shapes[_i / BUILDS];
+    const struct build *b = &builds[_i % BUILDS];
+    struct problem p;
+    if (!experts_exist(b->name, b->isa_mask))
+        return;
+    make_int8_problem(&p, s);
+    check_same_in_all_cuts(&p, setting(b, 0, _i % 2));
+    free_buffers();
+}
+END_TEST
+
+/* In INT8 a token of a conversation is multiplied as those of a training step are. */
+START_TEST(supports_a_token_in_int8)
+{
+    static const struct shape s = {4, 64, 64, 1, 2, SPREAD};
+    const struct build *b = &builds[_i];
+    struct problem p;
+    struct kt_experts *e;
+    if (!experts_exist(b->name, b->isa_mask))
+        return;
+    kt_context *ctx = test_context(1, b->isa_mask);
+    ck_assert_int_eq(kt_experts_open(ctx, b->name, &e), KT_OK);
+    make_problem(&p, &s);
+    ck_assert(!e->ops->supports(e, &p.layer, KT_COMPUTE_BF16, 1, false));
+    free_buffers();
+    make_int8_problem(&p, &s);
+    ck_assert(e->ops->supports(e, &p.layer, KT_COMPUTE_BF16, 1, false));
+    ck_assert(!e->ops->supports(e, &p.layer, KT_COMPUTE_F32, 1, false));
+    free_buffers();
+    kt_experts_close(e);
+    kt_context_free(ctx);
 }
 END_TEST
 
@@ -413,6 +450,8 @@ int main(void)
     tcase_add_loop_test(tc, agrees_with_reference, 0, SHAPES * BUILDS);
     tcase_add_loop_test(tc, backward_begins_from_what_forward_kept, 0, SHAPES * BUILDS);
     tcase_add_loop_test(tc, bits_do_not_depend_on_threads_or_nodes, 0, SHAPES * BUILDS);
+    tcase_add_loop_test(tc, bits_do_not_depend_on_shares, 0, SHAPES * BUILDS);
+    tcase_add_loop_test(tc, supports_a_token_in_int8, 0, BUILDS);
     tcase_add_loop_test(tc, other_weights_are_those_of_amx, 0, OTHER_FORMATS * BUILDS);
     tcase_add_test(tc, sums_that_may_not_fit_are_not_made);
     tcase_add_test(tc, it_is_absent_or_asked_for);

@@ -3,6 +3,7 @@
  * against reference. */
 #include "backends/amx/experts.h"
 #include "backends/experts_cpu/experts.h"
+#include "expert_call.h"
 #include "weights.h"
 
 enum { EXPERTS = 5, HIDDEN = 6, INTER = 7, TOKENS = 9, TOPK = 2, RANK = 3 };
@@ -63,10 +64,10 @@ static const struct {
     uint32_t isa_mask;
 } backends[] = {
     {"reference", 0},
-    {"llamafile", KT_ISA_AVX2},
-    {"llamafile", KT_ISA_AVX512},
-    {"llamafile", KT_ISA_AVX512_BF16},
-    {"llamafile", 0},
+    {"cpu", KT_ISA_AVX2},
+    {"cpu", KT_ISA_AVX512},
+    {"cpu", KT_ISA_AVX512_BF16},
+    {"cpu", 0},
     {"amx-emulated", KT_ISA_AVX512_BF16},
     {"amx-emulated", 0},
     {"amx-int8-emulated", KT_ISA_AVX512_BF16},
@@ -81,11 +82,8 @@ START_TEST(backend_and_its_gradients)
                                                1, 3, 1, 0, 3, 1, 0, 3, 0};
     float dropout = _i % 2 ? 0.3f : 0.0f;
     kt_context *ctx = test_context(2, backends[_i / 2].isa_mask);
-    struct kt_experts *experts;
-    ck_assert_int_eq(kt_experts_open(ctx, backends[_i / 2].name, &experts), KT_OK);
     struct kt_weight weights[3][EXPERTS];
     struct kt_lora_pair lora[3][EXPERTS];
-    uint8_t has_grad[3][EXPERTS] = {{0}};
     struct layer_case c = {
         .ids = ids, .hidden = HIDDEN, .inter = INTER, .tokens = TOKENS, .topk = TOPK, .rank = RANK};
     struct kt_expert_layer layer = {
@@ -114,7 +112,7 @@ START_TEST(backend_and_its_gradients)
                                                    b,
                                                    calloc(RANK * cols, 4),
                                                    calloc(rows * RANK, 4),
-                                                   &has_grad[which][e]};
+                                                   NULL};
             c.w[which][e] = test_widen(rows * cols, w);
             c.a[which][e] = test_widen(RANK * cols, a);
             c.b[which][e] = test_widen(rows * RANK, b);
@@ -127,13 +125,19 @@ START_TEST(backend_and_its_gradients)
     c.weights = test_widen(TOKENS * TOPK, tw);
     c.dy = test_widen(TOKENS * HIDDEN, dy);
     c.masks = test_widen(3 * TOKENS * 16, masks);
-    struct kt_expert_batch batch = {KT_COMPUTE_F32, 1, TOKENS, TOPK, ids, tw, x, NULL};
-    ck_assert_int_eq(experts->ops->forward(experts, &layer, &batch, y), KT_OK);
+    struct kt_routing routing = test_route(TOKENS, TOPK, EXPERTS, ids, tw);
+    struct kt_expert_call call = {.layer = &layer,
+                                  .routing = &routing,
+                                  .compute = KT_COMPUTE_F32,
+                                  .training = true,
+                                  .x = kt_view_f32(x, HIDDEN)};
+    struct kt_experts *experts = test_open(ctx, backends[_i / 2].name, &call);
+    test_forward(experts, call, y);
     double loss = 0, want[64];
     for (int i = 0; i < TOKENS * HIDDEN; i++)
         loss += (double)y[i] * dy[i];
     ck_assert_double_lt(fabs(loss / experts_loss(&c) - 1), 1e-5);
-    ck_assert_int_eq(experts->ops->backward(experts, &layer, &batch, dy, dx, dtw), KT_OK);
+    test_backward(experts, call, dy, dx, dtw);
     test_differentiate(experts_loss, &c, TOKENS * HIDDEN, c.x, want);
     ck_assert_double_lt(test_error(TOKENS * HIDDEN, dx, want), 1e-5);
     test_differentiate(experts_loss, &c, TOKENS * TOPK, c.weights, want);
@@ -142,7 +146,6 @@ START_TEST(backend_and_its_gradients)
         int32_t rows = out_of(&c, which), cols = in_of(&c, which);
         for (int e = 0; e < EXPERTS; e++) {
             struct kt_lora_pair *l = &lora[which][e];
-            ck_assert_int_eq(has_grad[which][e], e == 0 || e == 1 || e == 3);
             test_differentiate(experts_loss, &c, RANK * cols, c.a[which][e], want);
             ck_assert_double_lt(test_error(RANK * cols, l->da, want), 1e-5);
             test_differentiate(experts_loss, &c, rows * RANK, c.b[which][e], want);
@@ -157,6 +160,7 @@ START_TEST(backend_and_its_gradients)
     }
     free(x), free(tw), free(dy), free(y), free(dx), free(masks);
     free(c.x), free(c.weights), free(c.dy), free(c.masks);
+    test_unroute(&routing);
     kt_experts_close(experts);
     ck_assert_uint_eq(kt_context_memory_used(ctx), 0);
     kt_context_free(ctx);
@@ -188,6 +192,10 @@ static const struct shape shapes[] = {
     {3, 96, 224, 1, 2, 2, 3, 0, KT_DTYPE_Q4_0, 3},
     {2, 256, 512, 40, 1, 3, 7, 0, KT_DTYPE_Q4_K, 2},
     {2, 512, 256, 300, 1, 0, 0, 0, KT_DTYPE_Q6_K, 2},
+    /* Experts of a few rows more than a chunk. */
+    {2, 96, 80, 260, 1, 3, 7, 0.25f, KT_DTYPE_BF16, 2},
+    {2, 128, 160, 260, 1, 0, 0, 0, KT_DTYPE_F8_E4M3, 2},
+    {2, 128, 160, 258, 1, 0, 0, 0, KT_DTYPE_I4, 2},
     /* Few rows of many experts: tasks are as wide as there are threads for. */
     {12, 600, 530, 20, 3, 4, 7, 0.25f, KT_DTYPE_BF16, 12},
     {12, 530, 600, 20, 3, 0, 0, 0, KT_DTYPE_F8_E4M3, 12},
@@ -196,7 +204,6 @@ static const struct shape shapes[] = {
 struct outcome {
     int64_t ny, nw, nl;
     float *y, *dx, *dtw, *lora;
-    uint8_t has_grad[3 * 16];
 };
 
 struct setting {
@@ -204,9 +211,19 @@ struct setting {
     uint32_t isa_mask;
     int32_t threads, nodes;
     kt_compute compute;
-    uint64_t chunk_bytes; /* of llamafile; 0 = its own choice, 1 = chunks of the fewest rows */
-    int keeps;            /* gate and up products of forward */
+    uint64_t chunk_bytes; /* of a chunk or group; 0 = the backend's choice, 1 = the fewest rows */
+    bool keeps;           /* gate and up products of forward */
+    bool conversation;    /* nothing is trained */
+    enum cut cut;
 };
+
+static void set_chunk_bytes(struct kt_experts *experts, uint64_t bytes)
+{
+    if (bytes && strcmp(experts->ops->name, "cpu") == 0)
+        ((struct kt_experts_cpu *)experts)->chunk_bytes = bytes;
+    if (bytes && strncmp(experts->ops->name, "amx", 3) == 0)
+        ((struct kt_amx_experts *)experts)->group_bytes = bytes;
+}
 
 static struct outcome run_backend(const struct setting *with, const struct shape *s)
 {
@@ -215,8 +232,6 @@ static struct outcome run_backend(const struct setting *with, const struct shape
     options.num_threads = with->threads;
     options.isa_mask = with->isa_mask;
     kt_context *ctx = machine_context(&options, with->nodes);
-    struct kt_experts *experts;
-    ck_assert_int_eq(kt_experts_open(ctx, with->name, &experts), KT_OK);
     int64_t low = (int64_t)s->rank * (s->hidden + s->inter);
     struct outcome o = {.ny = (int64_t)s->tokens * s->hidden,
                         .nw = (int64_t)s->tokens * s->topk,
@@ -250,25 +265,45 @@ static struct outcome run_backend(const struct setting *with, const struct shape
                                                    ab + lat + s->rank * cols,
                                                    o.lora + lat,
                                                    o.lora + lat + s->rank * cols,
-                                                   &o.has_grad[which * 16 + e]};
+                                                   NULL};
         }
     }
-    if (with->chunk_bytes && strcmp(experts->ops->name, "llamafile") == 0)
-        ((struct kt_llamafile_experts *)experts)->chunk_bytes = with->chunk_bytes;
-    struct kt_expert_batch batch = {with->compute, 1, s->tokens, s->topk, ids, tw, x, NULL};
+    struct kt_routing routing = test_route(s->tokens, s->topk, s->experts, ids, tw);
+    struct kt_expert_call call = {.layer = &layer,
+                                  .routing = &routing,
+                                  .compute = with->compute,
+                                  .training = !with->conversation,
+                                  .x = kt_view_f32(x, s->hidden)};
     if (with->keeps)
-        batch.kept = malloc((size_t)(o.nw * 2 * s->inter) * sizeof(float));
-    ck_assert_int_eq(experts->ops->forward(experts, &layer, &batch, o.y), KT_OK);
-    ck_assert_int_eq(experts->ops->backward(experts, &layer, &batch, dy, o.dx, o.dtw), KT_OK);
-    ck_assert_uint_le(kt_context_memory_peak(ctx),
-                      experts->ops->scratch_bytes(experts, &layer, s->tokens, s->topk) + 256);
+        call.kept = malloc((size_t)(o.nw * 2 * s->inter) * sizeof(float));
+    struct kt_experts *experts = test_open(ctx, with->name, &call);
+    set_chunk_bytes(experts, with->chunk_bytes);
+    test_run_parts(experts, call, with->cut, dy, o.y, o.dx, o.dtw);
+    test_unroute(&routing);
     for (int i = 0; i < 3 * s->experts; i++)
         test_weight_free(&made[i / s->experts][i % s->experts]);
-    free(x), free(dy), free(tw), free(ab), free(ids), free(batch.kept);
+    free(x), free(dy), free(tw), free(ab), free(ids), free(call.kept);
     kt_experts_close(experts);
-    ck_assert_uint_eq(kt_context_memory_used(ctx), 0);
+    ck_assert_uint_eq(kt_context_memory_peak(ctx), 0);
     kt_context_free(ctx);
     return o;
+}
+
+static struct setting setting(int backend, kt_compute compute)
+{
+    return (struct setting){.name = backends[backend].name,
+                            .isa_mask = backends[backend].isa_mask,
+                            .threads = 2,
+                            .nodes = 1,
+                            .compute = compute};
+}
+
+/* Else "cpu" does it, which has its own turn. */
+static bool does_itself(int backend, const struct shape *s, int compute)
+{
+    return strncmp(backends[backend].name, "amx", 3) != 0 ||
+           (compute == KT_COMPUTE_BF16 && !s->lora && s->dtype != KT_DTYPE_F32 &&
+            s->dtype != KT_DTYPE_F16);
 }
 
 static void free_outcome(struct outcome *o)
@@ -292,18 +327,17 @@ static double bf16_tolerance(const char *name, const struct shape *s)
 START_TEST(backends_agree_with_reference)
 {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        struct setting reference = {"reference", 0, 2, 1, KT_COMPUTE_F32, 0, 0};
+        struct setting reference = {.name = "reference", .threads = 2, .nodes = 1};
         struct outcome want = run_backend(&reference, &shapes[i]);
         for (int compute = 0; compute < 2; compute++) {
-            struct setting with = {
-                backends[_i].name, backends[_i].isa_mask, 2, 1, (kt_compute)compute, i % 2, 0};
+            struct setting with = setting(_i, (kt_compute)compute);
+            with.chunk_bytes = i % 2;
             struct outcome got = run_backend(&with, &shapes[i]);
             double tolerance = compute ? bf16_tolerance(backends[_i].name, &shapes[i]) : 2e-6;
             check_close(want.ny, got.y, want.y, tolerance);
             check_close(want.ny, got.dx, want.dx, tolerance);
             check_close(want.nw, got.dtw, want.dtw, tolerance);
             check_close(want.nl, got.lora, want.lora, tolerance);
-            ck_assert(memcmp(got.has_grad, want.has_grad, sizeof want.has_grad) == 0);
             free_outcome(&got);
         }
         free_outcome(&want);
@@ -326,7 +360,7 @@ static const struct {
 START_TEST(bits_do_not_depend_on_threads_or_nodes)
 {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        struct setting with = {"llamafile", 0, 1, 1, KT_COMPUTE_BF16, 1, 0};
+        struct setting with = {"cpu", 0, 1, 1, KT_COMPUTE_BF16, 1, false, false, WHOLE};
         struct outcome one = run_backend(&with, &shapes[i]);
         for (size_t pool = 0; pool < sizeof pools / sizeof *pools; pool++) {
             with.threads = pools[pool].threads;
@@ -344,10 +378,12 @@ START_TEST(kept_products_change_no_bit)
 {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         for (int compute = 0; compute < 2; compute++) {
-            struct setting with = {
-                backends[_i].name, backends[_i].isa_mask, 2, 1, (kt_compute)compute, 1, 0};
+            struct setting with = setting(_i, (kt_compute)compute);
+            if (!does_itself(_i, &shapes[i], compute))
+                continue;
+            with.chunk_bytes = 1;
             struct outcome again = run_backend(&with, &shapes[i]);
-            with.keeps = 1;
+            with.keeps = true;
             struct outcome kept = run_backend(&with, &shapes[i]);
             check_same_bits(&again, &kept);
             free_outcome(&again);
@@ -357,12 +393,116 @@ START_TEST(kept_products_change_no_bit)
 }
 END_TEST
 
+START_TEST(bits_do_not_depend_on_shares)
+{
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        for (int compute = 0; compute < 2; compute++) {
+            struct setting with = setting(_i, (kt_compute)compute);
+            if (!does_itself(_i, &shapes[i], compute))
+                continue;
+            with.keeps = i % 2;
+            struct outcome whole = run_backend(&with, &shapes[i]);
+            for (with.cut = HALVES; with.cut <= SINGLE_EXPERTS; with.cut++) {
+                struct outcome parts = run_backend(&with, &shapes[i]);
+                check_same_bits(&whole, &parts);
+                free_outcome(&parts);
+            }
+            free_outcome(&whole);
+        }
+    }
+}
+END_TEST
+
+START_TEST(bits_do_not_depend_on_chunks)
+{
+    static const uint64_t sizes[] = {1, 300000};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        for (int compute = 0; compute < 2; compute++) {
+            struct setting with = setting(_i, (kt_compute)compute);
+            if (!does_itself(_i, &shapes[i], compute))
+                continue;
+            struct outcome one = run_backend(&with, &shapes[i]);
+            for (size_t size = 0; size < sizeof sizes / sizeof *sizes; size++) {
+                with.chunk_bytes = sizes[size];
+                struct outcome many = run_backend(&with, &shapes[i]);
+                check_same_bits(&one, &many);
+                free_outcome(&many);
+            }
+            free_outcome(&one);
+        }
+    }
+}
+END_TEST
+
+/* A product of one row takes codes without their scales; that of two must not. */
+START_TEST(a_token_may_choose_an_expert_twice)
+{
+    static const kt_dtype dtypes[] = {KT_DTYPE_BF16, KT_DTYPE_F8_E4M3, KT_DTYPE_I8, KT_DTYPE_I4};
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
+        struct shape s = {2, 256, 384, 1, 2, 0, 0, 0, dtypes[i], 1};
+        struct setting reference = {
+            .name = "reference", .threads = 2, .nodes = 1, .conversation = true};
+        struct setting with = setting(_i, KT_COMPUTE_BF16);
+        with.conversation = true;
+        struct outcome want = run_backend(&reference, &s), got = run_backend(&with, &s);
+        double tolerance = bf16_tolerance(backends[_i].name, &s);
+        check_close(want.ny, got.y, want.y, tolerance);
+        check_close(want.ny, got.dx, want.dx, tolerance);
+        free_outcome(&want);
+        free_outcome(&got);
+    }
+}
+END_TEST
+
+static struct kt_expert_layer layer_of(const struct kt_weight weights[3], int64_t hidden,
+                                       int64_t inter)
+{
+    struct kt_expert_layer layer = {
+        .num_experts = 1, .hidden_size = hidden, .intermediate_size = inter};
+    for (int which = 0; which < KT_EXPERT_LINEARS; which++)
+        layer.weights[which] = &weights[which];
+    return layer;
+}
+
+START_TEST(more_rows_take_more_seconds)
+{
+    enum { HIDDEN_SIZE = 2048, INTER_SIZE = 1408 };
+    struct kt_weight bf16[3], f32[3];
+    for (int which = 0; which < 3; which++) {
+        int64_t rows = which == KT_EXPERT_DOWN ? HIDDEN_SIZE : INTER_SIZE;
+        bf16[which] = (struct kt_weight){
+            .dtype = KT_DTYPE_BF16, .rows = rows, .cols = HIDDEN_SIZE + INTER_SIZE - rows};
+        f32[which] = bf16[which];
+        f32[which].dtype = KT_DTYPE_F32;
+    }
+    struct kt_expert_layer layer = layer_of(bf16, HIDDEN_SIZE, INTER_SIZE);
+    struct kt_expert_layer wide = layer_of(f32, HIDDEN_SIZE, INTER_SIZE);
+    struct kt_experts *e;
+    kt_context *ctx = test_context(2, backends[_i].isa_mask);
+    ck_assert_int_eq(kt_experts_open(ctx, backends[_i].name, &e), KT_OK);
+    for (int backward = 0; backward < 2; backward++) {
+        double before = e->ops->seconds(e, &layer, 0, backward);
+        ck_assert(before == 0);
+        for (int64_t rows = 1; rows < 5000; rows = rows * 3 / 2 + 1) {
+            double seconds = e->ops->seconds(e, &layer, rows, backward);
+            ck_assert_double_gt(seconds, before);
+            ck_assert_double_lt(seconds, 100);
+            before = seconds;
+        }
+        ck_assert_double_gt(e->ops->seconds(e, &wide, 1, backward),
+                            1.9 * e->ops->seconds(e, &layer, 1, backward));
+    }
+    kt_experts_close(e);
+    kt_context_free(ctx);
+}
+END_TEST
+
 /* Rows of forward fill a chunk differently from those of backward. */
 START_TEST(scratch_is_bounded_whatever_fits_into_a_chunk)
 {
     static const struct shape s = {2, 72, 130, 300, 2, 0, 0, 0, KT_DTYPE_BF16, 2};
     for (uint64_t bytes = 200000; bytes < 210000; bytes += 500) {
-        struct setting with = {"llamafile", 0, 1, 1, (kt_compute)_i, bytes, 0};
+        struct setting with = {"cpu", 0, 1, 1, (kt_compute)_i, bytes, false, false, WHOLE};
         struct outcome o = run_backend(&with, &s);
         free_outcome(&o);
     }
@@ -390,6 +530,10 @@ int main(void)
     tcase_add_loop_test(tc, backends_agree_with_reference, 1, BACKENDS);
     tcase_add_test(tc, bits_do_not_depend_on_threads_or_nodes);
     tcase_add_loop_test(tc, kept_products_change_no_bit, 0, BACKENDS);
+    tcase_add_loop_test(tc, bits_do_not_depend_on_shares, 0, BACKENDS);
+    tcase_add_loop_test(tc, bits_do_not_depend_on_chunks, 1, BACKENDS);
+    tcase_add_loop_test(tc, a_token_may_choose_an_expert_twice, 1, BACKENDS);
+    tcase_add_loop_test(tc, more_rows_take_more_seconds, 0, BACKENDS);
     tcase_add_loop_test(tc, scratch_is_bounded_whatever_fits_into_a_chunk, 0, 2);
     tcase_add_test(tc, unknown_backends_are_errors);
     suite_add_tcase(suite, tc);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The experts backend "llamafile" on machines with several nodes: each begins with the columns that
+/* The experts backend "cpu" on machines with several nodes: each begins with the columns that
  * it owns, in every phase. That bits stay the same is in test_experts.c. */
 #include "backends/experts_cpu/experts.h"
 #include "compare.h"
+#include "expert_call.h"
 #include "node_spy.h"
 
 enum { FEATURES = 1024 };
@@ -52,7 +53,7 @@ START_TEST(a_node_begins_with_the_columns_that_it_owns)
     kt_context_options_init(&options, sizeof options);
     options.num_threads = SPIED;
     kt_context *ctx = machine_context(&options, 2);
-    ck_assert_int_eq(kt_experts_open(ctx, "llamafile", &experts), KT_OK);
+    ck_assert_int_eq(kt_experts_open(ctx, "cpu", &experts), KT_OK);
     struct kt_expert_layer layer = {
         .num_experts = 1, .hidden_size = FEATURES, .intermediate_size = FEATURES};
     for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
@@ -64,23 +65,23 @@ START_TEST(a_node_begins_with_the_columns_that_it_owns)
     }
     static const int32_t ids[1] = {0};
     static const float topk_weights[1] = {1};
-    struct kt_expert_batch batch = {.compute = KT_COMPUTE_F32,
-                                    .tokens = 1,
-                                    .topk = 1,
-                                    .topk_ids = ids,
-                                    .topk_weights = topk_weights,
-                                    .x = x};
+    struct kt_routing routing = test_route(1, 1, 1, ids, topk_weights);
+    struct kt_expert_call call = {.layer = &layer,
+                                  .routing = &routing,
+                                  .compute = KT_COMPUTE_F32,
+                                  .x = kt_view_f32(x, FEATURES)};
     spy_on(ctx->pool);
-    struct kt_kernels *kernels = &((struct kt_llamafile_experts *)experts)->kernels;
+    struct kt_kernels *kernels = &((struct kt_experts_cpu *)experts)->kernels;
     real = *kernels;
     kernels->f32.dot = spied_dot;
     kernels->f32.outer = spied_outer;
-    ck_assert_int_eq(experts->ops->forward(experts, &layer, &batch, y), KT_OK);
-    ck_assert_int_eq(experts->ops->backward(experts, &layer, &batch, dy, dx, dtw), KT_OK);
+    test_forward(experts, call, y);
+    test_backward(experts, call, dy, dx, dtw);
     for (int phase = GATE_UP; phase <= DX; phase++)
         spy_check_homes(ctx->pool, phase, FEATURES);
     for (int which = 0; which < KT_EXPERT_LINEARS; which++)
         free((void *)weights[which].data);
+    test_unroute(&routing);
     kt_experts_close(experts);
     kt_context_free(ctx);
 }

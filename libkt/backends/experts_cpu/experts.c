@@ -48,8 +48,8 @@ static struct kt_experts_cpu_call begin_call(const struct kt_experts *e,
     c.hidden_stride = kt_gemm_row_stride(c.kernel, c.hidden);
     c.inter_stride = kt_gemm_row_stride(c.kernel, c.inter);
     for (int which = 0; which < KT_EXPERT_LINEARS; which++) {
-        for (int32_t e = 0; layer->lora[which] && e < layer->num_experts; e++) {
-            const struct kt_lora_pair *lora = &layer->lora[which][e];
+        for (int32_t i = 0; layer->lora[which] && i < layer->num_experts; i++) {
+            const struct kt_lora_pair *lora = &layer->lora[which][i];
             if (!lora->a)
                 continue;
             c.has_lora[which] = true;

@@ -20,7 +20,8 @@
 enum {
     KT_EXPERT_BLOCK_ROWS = 512,
     KT_EXPERT_BLOCK_COLS = KT_GEMM_BLOCK_COLS,
-    KT_EXPERT_PIECE_ROWS = 128, /**< of an expert, counted from its first; of a chunk at least */
+    KT_EXPERT_PIECE_ROWS = KT_EXPERT_BLOCK_COLS, /**< of an expert, from its first on; a chunk has
+                                                 one at least */
 };
 
 struct kt_experts_cpu {

@@ -7,7 +7,6 @@
 #include "core/random.h"
 
 enum { LD = KT_EXPERT_BLOCK_COLS };
-_Static_assert(KT_EXPERT_PIECE_ROWS == LD, "a piece fills a tile's row");
 
 static int64_t in_features(const struct kt_experts_cpu_call *c, int which)
 {
