@@ -4,6 +4,7 @@
 #include "backend/device.h"
 #include "compare.h"
 #include "weights/dtype.h"
+#include "main.h"
 
 static const struct settings {
     int32_t threads;
@@ -763,27 +764,22 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("device");
-    TCase *tc = tcase_create("device");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, linears_of_every_dtype, 0, SETTINGS);
-    tcase_add_loop_test(tc, gemm_in_every_transposition, 0, SETTINGS);
-    tcase_add_loop_test(tc, rmsnorm_and_its_gradient, 0, SETTINGS);
-    tcase_add_loop_test(tc, glu_and_its_gradient, 0, SETTINGS);
-    tcase_add_loop_test(tc, cross_entropy_and_its_gradient, 0, SETTINGS);
-    tcase_add_test(tc, router_and_its_gradient);
-    tcase_add_test(tc, router_chooses_by_bias_and_group_but_weighs_by_score);
-    tcase_add_test(tc, rope_rotates_pairs_and_back);
-    tcase_add_loop_test(tc, copies_and_sums, 0, SETTINGS);
-    tcase_add_test(tc, dropout_is_a_mask_of_its_key);
-    tcase_add_loop_test(tc, attention_and_its_gradient, 0, SETTINGS);
-    tcase_add_loop_test(tc, attention_over_many_blocks, 0, 2 * SETTINGS);
-    tcase_add_test(tc, bits_do_not_depend_on_threads_or_repetition);
-    tcase_add_test(tc, unknown_devices_and_memory_limits_are_errors);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("device", .timeout = 120),
+        LOOP(linears_of_every_dtype, SETTINGS),
+        LOOP(gemm_in_every_transposition, SETTINGS),
+        LOOP(rmsnorm_and_its_gradient, SETTINGS),
+        LOOP(glu_and_its_gradient, SETTINGS),
+        LOOP(cross_entropy_and_its_gradient, SETTINGS),
+        TEST(router_and_its_gradient),
+        TEST(router_chooses_by_bias_and_group_but_weighs_by_score),
+        TEST(rope_rotates_pairs_and_back),
+        LOOP(copies_and_sums, SETTINGS),
+        TEST(dropout_is_a_mask_of_its_key),
+        LOOP(attention_and_its_gradient, SETTINGS),
+        LOOP(attention_over_many_blocks, 2 * SETTINGS),
+        TEST(bits_do_not_depend_on_threads_or_repetition),
+        TEST(unknown_devices_and_memory_limits_are_errors),
+    };
+    return RUN_TESTS("device", tests);
 }

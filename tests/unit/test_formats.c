@@ -4,6 +4,7 @@
 #include "config.h"
 #include "fixture.h"
 #include "formats/zstd_file.h"
+#include "main.h"
 #ifdef KT_HAVE_CAIRO
 #include <cairo.h>
 #endif
@@ -196,24 +197,19 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("formats");
-    TCase *tc = tcase_create("formats");
-    tcase_add_checked_fixture(tc, fixture_setup, fixture_teardown);
-    tcase_add_test(tc, state_survives_a_round_trip);
-    tcase_add_test(tc, state_of_another_kind_is_refused);
-    tcase_add_test(tc, section_names_are_checked);
-    tcase_add_test(tc, damaged_state_is_never_taken_for_data);
+    const struct test tests[] = {
+        GROUP("formats", .setup = fixture_setup, .teardown = fixture_teardown),
+        TEST(state_survives_a_round_trip),
+        TEST(state_of_another_kind_is_refused),
+        TEST(section_names_are_checked),
+        TEST(damaged_state_is_never_taken_for_data),
 #ifdef KT_HAVE_CAIRO
-    tcase_add_test(tc, losses_are_drawn);
-    tcase_add_test(tc, odd_losses_are_drawn_too);
-    tcase_add_test(tc, plots_that_cannot_be_made_are_errors);
+        TEST(losses_are_drawn),
+        TEST(odd_losses_are_drawn_too),
+        TEST(plots_that_cannot_be_made_are_errors),
 #else
-    tcase_add_test(tc, plots_need_cairo);
+        TEST(plots_need_cairo),
 #endif
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    };
+    return RUN_TESTS("formats", tests);
 }
