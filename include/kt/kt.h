@@ -17,6 +17,5 @@
 #include <kt/optimizer.h>
 #include <kt/tokenizer.h>
 #include <kt/dataset.h>
-#include <kt/plot.h>
 
 #endif

@@ -39,6 +39,10 @@ struct kt_format {
     int32_t block, block_bytes;
     /** to[i] = element i of n blocks, scale left out. */
     void (*decode)(int64_t n, const void *blocks, float *to);
+    /** kt_encode of this format; NULL for those that kt_convert does not write. */
+    void (*encode)(int64_t n, const float *x, float scale, void *to);
+    float range; /**< the largest number that kt_encode_scale uses; 0 for formats without a scale */
+    float limit; /**< kt_encode_limit */
 };
 
 /** NULL for a dtype that is no weight's. */

@@ -233,8 +233,6 @@ static void expand_map(entry *e)
 static int apply_override(config *cfg, const char *argument)
 {
     const char *equals = strchr(argument, '=');
-    if (*argument == '-')
-        return app_usage("%s is not an option of this command; see kt help", argument);
     if (!equals || equals == argument)
         return app_usage("%s: expected key=value after the configuration", argument);
     char *name = app_text("%.*s", (int)(equals - argument), argument);

@@ -70,7 +70,7 @@ static int run(int argc, char **argv)
     const command *c = command_find(argv[1]);
     if (!c)
         return unknown_command(argv[1]);
-    for (int i = 2; i < argc; i++)
+    for (int i = 2; i < argc && strcmp(argv[i], "--"); i++)
         if (asks_help(argv[i]))
             return print_help(c->name);
     return c->run(argc - 2, argv + 2);

@@ -114,8 +114,10 @@ int output_save_adapter(train_run *run, const char *folder);
 int output_save_state(train_run *run, const char *folder);
 /** SPLIT_results.json, and its numbers into all_results.json. */
 int output_save_results(train_run *run, const char *split, json_t *metrics);
-int output_plot(train_run *run);
 int output_model_card(train_run *run);
+
+/* Pictures: train_plot.c, or train_plot_none.c in a build without cairo */
+int output_plot(train_run *run);
 
 /* Report: train_report.c */
 /** Prints what will be done and checks that it fits into memory. Returns an exit code. */

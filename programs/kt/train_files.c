@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The files of a run but for the checkpoints: logs, results, pictures, the model card. */
+/* The files of a run but for the checkpoints: logs, results, the model card. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -176,47 +176,6 @@ int output_save_results(train_run *run, const char *split, json_t *metrics)
     rc = write_text(run, folder, "all_results.json", json_text(all, flags));
     json_decref(all);
     return rc;
-}
-
-static int plot(train_run *run, const char *metric)
-{
-    const json_t *history = run->state.history;
-    size_t num = 0, size = json_array_size(history), index;
-    double *steps = app_alloc(size, sizeof *steps), *values = app_alloc(size, sizeof *values);
-    const json_t *item;
-    json_array_foreach(history, index, item)
-    {
-        const json_t *member = json_object_get(item, metric);
-        if (member) {
-            steps[num] = json_number_value(json_object_get(item, "step"));
-            values[num++] = json_number_value(member);
-        }
-    }
-    int rc = APP_OK;
-    if (num) {
-        char *file = app_text("%s/training_%s.png", run->options.output_dir, metric);
-        char *title = app_text("training %s of %s", metric, run->options.output_dir);
-        kt_status status = kt_plot_loss(run->session.ctx, file, title, metric, steps, values, num);
-        if (status == KT_OK)
-            progress_message("plot: %s", file);
-        else if (status == KT_ERROR_UNSUPPORTED)
-            app_warn("plot_loss: %s", kt_last_error(run->session.ctx));
-        else
-            rc = config_fail(run->cfg, "plot_loss", "%s", kt_last_error(run->session.ctx));
-        free(title);
-        free(file);
-    }
-    if (!num && !strcmp(metric, "loss"))
-        app_warn("plot_loss: no loss was logged to plot; lower logging_steps");
-    free(values);
-    free(steps);
-    return rc;
-}
-
-int output_plot(train_run *run)
-{
-    int rc = plot(run, "loss");
-    return rc == APP_OK ? plot(run, "eval_loss") : rc;
 }
 
 int output_model_card(train_run *run)

@@ -33,6 +33,9 @@ diff a b || fail "the prompt in chunks differs"
 # Experts backends give the same greedy answer; what is not there or unknown is told.
 ask chat.yaml --experts llamafile >b || fail "--experts llamafile"
 diff a b || fail "--experts llamafile answers differently"
+"$KT" generate chat.yaml --prompt='who is ann?' --experts=llamafile do_sample=false >b ||
+    fail "options with ="
+diff a b || fail "options with = answer differently"
 ask chat.yaml --experts reference >b || fail "--experts reference"
 diff a b || fail "--experts reference answers differently"
 printf 'who is ann?' | "$KT" chat chat.yaml --experts llamafile do_sample=false >b || fail "chat --experts"

@@ -82,6 +82,20 @@ refuses 2 'expected key=value' "$KT" train sft.yaml learning_rate
 refuses 2 '.*--prompt' "$KT" generate model
 refuses 2 '--num needs a value' "$KT" data sft.yaml --num
 refuses 2 '--num x' "$KT" data sft.yaml --num x
+refuses 2 '--num needs a value' "$KT" data sft.yaml --nu
+refuses 2 '--check takes no value' "$KT" train sft.yaml --check=yes
+refuses 2 '--fast is not an option of kt train' "$KT" train sft.yaml --fast=3
+refuses 2 '-c is not an option of kt train' "$KT" train sft.yaml -c
+refuses 2 '--checks is not an option of kt train' "$KT" train sft.yaml --checks
+refuses 2 '--num x: ' "$KT" data sft.yaml --num=x
+refuses 2 '--num : ' "$KT" data sft.yaml --num=
+refuses 2 'kt train needs a path' "$KT" train --check --
+refuses 1 'kt_experts: .*abacus' "$KT" train sft.yaml --experts=abacus
+"$KT" train --check --experts=reference -- sft.yaml bf16=true >check.out 2>&1 || fail "--: $(cat check.out)"
+refuses 2 'expected key=value' "$KT" train sft.yaml -- --check
+# The last word counts, wherever an option stands.
+refuses 1 'kt_experts: .*abacus' "$KT" train --check sft.yaml kt_experts=reference --experts=abacus
+check sft.yaml --exp abacus kt_experts=reference
 "$KT" >/dev/null 2>&1
 [ $? = 2 ] || fail "kt alone is a usage error"
 "$KT" --version | grep -Eq '^kt [0-9]+\.[0-9]+\.[0-9]+$' || fail "--version"

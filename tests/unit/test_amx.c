@@ -5,6 +5,7 @@
 #include "config.h"
 #include "expert_problem.h"
 #include "node_spy.h"
+#include "main.h"
 
 static const struct {
     const char *name;
@@ -288,22 +289,17 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("amx");
-    TCase *tc = tcase_create("amx");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, agrees_with_reference, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, topk_gradients_are_those_of_float32, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, bits_do_not_depend_on_threads_or_nodes, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, bits_do_not_depend_on_shares, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, supports_what_tiles_are_for, 0, BUILDS);
-    tcase_add_test(tc, a_node_begins_with_the_rows_that_it_owns);
-    tcase_add_loop_test(tc, formats_agree_with_their_decoded_values, 0, SHAPES * FORMATS * BUILDS);
-    tcase_add_test(tc, amx_is_absent_or_chosen);
-    tcase_add_test(tc, auto_is_there_whatever_the_processor_has);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("amx", .timeout = 120),
+        LOOP(agrees_with_reference, SHAPES * BUILDS),
+        LOOP(topk_gradients_are_those_of_float32, SHAPES * BUILDS),
+        LOOP(bits_do_not_depend_on_threads_or_nodes, SHAPES * BUILDS),
+        LOOP(bits_do_not_depend_on_shares, SHAPES * BUILDS),
+        LOOP(supports_what_tiles_are_for, BUILDS),
+        TEST(a_node_begins_with_the_rows_that_it_owns),
+        LOOP(formats_agree_with_their_decoded_values, SHAPES * FORMATS * BUILDS),
+        TEST(amx_is_absent_or_chosen),
+        TEST(auto_is_there_whatever_the_processor_has),
+    };
+    return RUN_TESTS("amx", tests);
 }

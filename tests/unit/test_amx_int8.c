@@ -6,6 +6,7 @@
 
 #include "config.h"
 #include "expert_problem.h"
+#include "main.h"
 
 static const struct build {
     const char *name, *bf16; /* and the backend that it is but for INT8 */
@@ -441,24 +442,19 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("amx_int8");
-    TCase *tc = tcase_create("amx_int8");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, is_the_arithmetic_in_plain_c, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, columns_are_quantised_numbers, 0, LENGTHS * PACKERS);
-    tcase_add_loop_test(tc, unusual_tokens_stay_apart, 0, BUILDS);
-    tcase_add_loop_test(tc, agrees_with_reference, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, backward_begins_from_what_forward_kept, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, bits_do_not_depend_on_threads_or_nodes, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, bits_do_not_depend_on_shares, 0, SHAPES * BUILDS);
-    tcase_add_loop_test(tc, supports_a_token_in_int8, 0, BUILDS);
-    tcase_add_loop_test(tc, other_weights_are_those_of_amx, 0, OTHER_FORMATS * BUILDS);
-    tcase_add_test(tc, sums_that_may_not_fit_are_not_made);
-    tcase_add_test(tc, it_is_absent_or_asked_for);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("amx_int8", .timeout = 120),
+        LOOP(is_the_arithmetic_in_plain_c, SHAPES * BUILDS),
+        LOOP(columns_are_quantised_numbers, LENGTHS * PACKERS),
+        LOOP(unusual_tokens_stay_apart, BUILDS),
+        LOOP(agrees_with_reference, SHAPES * BUILDS),
+        LOOP(backward_begins_from_what_forward_kept, SHAPES * BUILDS),
+        LOOP(bits_do_not_depend_on_threads_or_nodes, SHAPES * BUILDS),
+        LOOP(bits_do_not_depend_on_shares, SHAPES * BUILDS),
+        LOOP(supports_a_token_in_int8, BUILDS),
+        LOOP(other_weights_are_those_of_amx, OTHER_FORMATS * BUILDS),
+        TEST(sums_that_may_not_fit_are_not_made),
+        TEST(it_is_absent_or_asked_for),
+    };
+    return RUN_TESTS("amx_int8", tests);
 }

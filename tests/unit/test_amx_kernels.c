@@ -4,6 +4,7 @@
 #include "backends/amx/experts.h"
 #include "expert_problem.h"
 #include "weights.h"
+#include "main.h"
 
 /* Bytes of a tile of n features. */
 static size_t tile_bytes(int64_t n)
@@ -200,16 +201,11 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("amx_kernels");
-    TCase *tc = tcase_create("amx_kernels");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, decoding_reads_ahead_by_bytes_of_an_element, 0, FETCHERS);
-    tcase_add_loop_test(tc, panels_of_features_are_summed, 0, PANEL_TYPES);
-    tcase_add_loop_test(tc, pairs_of_rows_give_the_same_bits, 0, PAIR_TOKENS * FIRST_ROWS);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("amx_kernels", .timeout = 120),
+        LOOP(decoding_reads_ahead_by_bytes_of_an_element, FETCHERS),
+        LOOP(panels_of_features_are_summed, PANEL_TYPES),
+        LOOP(pairs_of_rows_give_the_same_bits, PAIR_TOKENS * FIRST_ROWS),
+    };
+    return RUN_TESTS("amx_kernels", tests);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compare.h"
+#include "main.h"
 
 static kt_context *ctx;
 static kt_batch *batch;
@@ -57,15 +58,10 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("batch");
-    TCase *tcase = tcase_create("batch");
-    tcase_add_checked_fixture(tcase, setup, teardown);
-    tcase_add_test(tcase, sequences_are_packed);
-    tcase_add_test(tcase, bad_sequences_are_refused_and_change_nothing);
-    suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    const struct test tests[] = {
+        GROUP("batch", .setup = setup, .teardown = teardown),
+        TEST(sequences_are_packed),
+        TEST(bad_sequences_are_refused_and_change_nothing),
+    };
+    return RUN_TESTS("batch", tests);
 }

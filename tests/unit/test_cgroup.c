@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "core/cgroup.h"
+#include "main.h"
 
 static char root[64];
 
@@ -152,19 +153,14 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("cgroup");
-    TCase *tc = tcase_create("cgroup");
-    tcase_add_checked_fixture(tc, setup, teardown);
-    tcase_add_test(tc, the_smallest_limit_on_the_way_up_counts);
-    tcase_add_test(tc, a_container_sees_its_group_at_the_top);
-    tcase_add_test(tc, version_1_has_a_hierarchy_for_each_controller);
-    tcase_add_test(tc, a_mount_may_be_a_part_of_the_hierarchy);
-    tcase_add_test(tc, what_makes_no_sense_limits_nothing);
-    tcase_add_test(tc, this_process_has_memory);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("cgroup", .setup = setup, .teardown = teardown),
+        TEST(the_smallest_limit_on_the_way_up_counts),
+        TEST(a_container_sees_its_group_at_the_top),
+        TEST(version_1_has_a_hierarchy_for_each_controller),
+        TEST(a_mount_may_be_a_part_of_the_hierarchy),
+        TEST(what_makes_no_sense_limits_nothing),
+        TEST(this_process_has_memory),
+    };
+    return RUN_TESTS("cgroup", tests);
 }

@@ -8,6 +8,7 @@
 #include "golden_case.h"
 #include "model/quantization.h"
 #include "tiny_quantised.h"
+#include "main.h"
 
 enum { F8_BLOCK = 128, I4_GROUP = 128 };
 
@@ -387,23 +388,17 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("convert");
-    TCase *t = tcase_create("convert");
-    tcase_set_timeout(t, 60);
-    tcase_add_checked_fixture(t, fixture_setup, convert_teardown);
-    tcase_add_loop_test(t, linears_are_converted_and_the_rest_is_copied, 0,
-                        CONVERT_FORMATS * (int)(sizeof cases / sizeof *cases));
-    tcase_add_loop_test(t, experts_alone_are_converted, 0, CONVERT_FORMATS);
-    tcase_add_loop_test(t, formats_follow_each_other, 0, 3 * CONVERT_FORMATS);
-    tcase_add_test(t, config_says_what_the_target_holds);
-    tcase_add_test(t, config_keeps_everything_else);
-    tcase_add_loop_test(t, threads_do_not_matter, 0, 3);
-    tcase_add_loop_test(t, unusual_tensors_pass, 0, 2);
-    tcase_add_loop_test(t, models_compute_the_same_decoded, 0, 3 * RUNS);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("convert", .timeout = 60, .setup = fixture_setup, .teardown = convert_teardown),
+        LOOP(linears_are_converted_and_the_rest_is_copied,
+             CONVERT_FORMATS * (sizeof cases / sizeof *cases)),
+        LOOP(experts_alone_are_converted, CONVERT_FORMATS),
+        LOOP(formats_follow_each_other, 3 * CONVERT_FORMATS),
+        TEST(config_says_what_the_target_holds),
+        TEST(config_keeps_everything_else),
+        LOOP(threads_do_not_matter, 3),
+        LOOP(unusual_tensors_pass, 2),
+        LOOP(models_compute_the_same_decoded, 3 * RUNS),
+    };
+    return RUN_TESTS("convert", tests);
 }

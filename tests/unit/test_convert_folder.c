@@ -7,6 +7,7 @@
 
 #include "convert_test.h"
 #include "tiny_quantised.h"
+#include "main.h"
 
 static struct tiny tiny;
 static char source[512], target[512];
@@ -455,31 +456,25 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("convert_folder");
-    TCase *t = tcase_create("folder");
-    tcase_set_timeout(t, 60);
-    tcase_add_checked_fixture(t, setup, teardown);
-    tcase_add_test(t, interrupted_conversions_go_on);
-    tcase_add_test(t, torn_files_are_removed);
-    tcase_add_test(t, another_conversion_is_refused);
-    tcase_add_test(t, a_source_that_changed_is_refused);
-    tcase_add_test(t, another_file_in_the_folder_is_refused);
-    tcase_add_test(t, folders_in_use_are_refused);
-    tcase_add_test(t, the_source_is_no_target);
-    tcase_add_test(t, a_path_that_json_cannot_hold_is_refused);
-    tcase_add_test(t, folders_that_cannot_be_made_are_refused);
-    tcase_add_test(t, too_little_space_is_found_before_writing);
-    tcase_add_loop_test(t, damaged_numbers_are_named, 0, sizeof damages / sizeof *damages);
-    tcase_add_test(t, damaged_checkpoints_are_named);
-    tcase_add_loop_test(t, scales_are_checked_in_layers_that_are_not_used, 0, 2);
-    tcase_add_test(t, what_cannot_be_converted_is_refused);
-    tcase_add_test(t, small_files_are_copied);
-    tcase_add_test(t, progress_reaches_its_end);
-    tcase_add_test(t, progress_begins_with_new_work);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("folder", .timeout = 60, .setup = setup, .teardown = teardown),
+        TEST(interrupted_conversions_go_on),
+        TEST(torn_files_are_removed),
+        TEST(another_conversion_is_refused),
+        TEST(a_source_that_changed_is_refused),
+        TEST(another_file_in_the_folder_is_refused),
+        TEST(folders_in_use_are_refused),
+        TEST(the_source_is_no_target),
+        TEST(a_path_that_json_cannot_hold_is_refused),
+        TEST(folders_that_cannot_be_made_are_refused),
+        TEST(too_little_space_is_found_before_writing),
+        LOOP(damaged_numbers_are_named, sizeof damages / sizeof *damages),
+        TEST(damaged_checkpoints_are_named),
+        LOOP(scales_are_checked_in_layers_that_are_not_used, 2),
+        TEST(what_cannot_be_converted_is_refused),
+        TEST(small_files_are_copied),
+        TEST(progress_reaches_its_end),
+        TEST(progress_begins_with_new_work),
+    };
+    return RUN_TESTS("convert_folder", tests);
 }

@@ -10,6 +10,7 @@
 #include "core/random.h"
 #include "encode_golden.h"
 #include "model/quantization.h"
+#include "main.h"
 
 /* Streams `from`, whose memory is shared like a mapped file's, into a file: elements from its
  * beginning, then scales. */
@@ -191,18 +192,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("convert_stream");
-    TCase *t = tcase_create("stream");
-    tcase_set_timeout(t, 60);
-    tcase_add_checked_fixture(t, goldens_open, goldens_close);
-    tcase_add_loop_test(t, matrices_are_those_of_pytorch, 0, GOLDEN_FORMATS);
-    tcase_add_loop_test(t, memory_does_not_depend_on_the_shape, 0, sizeof shapes / sizeof *shapes);
-    tcase_add_loop_test(t, numbers_that_do_not_fit_are_refused, 0, CONVERT_FORMATS);
-    tcase_add_test(t, a_stream_can_be_cancelled);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("stream", .timeout = 60, .setup = goldens_open, .teardown = goldens_close),
+        LOOP(matrices_are_those_of_pytorch, GOLDEN_FORMATS),
+        LOOP(memory_does_not_depend_on_the_shape, sizeof shapes / sizeof *shapes),
+        LOOP(numbers_that_do_not_fit_are_refused, CONVERT_FORMATS),
+        TEST(a_stream_can_be_cancelled),
+    };
+    return RUN_TESTS("convert_stream", tests);
 }

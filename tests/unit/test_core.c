@@ -9,6 +9,7 @@
 #include "core/memory.h"
 #include "core/random.h"
 #include "machine.h"
+#include "main.h"
 
 static kt_context *new_context(uint64_t limit)
 {
@@ -75,16 +76,11 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("core");
-    TCase *tc = tcase_create("core");
-    tcase_add_test(tc, bf16_rounds_to_nearest_even);
-    tcase_add_test(tc, f16_widens_every_value);
-    tcase_add_test(tc, philox_known_answers);
-    tcase_add_test(tc, memory_limit_and_overflow_are_errors);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        TEST(bf16_rounds_to_nearest_even),
+        TEST(f16_widens_every_value),
+        TEST(philox_known_answers),
+        TEST(memory_limit_and_overflow_are_errors),
+    };
+    return RUN_TESTS("core", tests);
 }

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "main.h"
+
 #define DIR KT_REFERENCE_DIR "/text/"
 
 static kt_context *ctx;
@@ -335,22 +337,16 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("dataset");
-    TCase *tc = tcase_create("dataset");
-    tcase_add_checked_fixture(tc, setup, teardown);
-    tcase_set_timeout(tc, 60);
-    tcase_add_test(tc, every_case_gives_the_same_ids_and_labels);
-    tcase_add_test(tc, placeholders_stay_without_names);
-    tcase_add_test(tc, malformed_alpaca_files);
-    tcase_add_test(tc, malformed_sharegpt_files);
-    tcase_add_test(tc, options_and_names_that_are_refused);
-    tcase_add_test(tc, a_dataset_named_twice_counts_once);
-    tcase_add_test(tc, splits_that_make_no_sense);
-    tcase_add_test(tc, entries_that_are_left_out_are_named);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("dataset", .setup = setup, .teardown = teardown, .timeout = 60),
+        TEST(every_case_gives_the_same_ids_and_labels),
+        TEST(placeholders_stay_without_names),
+        TEST(malformed_alpaca_files),
+        TEST(malformed_sharegpt_files),
+        TEST(options_and_names_that_are_refused),
+        TEST(a_dataset_named_twice_counts_once),
+        TEST(splits_that_make_no_sense),
+        TEST(entries_that_are_left_out_are_named),
+    };
+    return RUN_TESTS("dataset", tests);
 }

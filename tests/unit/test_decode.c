@@ -7,6 +7,7 @@
 #include "weights/dtype.h"
 #include "core/memory.h"
 #include "weights.h"
+#include "main.h"
 
 static const kt_dtype dtypes[] = {
     KT_DTYPE_F8_E4M3, KT_DTYPE_I8,   KT_DTYPE_I4,  KT_DTYPE_Q8_0, KT_DTYPE_Q4_0,
@@ -375,20 +376,15 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("decode");
-    TCase *tc = tcase_create("decode");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, parts_of_every_format, 0, LEVELS * DTYPES);
-    tcase_add_loop_test(tc, scales_of_cut_blocks, 0, LEVELS);
-    tcase_add_loop_test(tc, all_codes_at_all_places, 0, LEVELS);
-    tcase_add_loop_test(tc, all_codes_under_all_scales, 0, LEVELS);
-    tcase_add_test(tc, plain_c_rounds_to_nearest_even);
-    tcase_add_loop_test(tc, pairs_of_rows, 0, LEVELS);
-    tcase_add_loop_test(tc, products_with_a_row, 0, LEVELS * DOT_TYPES);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("decode", .timeout = 120),
+        LOOP(parts_of_every_format, LEVELS * DTYPES),
+        LOOP(scales_of_cut_blocks, LEVELS),
+        LOOP(all_codes_at_all_places, LEVELS),
+        LOOP(all_codes_under_all_scales, LEVELS),
+        TEST(plain_c_rounds_to_nearest_even),
+        LOOP(pairs_of_rows, LEVELS),
+        LOOP(products_with_a_row, LEVELS * DOT_TYPES),
+    };
+    return RUN_TESTS("decode", tests);
 }

@@ -5,6 +5,7 @@
 
 #include "fixture.h"
 #include "model/adapter.h"
+#include "main.h"
 
 static kt_model *model;
 
@@ -149,17 +150,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("decoder");
-    TCase *tc = tcase_create("decoder");
-    tcase_add_checked_fixture(tc, fixture_setup, teardown);
-    tcase_add_loop_test(tc, bad_configurations_are_refused, 0, sizeof bad / sizeof bad[0]);
-    tcase_add_test(tc, windows_are_off_unless_turned_on);
-    tcase_add_test(tc, dynamic_scaling_stretches_the_context);
-    tcase_add_test(tc, gates_are_targets_by_name_alone);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    const struct test tests[] = {
+        GROUP("decoder", .setup = fixture_setup, .teardown = teardown),
+        LOOP(bad_configurations_are_refused, sizeof bad / sizeof bad[0]),
+        TEST(windows_are_off_unless_turned_on),
+        TEST(dynamic_scaling_stretches_the_context),
+        TEST(gates_are_targets_by_name_alone),
+    };
+    return RUN_TESTS("decoder", tests);
 }

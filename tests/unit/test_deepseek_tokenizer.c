@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "text_goldens.h"
+#include "main.h"
 
 START_TEST(gives_the_same_ids)
 {
@@ -29,14 +30,9 @@ int main(void)
         puts("skipped: KT_TEST_DEEPSEEK_TOKENIZER is not set");
         return 77;
     }
-    Suite *suite = suite_create("deepseek tokenizer");
-    TCase *tc = tcase_create("deepseek tokenizer");
-    tcase_add_test(tc, gives_the_same_ids);
-    tcase_set_timeout(tc, 60);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("deepseek tokenizer", .timeout = 60),
+        TEST(gives_the_same_ids),
+    };
+    return RUN_TESTS("deepseek tokenizer", tests);
 }

@@ -3,6 +3,7 @@
  * double precision. Operations with gradients of their own are in test_device_rows.c and
  * test_device_attention.c, the front in test_device_front.c. */
 #include "device_fixture.h"
+#include "main.h"
 
 /* The bytes of a weight matrix in `dtype`, and its exact values in `values`. */
 static void *make_weight(kt_dtype dtype, uint64_t seed, int64_t n, double *values)
@@ -351,20 +352,15 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("device");
-    TCase *tc = tcase_create("device");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, linears_of_every_dtype, 0, DEVICE_RUNS);
-    tcase_add_loop_test(tc, gemm_in_every_transposition, 0, DEVICE_RUNS);
-    tcase_add_loop_test(tc, rope_rotates_pairs_and_back, 0, DEVICES);
-    tcase_add_loop_test(tc, copies_and_sums, 0, DEVICE_RUNS);
-    tcase_add_loop_test(tc, zeros_and_conversions, 0, DEVICE_RUNS);
-    tcase_add_loop_test(tc, embeddings, 0, DEVICE_RUNS);
-    tcase_add_loop_test(tc, dropout_is_a_mask_of_its_key, 0, DEVICES);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("device", .timeout = 120),
+        LOOP(linears_of_every_dtype, DEVICE_RUNS),
+        LOOP(gemm_in_every_transposition, DEVICE_RUNS),
+        LOOP(rope_rotates_pairs_and_back, DEVICES),
+        LOOP(copies_and_sums, DEVICE_RUNS),
+        LOOP(zeros_and_conversions, DEVICE_RUNS),
+        LOOP(embeddings, DEVICE_RUNS),
+        LOOP(dropout_is_a_mask_of_its_key, DEVICES),
+    };
+    return RUN_TESTS("device", tests);
 }

@@ -2,6 +2,7 @@
 /* Attention of every device against its formula in double precision and the differences of that,
  * and that bits do not depend on the number of threads. */
 #include "device_fixture.h"
+#include "main.h"
 
 struct attention_shape {
     int32_t heads, kv_heads, qk, shared, v, window;
@@ -341,16 +342,11 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("device_attention");
-    TCase *tc = tcase_create("device_attention");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, attention_and_its_gradient, 0, SHAPES);
-    tcase_add_loop_test(tc, attention_over_many_blocks, 0, LARGE_SHAPES);
-    tcase_add_test(tc, bits_do_not_depend_on_devices_threads_or_repetition);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("device_attention", .timeout = 120),
+        LOOP(attention_and_its_gradient, SHAPES),
+        LOOP(attention_over_many_blocks, LARGE_SHAPES),
+        TEST(bits_do_not_depend_on_devices_threads_or_repetition),
+    };
+    return RUN_TESTS("device_attention", tests);
 }

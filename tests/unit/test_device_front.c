@@ -4,6 +4,7 @@
 #include "backends/cpu/cpu.h"
 #include "core/memory.h"
 #include "device_fixture.h"
+#include "main.h"
 
 enum { MAX_THREADS = 4 };
 
@@ -401,22 +402,17 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("device_front");
-    TCase *tc = tcase_create("device_front");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, scratch_is_enough, 0, DEVICES * MAX_THREADS);
-    tcase_add_loop_test(tc, too_little_scratch_is_refused, 0, DEVICES);
-    tcase_add_loop_test(tc, unsupported_views_are_refused, 0, DEVICES);
-    tcase_add_loop_test(tc, tally_counts_and_runs_nothing, 0, DEVICES);
-    tcase_add_loop_test(tc, memory_is_aligned_and_copied, 0, DEVICES);
-    tcase_add_test(tc, devices_of_a_context_have_names_and_scratch_of_their_own);
-    tcase_add_test(tc, a_device_has_a_pool);
-    tcase_add_test(tc, bound_scratch_is_remembered);
-    tcase_add_test(tc, unknown_devices_and_memory_limits_are_errors);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("device_front", .timeout = 120),
+        LOOP(scratch_is_enough, DEVICES * MAX_THREADS),
+        LOOP(too_little_scratch_is_refused, DEVICES),
+        LOOP(unsupported_views_are_refused, DEVICES),
+        LOOP(tally_counts_and_runs_nothing, DEVICES),
+        LOOP(memory_is_aligned_and_copied, DEVICES),
+        TEST(devices_of_a_context_have_names_and_scratch_of_their_own),
+        TEST(a_device_has_a_pool),
+        TEST(bound_scratch_is_remembered),
+        TEST(unknown_devices_and_memory_limits_are_errors),
+    };
+    return RUN_TESTS("device_front", tests);
 }

@@ -2,6 +2,7 @@
 /* Norms, gated units, the loss and routers of a device against their formulas in double precision,
  * and every backward against central differences of that formula. */
 #include "device_fixture.h"
+#include "main.h"
 
 struct rows_case {
     int64_t tokens, dim;
@@ -277,18 +278,13 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("device_rows");
-    TCase *tc = tcase_create("device_rows");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, rmsnorm_and_its_gradient, 0, DEVICE_RUNS);
-    tcase_add_loop_test(tc, glu_and_its_gradient, 0, DEVICE_RUNS);
-    tcase_add_loop_test(tc, cross_entropy_and_its_gradient, 0, DEVICE_RUNS);
-    tcase_add_loop_test(tc, router_and_its_gradient, 0, DEVICES);
-    tcase_add_loop_test(tc, router_chooses_by_bias_and_group_but_weighs_by_score, 0, DEVICES);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("device_rows", .timeout = 120),
+        LOOP(rmsnorm_and_its_gradient, DEVICE_RUNS),
+        LOOP(glu_and_its_gradient, DEVICE_RUNS),
+        LOOP(cross_entropy_and_its_gradient, DEVICE_RUNS),
+        LOOP(router_and_its_gradient, DEVICES),
+        LOOP(router_chooses_by_bias_and_group_but_weighs_by_score, DEVICES),
+    };
+    return RUN_TESTS("device_rows", tests);
 }

@@ -8,6 +8,7 @@
 #include "core/random.h"
 #include "weights/weight.h"
 #include "encode_golden.h"
+#include "main.h"
 
 START_TEST(f8_is_that_of_pytorch)
 {
@@ -158,21 +159,16 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("encode");
-    TCase *t = tcase_create("encode");
-    tcase_add_checked_fixture(t, goldens_open, goldens_close);
-    tcase_add_test(t, f8_is_that_of_pytorch);
-    tcase_add_loop_test(t, matrices_are_those_of_pytorch, 0, GOLDEN_FORMATS);
-    tcase_add_loop_test(t, the_nearest_code_is_taken, 0, 2);
-    tcase_add_test(t, nibbles_round_to_even_and_saturate);
-    tcase_add_test(t, ranges_saturate);
-    tcase_add_loop_test(t, the_largest_is_found, 0, 2);
-    tcase_add_test(t, scales_fit_the_largest);
-    tcase_add_test(t, bf16_has_a_limit);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("encode", .setup = goldens_open, .teardown = goldens_close),
+        TEST(f8_is_that_of_pytorch),
+        LOOP(matrices_are_those_of_pytorch, GOLDEN_FORMATS),
+        LOOP(the_nearest_code_is_taken, 2),
+        TEST(nibbles_round_to_even_and_saturate),
+        TEST(ranges_saturate),
+        LOOP(the_largest_is_found, 2),
+        TEST(scales_fit_the_largest),
+        TEST(bf16_has_a_limit),
+    };
+    return RUN_TESTS("encode", tests);
 }

@@ -2,6 +2,7 @@
 /* The executor against numbers of transformers and PEFT (tests/reference), and against itself. */
 #include "executor/executor.h"
 #include "golden_case.h"
+#include "main.h"
 
 static float *logits_of(const struct golden_case *c, kt_executor *executor)
 {
@@ -694,7 +695,6 @@ START_TEST(texts_and_arrays_must_be_given)
     kt_rule *rule;
     kt_tokenizer *tokenizer;
     kt_optimizer *optimizer;
-    double one = 1;
     ck_assert_ok(c.ctx, kt_optimizer_create(c.lora, NULL, &optimizer));
     const kt_status refused[] = {kt_model_load(c.ctx, NULL, NULL, &model),
                                  kt_lora_load(c.model, NULL, &lora),
@@ -706,8 +706,6 @@ START_TEST(texts_and_arrays_must_be_given)
                                  kt_batch_add(c.batch, NULL, NULL, 3)};
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         ck_assert_int_eq(refused[i], KT_ERROR_INVALID_ARGUMENT);
-    kt_status plotted = kt_plot_loss(c.ctx, NULL, "title", "loss", &one, &one, 1);
-    ck_assert(plotted == KT_ERROR_INVALID_ARGUMENT || plotted == KT_ERROR_UNSUPPORTED);
     kt_optimizer_free(optimizer);
     golden_close(&c);
 }
@@ -726,60 +724,35 @@ START_TEST(a_loss_that_is_not_finite_is_an_error)
 }
 END_TEST
 
-static TCase *goldens(void)
-{
-    TCase *tc = tcase_create("goldens");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, logits_are_those_of_transformers, 0, GOLDEN_CASES * GOLDEN_BACKENDS);
-    tcase_add_loop_test(tc, loss_and_gradients_are_those_of_transformers, 0,
-                        GOLDEN_CASES * GOLDEN_BACKENDS);
-    tcase_add_loop_test(tc, ten_steps_are_those_of_torch, 0, GOLDEN_CASES * GOLDEN_BACKENDS);
-    tcase_add_loop_test(tc, bf16_is_as_good_as_torchs, 0, GOLDEN_BF16_CASES * GOLDEN_BACKENDS);
-    tcase_add_test(tc, experts_backends_give_the_same_gradients);
-    return tc;
-}
-
-static TCase *invariants(void)
-{
-    TCase *tc = tcase_create("invariants");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, packed_is_the_sum_of_separate_sequences, 0, GOLDEN_CASES);
-    tcase_add_loop_test(tc, repetition_and_recomputation_give_the_same_bits, 0, 2);
-    tcase_add_loop_test(tc, what_is_kept_and_what_is_recomputed_have_the_same_bits, 0, 2);
-    tcase_add_loop_test(tc, threads_and_chunks_change_rounding_only, 0, GOLDEN_CASES);
-    tcase_add_test(tc, padding_marks_experts_and_changes_nothing_else);
-    tcase_add_test(tc, log_probabilities_add_up_to_the_loss);
-    tcase_add_test(tc, dropout_is_the_same_in_recomputation);
-    tcase_add_loop_test(tc, lm_head_can_have_lora, 0, 2);
-    tcase_add_loop_test(tc, layers_without_lora_are_not_gone_through, 0, 2);
-    return tc;
-}
-
-static TCase *limits(void)
-{
-    TCase *tc = tcase_create("limits");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, a_plan_is_what_a_step_takes, 0, 2);
-    tcase_add_test(tc, layers_share_a_backend_and_a_plan_counts_all);
-    tcase_add_test(tc, reserved_memory_serves_all_smaller_steps);
-    tcase_add_test(tc, memory_runs_out_before_anything_is_computed);
-    tcase_add_test(tc, cancellation_leaves_usable_handles_and_no_gradient);
-    tcase_add_test(tc, misuse_is_refused_with_a_sentence);
-    tcase_add_test(tc, a_batch_that_changed_is_not_gone_back_through);
-    tcase_add_test(tc, texts_and_arrays_must_be_given);
-    tcase_add_test(tc, a_loss_that_is_not_finite_is_an_error);
-    return tc;
-}
-
 int main(void)
 {
-    Suite *suite = suite_create("executor");
-    suite_add_tcase(suite, goldens());
-    suite_add_tcase(suite, invariants());
-    suite_add_tcase(suite, limits());
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("goldens", .timeout = 120),
+        LOOP(logits_are_those_of_transformers, GOLDEN_CASES * GOLDEN_BACKENDS),
+        LOOP(loss_and_gradients_are_those_of_transformers, GOLDEN_CASES * GOLDEN_BACKENDS),
+        LOOP(ten_steps_are_those_of_torch, GOLDEN_CASES * GOLDEN_BACKENDS),
+        LOOP(bf16_is_as_good_as_torchs, GOLDEN_BF16_CASES * GOLDEN_BACKENDS),
+        TEST(experts_backends_give_the_same_gradients),
+        GROUP("invariants", .timeout = 120),
+        LOOP(packed_is_the_sum_of_separate_sequences, GOLDEN_CASES),
+        LOOP(repetition_and_recomputation_give_the_same_bits, 2),
+        LOOP(what_is_kept_and_what_is_recomputed_have_the_same_bits, 2),
+        LOOP(threads_and_chunks_change_rounding_only, GOLDEN_CASES),
+        TEST(padding_marks_experts_and_changes_nothing_else),
+        TEST(log_probabilities_add_up_to_the_loss),
+        TEST(dropout_is_the_same_in_recomputation),
+        LOOP(lm_head_can_have_lora, 2),
+        LOOP(layers_without_lora_are_not_gone_through, 2),
+        GROUP("limits", .timeout = 120),
+        LOOP(a_plan_is_what_a_step_takes, 2),
+        TEST(layers_share_a_backend_and_a_plan_counts_all),
+        TEST(reserved_memory_serves_all_smaller_steps),
+        TEST(memory_runs_out_before_anything_is_computed),
+        TEST(cancellation_leaves_usable_handles_and_no_gradient),
+        TEST(misuse_is_refused_with_a_sentence),
+        TEST(a_batch_that_changed_is_not_gone_back_through),
+        TEST(texts_and_arrays_must_be_given),
+        TEST(a_loss_that_is_not_finite_is_an_error),
+    };
+    return RUN_TESTS("executor", tests);
 }

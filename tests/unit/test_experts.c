@@ -5,6 +5,7 @@
 #include "backends/experts_cpu/experts.h"
 #include "expert_call.h"
 #include "weights.h"
+#include "main.h"
 
 enum { EXPERTS = 5, HIDDEN = 6, INTER = 7, TOKENS = 9, TOPK = 2, RANK = 3 };
 
@@ -523,23 +524,18 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("experts");
-    TCase *tc = tcase_create("experts");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, backend_and_its_gradients, 0, 2 * BACKENDS);
-    tcase_add_loop_test(tc, backends_agree_with_reference, 1, BACKENDS);
-    tcase_add_test(tc, bits_do_not_depend_on_threads_or_nodes);
-    tcase_add_loop_test(tc, kept_products_change_no_bit, 0, BACKENDS);
-    tcase_add_loop_test(tc, bits_do_not_depend_on_shares, 0, BACKENDS);
-    tcase_add_loop_test(tc, bits_do_not_depend_on_chunks, 1, BACKENDS);
-    tcase_add_loop_test(tc, a_token_may_choose_an_expert_twice, 1, BACKENDS);
-    tcase_add_loop_test(tc, more_rows_take_more_seconds, 0, BACKENDS);
-    tcase_add_loop_test(tc, scratch_is_bounded_whatever_fits_into_a_chunk, 0, 2);
-    tcase_add_test(tc, unknown_backends_are_errors);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("experts", .timeout = 120),
+        LOOP(backend_and_its_gradients, 2 * BACKENDS),
+        LOOP_FROM(backends_agree_with_reference, 1, BACKENDS),
+        TEST(bits_do_not_depend_on_threads_or_nodes),
+        LOOP(kept_products_change_no_bit, BACKENDS),
+        LOOP(bits_do_not_depend_on_shares, BACKENDS),
+        LOOP_FROM(bits_do_not_depend_on_chunks, 1, BACKENDS),
+        LOOP_FROM(a_token_may_choose_an_expert_twice, 1, BACKENDS),
+        LOOP(more_rows_take_more_seconds, BACKENDS),
+        LOOP(scratch_is_bounded_whatever_fits_into_a_chunk, 2),
+        TEST(unknown_backends_are_errors),
+    };
+    return RUN_TESTS("experts", tests);
 }

@@ -5,6 +5,7 @@
 #include "compare.h"
 #include "expert_call.h"
 #include "node_spy.h"
+#include "main.h"
 
 enum { FEATURES = 1024 };
 
@@ -89,14 +90,9 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("experts_nodes");
-    TCase *tc = tcase_create("nodes");
-    tcase_set_timeout(tc, 60);
-    tcase_add_test(tc, a_node_begins_with_the_columns_that_it_owns);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("nodes", .timeout = 60),
+        TEST(a_node_begins_with_the_columns_that_it_owns),
+    };
+    return RUN_TESTS("experts_nodes", tests);
 }

@@ -1,12 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <math.h>
-
-#include "config.h"
 #include "fixture.h"
 #include "formats/zstd_file.h"
-#ifdef KT_HAVE_CAIRO
-#include <cairo.h>
-#endif
+#include "main.h"
 
 static char numbers[70000];
 
@@ -112,108 +107,14 @@ START_TEST(damaged_state_is_never_taken_for_data)
 }
 END_TEST
 
-#ifdef KT_HAVE_CAIRO
-/* Columns of the picture in which the smoothed line's blue stands, first and last; both 0 = none.
- */
-static void find_line(const char *name, int *first, int *last)
-{
-    cairo_surface_t *surface = cairo_image_surface_create_from_png(fixture_path(name));
-    ck_assert_int_eq(cairo_surface_status(surface), CAIRO_STATUS_SUCCESS);
-    int width = cairo_image_surface_get_width(surface);
-    int height = cairo_image_surface_get_height(surface);
-    ck_assert_int_ge(width, 900);
-    ck_assert_int_ge(height, 600);
-    *first = *last = 0;
-    for (int x = 0; x < width * 3 / 4; x++) { /* the legend stands to the right of that */
-        for (int y = 0; y < height; y++) {
-            const unsigned char *pixel = cairo_image_surface_get_data(surface) +
-                                         y * cairo_image_surface_get_stride(surface) + 4 * x;
-            if (pixel[0] > 150 && pixel[2] < 40) {
-                *first = *first ? *first : x;
-                *last = x;
-            }
-        }
-    }
-    cairo_surface_destroy(surface);
-}
-
-START_TEST(losses_are_drawn)
-{
-    double steps[100], values[100];
-    int first, last;
-    for (int i = 0; i < 100; i++) {
-        steps[i] = i + 1;
-        values[i] = 3 * exp(-i / 30.0);
-    }
-    values[0] = NAN;
-    values[50] = INFINITY;
-    ck_assert_int_eq(kt_plot_loss(fixture_context, fixture_path("loss.png"), "training loss",
-                                  "loss", steps, values, 100),
-                     KT_OK);
-    ck_assert_int_eq(fixture_files(0), 1);
-    find_line("loss.png", &first, &last);
-    ck_assert_int_gt(first, 50);
-    ck_assert_int_lt(first, 200);
-    ck_assert_int_gt(last, 890);
-}
-END_TEST
-
-START_TEST(odd_losses_are_drawn_too)
-{
-    static const double steps[] = {5, 5, 7, 1e300}, big[] = {1.7e308, -1.7e308, 0, NAN};
-    static const double equal[] = {2, 2, 2, 2}, none[] = {NAN, INFINITY, NAN, NAN};
-    const double *const values[] = {big, equal, none};
-    for (size_t i = 0; i < 3; i++)
-        for (size_t num = 1; num <= 4; num++)
-            ck_assert_int_eq(kt_plot_loss(fixture_context, fixture_path("loss.png"), "", "loss",
-                                          steps, values[i], num),
-                             KT_OK);
-}
-END_TEST
-
-START_TEST(plots_that_cannot_be_made_are_errors)
-{
-    const double one = 1;
-    kt_context *ctx = fixture_context;
-    ck_assert_fails(kt_plot_loss(ctx, fixture_path("p.png"), "t", "y", &one, &one, 0),
-                    KT_ERROR_INVALID_ARGUMENT, "no values");
-    ck_assert_fails(kt_plot_loss(ctx, fixture_path("no/p.png"), "t", "y", &one, &one, 1),
-                    KT_ERROR_IO, "no/p.png");
-    ck_assert_fails(kt_plot_loss(ctx, fixture_path("p.png"), "\xff", "y", &one, &one, 1),
-                    KT_ERROR_INVALID_ARGUMENT, "p.png");
-    ck_assert_int_eq(fixture_files(0), 0);
-}
-END_TEST
-#else
-START_TEST(plots_need_cairo)
-{
-    const double one = 1;
-    ck_assert_fails(kt_plot_loss(fixture_context, fixture_path("p.png"), "t", "y", &one, &one, 1),
-                    KT_ERROR_UNSUPPORTED, "without cairo");
-}
-END_TEST
-#endif
-
 int main(void)
 {
-    Suite *suite = suite_create("formats");
-    TCase *tc = tcase_create("formats");
-    tcase_add_checked_fixture(tc, fixture_setup, fixture_teardown);
-    tcase_add_test(tc, state_survives_a_round_trip);
-    tcase_add_test(tc, state_of_another_kind_is_refused);
-    tcase_add_test(tc, section_names_are_checked);
-    tcase_add_test(tc, damaged_state_is_never_taken_for_data);
-#ifdef KT_HAVE_CAIRO
-    tcase_add_test(tc, losses_are_drawn);
-    tcase_add_test(tc, odd_losses_are_drawn_too);
-    tcase_add_test(tc, plots_that_cannot_be_made_are_errors);
-#else
-    tcase_add_test(tc, plots_need_cairo);
-#endif
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("formats", .setup = fixture_setup, .teardown = fixture_teardown),
+        TEST(state_survives_a_round_trip),
+        TEST(state_of_another_kind_is_refused),
+        TEST(section_names_are_checked),
+        TEST(damaged_state_is_never_taken_for_data),
+    };
+    return RUN_TESTS("formats", tests);
 }

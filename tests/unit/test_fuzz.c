@@ -6,6 +6,7 @@
 #include "model/adapter.h"
 #include "tiny_model.h"
 #include "toy_model.h"
+#include "main.h"
 
 enum { ROUNDS = 4000, MAX_BYTES = 1 << 16 };
 
@@ -269,18 +270,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("fuzz");
-    TCase *tc = tcase_create("fuzz");
-    tcase_set_timeout(tc, 120);
-    tcase_add_checked_fixture(tc, fixture_setup, fixture_teardown);
-    tcase_add_test(tc, damaged_headers_do_no_harm);
-    tcase_add_loop_test(tc, damaged_configurations_do_no_harm, 0, 2);
-    tcase_add_test(tc, damaged_rule_files_do_no_harm);
-    tcase_add_loop_test(tc, damaged_adapters_do_no_harm, 0, 3);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("fuzz", .timeout = 120, .setup = fixture_setup, .teardown = fixture_teardown),
+        TEST(damaged_headers_do_no_harm),
+        LOOP(damaged_configurations_do_no_harm, 2),
+        TEST(damaged_rule_files_do_no_harm),
+        LOOP(damaged_adapters_do_no_harm, 3),
+    };
+    return RUN_TESTS("fuzz", tests);
 }

@@ -3,6 +3,7 @@
  */
 #include "executor/sampling.h"
 #include "golden_case.h"
+#include "main.h"
 
 static kt_generator *generator(const struct golden_case *c, int32_t chunk, int32_t max_length)
 {
@@ -284,22 +285,16 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("generator");
-    TCase *tc = tcase_create("generator");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, greedy_tokens_are_those_of_transformers, 0,
-                        GOLDEN_CASES * GOLDEN_BACKENDS);
-    tcase_add_loop_test(tc, chunks_of_a_prompt_give_the_same_logits, 0, GOLDEN_CASES);
-    tcase_add_loop_test(tc, a_prompt_reuses_its_common_prefix, 0, 2);
-    tcase_add_test(tc, the_cache_grows);
-    tcase_add_test(tc, sampling_is_repeatable_by_seed);
-    tcase_add_test(tc, misuse_is_refused_with_a_sentence);
-    tcase_add_test(tc, filters_keep_what_transformers_keeps);
-    tcase_add_test(tc, repetition_is_penalised_once_a_token);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("generator", .timeout = 120),
+        LOOP(greedy_tokens_are_those_of_transformers, GOLDEN_CASES * GOLDEN_BACKENDS),
+        LOOP(chunks_of_a_prompt_give_the_same_logits, GOLDEN_CASES),
+        LOOP(a_prompt_reuses_its_common_prefix, 2),
+        TEST(the_cache_grows),
+        TEST(sampling_is_repeatable_by_seed),
+        TEST(misuse_is_refused_with_a_sentence),
+        TEST(filters_keep_what_transformers_keeps),
+        TEST(repetition_is_penalised_once_a_token),
+    };
+    return RUN_TESTS("generator", tests);
 }

@@ -8,6 +8,7 @@
 #include "fixture.h"
 #include "gguf_reference.h"
 #include "model/gguf.h"
+#include "main.h"
 
 static const char *const twins[][2] = {
     {"deepseek3", "deepseek3-00001-of-00003.gguf"},
@@ -281,21 +282,16 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("gguf");
-    TCase *tc = tcase_create("models");
-    tcase_add_checked_fixture(tc, fixture_setup, fixture_teardown);
-    tcase_add_loop_test(tc, tensors_and_configuration_are_those_of_the_checkpoint, 0, NUM_TWINS);
-    tcase_add_loop_test(tc, logits_are_those_of_the_checkpoint, 0, NUM_TWINS);
-    tcase_add_test(tc, blocks_are_bound_where_they_belong);
-    tcase_add_test(tc, logits_of_blocks_are_those_of_their_numbers);
-    tcase_add_test(tc, scales_that_are_not_finite_are_found);
-    tcase_add_test(tc, a_folder_stands_for_the_model_in_it);
-    tcase_add_test(tc, names_of_a_set_must_be_right);
-    tcase_add_test(tc, config_json_beside_comes_first);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("models", .setup = fixture_setup, .teardown = fixture_teardown),
+        LOOP(tensors_and_configuration_are_those_of_the_checkpoint, NUM_TWINS),
+        LOOP(logits_are_those_of_the_checkpoint, NUM_TWINS),
+        TEST(blocks_are_bound_where_they_belong),
+        TEST(logits_of_blocks_are_those_of_their_numbers),
+        TEST(scales_that_are_not_finite_are_found),
+        TEST(a_folder_stands_for_the_model_in_it),
+        TEST(names_of_a_set_must_be_right),
+        TEST(config_json_beside_comes_first),
+    };
+    return RUN_TESTS("gguf", tests);
 }

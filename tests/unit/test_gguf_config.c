@@ -6,6 +6,7 @@
 #include "gguf_reference.h"
 #include "model/gguf.h"
 #include "model/gguf_rebuild.h"
+#include "main.h"
 
 /* Metadata with one key set to a JSON value; NULL removes it. */
 static const struct {
@@ -178,18 +179,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("gguf_config");
-    TCase *tc = tcase_create("metadata");
-    tcase_add_checked_fixture(tc, fixture_setup, fixture_teardown);
-    tcase_add_loop_test(tc, metadata_that_makes_no_configuration, 0,
-                        sizeof bad_metadata / sizeof *bad_metadata);
-    tcase_add_test(tc, older_files);
-    tcase_add_loop_test(tc, tensors_of_other_names, 0, sizeof renamed / sizeof *renamed);
-    tcase_add_test(tc, parts_of_kv_b);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("metadata", .setup = fixture_setup, .teardown = fixture_teardown),
+        LOOP(metadata_that_makes_no_configuration, sizeof bad_metadata / sizeof *bad_metadata),
+        TEST(older_files),
+        LOOP(tensors_of_other_names, sizeof renamed / sizeof *renamed),
+        TEST(parts_of_kv_b),
+    };
+    return RUN_TESTS("gguf_config", tests);
 }

@@ -5,6 +5,7 @@
 #include "formats/gguf.h"
 #include "gguf_reference.h"
 #include "model/model.h"
+#include "main.h"
 
 enum { MAX_BYTES = 1 << 17, ROUNDS = 4000 };
 enum { U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 };
@@ -332,21 +333,15 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("gguf_header");
-    TCase *tc = tcase_create("headers");
-    tcase_set_timeout(tc, 120);
-    tcase_add_checked_fixture(tc, fixture_setup, fixture_teardown);
-    tcase_add_test(tc, values_of_every_type);
-    tcase_add_loop_test(tc, beginnings, 0, COUNT(bad_beginnings));
-    tcase_add_test(tc, every_truncation);
-    tcase_add_loop_test(tc, values, 0, COUNT(bad_values));
-    tcase_add_test(tc, keys);
-    tcase_add_loop_test(tc, tensors, 0, COUNT(bad_tensors));
-    tcase_add_loop_test(tc, damaged_files_do_no_harm, 0, COUNT(whole));
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("headers", .timeout = 120, .setup = fixture_setup, .teardown = fixture_teardown),
+        TEST(values_of_every_type),
+        LOOP(beginnings, COUNT(bad_beginnings)),
+        TEST(every_truncation),
+        LOOP(values, COUNT(bad_values)),
+        TEST(keys),
+        LOOP(tensors, COUNT(bad_tensors)),
+        LOOP(damaged_files_do_no_harm, COUNT(whole)),
+    };
+    return RUN_TESTS("gguf_header", tests);
 }

@@ -3,6 +3,7 @@
 #include "fixture.h"
 #include "gguf_reference.h"
 #include "text_goldens.h"
+#include "main.h"
 
 static kt_tokenizer *load(const char *path)
 {
@@ -126,17 +127,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("gguf_tokenizer");
-    TCase *tc = tcase_create("tokenizers");
-    tcase_add_checked_fixture(tc, fixture_setup, fixture_teardown);
-    tcase_add_test(tc, ids_are_those_of_tokenizer_json);
-    tcase_add_loop_test(tc, ids_of_other_pre_tokenizers, 0, sizeof others / sizeof *others);
-    tcase_add_test(tc, tokenizer_json_beside_comes_first);
-    tcase_add_loop_test(tc, metadata_that_makes_no_tokenizer, 0, sizeof bad / sizeof *bad);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("tokenizers", .setup = fixture_setup, .teardown = fixture_teardown),
+        TEST(ids_are_those_of_tokenizer_json),
+        LOOP(ids_of_other_pre_tokenizers, sizeof others / sizeof *others),
+        TEST(tokenizer_json_beside_comes_first),
+        LOOP(metadata_that_makes_no_tokenizer, sizeof bad / sizeof *bad),
+    };
+    return RUN_TESTS("gguf_tokenizer", tests);
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "config.h"
+#include "main.h"
 
 /* The last three build on AVX512_BF16; AMX_INT8 has AMX too, AVX512_VBMI stands by itself. */
 enum set { BASELINE, AVX2, AVX512, AVX512_BF16, AVX512_VBMI, AMX, AMX_INT8, SETS };
@@ -200,17 +201,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("isa");
-    TCase *tc = tcase_create("isa");
-    tcase_set_timeout(tc, 120);
+    const struct test tests[] = {
+        GROUP("isa", .timeout = 120),
 #if defined(__x86_64__)
-    tcase_add_test(tc, instructions_are_classified);
-    tcase_add_test(tc, objects_hold_what_their_set_has);
+        TEST(instructions_are_classified),
+        TEST(objects_hold_what_their_set_has),
 #endif
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    };
+    return RUN_TESTS("isa", tests);
 }

@@ -7,6 +7,7 @@
 #include "core/context.h"
 #include "formats/file.h"
 #include "formats/json.h"
+#include "main.h"
 
 static kt_context *ctx;
 
@@ -129,18 +130,13 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("json");
-    TCase *tc = tcase_create("json");
-    tcase_add_checked_fixture(tc, setup, teardown);
-    tcase_add_test(tc, files_that_cannot_be_read);
-    tcase_add_test(tc, syntax_errors_name_the_line);
-    tcase_add_test(tc, typed_values);
-    tcase_add_test(tc, integers_beyond_64_bits);
-    tcase_add_test(tc, paths_join);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("json", .setup = setup, .teardown = teardown),
+        TEST(files_that_cannot_be_read),
+        TEST(syntax_errors_name_the_line),
+        TEST(typed_values),
+        TEST(integers_beyond_64_bits),
+        TEST(paths_join),
+    };
+    return RUN_TESTS("json", tests);
 }

@@ -4,6 +4,7 @@
 #include "checkasm.h"
 #include "compare.h"
 #include "weights/dtype.h"
+#include "main.h"
 
 static const int64_t sizes[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 65, 100, 129};
 
@@ -437,18 +438,13 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("kernels");
-    TCase *tc = tcase_create("kernels");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, matrix_kernels, 0, LEVELS + 1);
-    tcase_add_test(tc, emulated_tile);
-    tcase_add_loop_test(tc, row_kernels, 0, LEVELS);
-    tcase_add_loop_test(tc, exponentials_against_the_c_library, 0, LEVELS + 1);
-    tcase_add_loop_test(tc, every_half_precision_number, 0, LEVELS + 1);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("kernels", .timeout = 120),
+        LOOP(matrix_kernels, LEVELS + 1),
+        TEST(emulated_tile),
+        LOOP(row_kernels, LEVELS),
+        LOOP(exponentials_against_the_c_library, LEVELS + 1),
+        LOOP(every_half_precision_number, LEVELS + 1),
+    };
+    return RUN_TESTS("kernels", tests);
 }

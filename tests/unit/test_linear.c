@@ -3,6 +3,7 @@
  * and products in double precision, on every instruction set. */
 #include "backend/device.h"
 #include "weights.h"
+#include "main.h"
 
 static const struct settings {
     int32_t threads;
@@ -202,16 +203,11 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("linear");
-    TCase *tc = tcase_create("linear");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, linears_of_every_format, 0, DTYPES);
-    tcase_add_loop_test(tc, embeddings_of_every_format, 0, SETTINGS * DTYPES);
-    tcase_add_test(tc, bits_do_not_depend_on_threads);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("linear", .timeout = 120),
+        LOOP(linears_of_every_format, DTYPES),
+        LOOP(embeddings_of_every_format, SETTINGS * DTYPES),
+        TEST(bits_do_not_depend_on_threads),
+    };
+    return RUN_TESTS("linear", tests);
 }

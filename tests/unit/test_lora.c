@@ -3,6 +3,7 @@
 
 #include "model/adapter.h"
 #include "toy_model.h"
+#include "main.h"
 
 static kt_context *ctx;
 static kt_model *model;
@@ -169,20 +170,15 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("lora");
-    TCase *tc = tcase_create("create");
-    tcase_add_checked_fixture(tc, setup, teardown);
-    tcase_add_test(tc, targets_select_by_role_suffix_and_path);
-    tcase_add_test(tc, unknown_target_lists_what_exists);
-    tcase_add_test(tc, options_are_checked);
-    tcase_add_test(tc, initial_values_are_kaiming_uniform_and_zero);
-    tcase_add_test(tc, values_depend_on_seed_and_linear_alone);
-    tcase_add_test(tc, tensors_are_named_as_in_peft);
-    tcase_add_test(tc, zero_grad_clears_gradients_and_marks);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("create", .setup = setup, .teardown = teardown),
+        TEST(targets_select_by_role_suffix_and_path),
+        TEST(unknown_target_lists_what_exists),
+        TEST(options_are_checked),
+        TEST(initial_values_are_kaiming_uniform_and_zero),
+        TEST(values_depend_on_seed_and_linear_alone),
+        TEST(tensors_are_named_as_in_peft),
+        TEST(zero_grad_clears_gradients_and_marks),
+    };
+    return RUN_TESTS("lora", tests);
 }

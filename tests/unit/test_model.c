@@ -3,6 +3,7 @@
 
 #include "model/model.h"
 #include "tiny_model.h"
+#include "main.h"
 
 static struct tiny tiny;
 static kt_model *model;
@@ -480,36 +481,30 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("model");
-    TCase *v3 = tcase_create("v3"), *v2 = tcase_create("v2");
-    tcase_add_checked_fixture(v3, setup_v3, teardown);
-    tcase_add_test(v3, v3_tensors_come_to_their_places);
-    tcase_add_test(v3, linears_are_numbered_and_named);
-    tcase_add_test(v3, configuration_is_read);
-    tcase_add_test(v3, parameters_and_bytes_are_counted);
-    tcase_add_test(v3, unknown_tensors_are_named_in_the_log);
-    tcase_add_test(v3, tied_embeddings_are_the_head);
-    tcase_add_test(v3, attention_biases_are_read);
-    tcase_add_test(v3, half_precision_tensors_are_kept_or_widened);
-    tcase_add_test(v3, missing_and_misshapen_tensors_are_named);
-    tcase_add_test(v3, other_dtypes_are_refused);
-    tcase_add_loop_test(v3, weights_that_are_not_finite_are_named, 0, 4);
-    tcase_add_loop_test(v3, nan_is_found_in_half_precision, 0, 2);
-    tcase_add_test(v3, the_search_can_be_cancelled);
-    tcase_add_loop_test(v3, bad_configurations_are_refused, 0, sizeof bad_v3 / sizeof *bad_v3);
-    tcase_add_test(v3, files_that_are_missing_or_damaged_are_named);
-    tcase_add_test(v3, rope_tables_are_those_of_transformers);
-    tcase_add_test(v3, yarn_scales_the_softmax);
-    tcase_add_test(v3, rope_parameters_replace_the_older_keys);
-    tcase_add_loop_test(v3, reference_checkpoints_load, 0, sizeof goldens / sizeof *goldens);
-    tcase_add_checked_fixture(v2, setup_v2, teardown);
-    tcase_add_test(v2, v2_tensors_come_to_their_places);
-    tcase_add_test(v2, v2_refuses_other_routing);
-    suite_add_tcase(suite, v3);
-    suite_add_tcase(suite, v2);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("v3", .setup = setup_v3, .teardown = teardown),
+        TEST(v3_tensors_come_to_their_places),
+        TEST(linears_are_numbered_and_named),
+        TEST(configuration_is_read),
+        TEST(parameters_and_bytes_are_counted),
+        TEST(unknown_tensors_are_named_in_the_log),
+        TEST(tied_embeddings_are_the_head),
+        TEST(attention_biases_are_read),
+        TEST(half_precision_tensors_are_kept_or_widened),
+        TEST(missing_and_misshapen_tensors_are_named),
+        TEST(other_dtypes_are_refused),
+        LOOP(weights_that_are_not_finite_are_named, 4),
+        LOOP(nan_is_found_in_half_precision, 2),
+        TEST(the_search_can_be_cancelled),
+        LOOP(bad_configurations_are_refused, sizeof bad_v3 / sizeof *bad_v3),
+        TEST(files_that_are_missing_or_damaged_are_named),
+        TEST(rope_tables_are_those_of_transformers),
+        TEST(yarn_scales_the_softmax),
+        TEST(rope_parameters_replace_the_older_keys),
+        LOOP(reference_checkpoints_load, sizeof goldens / sizeof *goldens),
+        GROUP("v2", .setup = setup_v2, .teardown = teardown),
+        TEST(v2_tensors_come_to_their_places),
+        TEST(v2_refuses_other_routing),
+    };
+    return RUN_TESTS("model", tests);
 }

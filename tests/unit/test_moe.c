@@ -243,13 +243,8 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("moe");
-    TCase *tc = tcase_create("moe");
-    tcase_add_loop_test(tc, gradients_are_those_of_central_differences, 0, 2);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        LOOP(gradients_are_those_of_central_differences, 2),
+    };
+    return RUN_TESTS("moe", tests);
 }

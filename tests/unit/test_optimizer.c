@@ -5,6 +5,7 @@
 #include "train/optimizer.h"
 #include "toy_model.h"
 #include "training_golden.h"
+#include "main.h"
 
 enum { RANK = 2 };
 
@@ -233,22 +234,16 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("optimizer");
-    TCase *tc = tcase_create("adamw");
-    tcase_add_test(tc, steps_are_those_of_torch);
-    tcase_add_test(tc, threads_do_not_change_the_bits);
-    tcase_add_test(tc, a_gradient_that_is_not_finite_changes_nothing);
-    tcase_add_test(tc, bad_options_are_refused);
-    suite_add_tcase(suite, tc);
-    tc = tcase_create("state");
-    tcase_add_checked_fixture(tc, fixture_setup, fixture_teardown);
-    tcase_add_test(tc, a_resumed_run_has_the_same_bits);
-    tcase_add_test(tc, a_state_of_another_adapter_is_refused);
-    tcase_add_test(tc, damaged_states_are_refused_and_leave_a_new_optimizer);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("adamw"),
+        TEST(steps_are_those_of_torch),
+        TEST(threads_do_not_change_the_bits),
+        TEST(a_gradient_that_is_not_finite_changes_nothing),
+        TEST(bad_options_are_refused),
+        GROUP("state", .setup = fixture_setup, .teardown = fixture_teardown),
+        TEST(a_resumed_run_has_the_same_bits),
+        TEST(a_state_of_another_adapter_is_refused),
+        TEST(damaged_states_are_refused_and_leave_a_new_optimizer),
+    };
+    return RUN_TESTS("optimizer", tests);
 }

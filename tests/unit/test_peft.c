@@ -10,6 +10,7 @@
 #include "formats/safetensors.h"
 #include "model/adapter.h"
 #include "toy_model.h"
+#include "main.h"
 
 static kt_model *model;
 
@@ -459,25 +460,20 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("peft");
-    TCase *tc = tcase_create("files");
-    tcase_add_checked_fixture(tc, setup, teardown);
-    tcase_add_test(tc, a_saved_adapter_comes_back_bit_for_bit);
-    tcase_add_test(tc, target_modules_select_exactly_the_attached_linears);
-    tcase_add_test(tc, the_configuration_has_the_keys_of_peft);
-    tcase_add_test(tc, bf16_adapters_are_widened);
-    tcase_add_test(tc, bad_tensors_are_refused_by_name);
-    tcase_add_test(tc, features_beyond_plain_lora_are_refused_by_key);
-    tcase_add_test(tc, patterns_give_linears_ranks_and_alphas_of_their_own);
-    tcase_add_test(tc, damaged_and_missing_files_are_named);
-    tcase_add_test(tc, a_folder_that_cannot_be_written_is_named);
-    tcase_add_test(tc, a_full_disk_leaves_the_old_adapter_whole);
-    tcase_add_loop_test(tc, adapters_of_peft_are_written_back_as_they_were, 0, 5);
-    tcase_add_test(tc, an_adapter_of_another_model_is_refused);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("files", .setup = setup, .teardown = teardown),
+        TEST(a_saved_adapter_comes_back_bit_for_bit),
+        TEST(target_modules_select_exactly_the_attached_linears),
+        TEST(the_configuration_has_the_keys_of_peft),
+        TEST(bf16_adapters_are_widened),
+        TEST(bad_tensors_are_refused_by_name),
+        TEST(features_beyond_plain_lora_are_refused_by_key),
+        TEST(patterns_give_linears_ranks_and_alphas_of_their_own),
+        TEST(damaged_and_missing_files_are_named),
+        TEST(a_folder_that_cannot_be_written_is_named),
+        TEST(a_full_disk_leaves_the_old_adapter_whole),
+        LOOP(adapters_of_peft_are_written_back_as_they_were, 5),
+        TEST(an_adapter_of_another_model_is_refused),
+    };
+    return RUN_TESTS("peft", tests);
 }

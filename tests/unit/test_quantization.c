@@ -4,6 +4,7 @@
 
 #include "model/model.h"
 #include "tiny_quantised.h"
+#include "main.h"
 
 static struct tiny tiny;
 static kt_model *model;
@@ -314,29 +315,22 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("quantization");
-    TCase *t = tcase_create("load");
-    tcase_add_checked_fixture(t, setup, teardown);
-    tcase_add_loop_test(t, every_matrix_can_be_quantised, 0, FORMATS);
-    tcase_add_test(t, formats_mix);
-    tcase_add_test(t, tied_embeddings_are_counted_once);
-    tcase_add_loop_test(t, narrow_scales_are_widened, 0, 2);
-    tcase_add_loop_test(t, missing_scales_are_named, 0, FORMATS);
-    tcase_add_test(t, scales_of_another_shape_are_named);
-    tcase_add_test(t, scales_of_another_dtype_are_named);
-    tcase_add_loop_test(t, scales_are_finite_and_not_negative, 0,
-                        sizeof bad_scales / sizeof *bad_scales);
-    tcase_add_loop_test(t, nan_is_found_in_fp8, 0, 2);
-    tcase_add_loop_test(t, dtypes_that_nothing_describes_are_refused, 0, FORMATS);
-    tcase_add_test(t, shapes_are_told_in_elements);
-    tcase_add_test(t, misaligned_scales_are_named);
-    tcase_add_test(t, norms_must_be_plain);
-    tcase_add_loop_test(t, bad_configurations_are_refused, 0,
-                        sizeof bad_configs / sizeof *bad_configs);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("load", .setup = setup, .teardown = teardown),
+        LOOP(every_matrix_can_be_quantised, FORMATS),
+        TEST(formats_mix),
+        TEST(tied_embeddings_are_counted_once),
+        LOOP(narrow_scales_are_widened, 2),
+        LOOP(missing_scales_are_named, FORMATS),
+        TEST(scales_of_another_shape_are_named),
+        TEST(scales_of_another_dtype_are_named),
+        LOOP(scales_are_finite_and_not_negative, sizeof bad_scales / sizeof *bad_scales),
+        LOOP(nan_is_found_in_fp8, 2),
+        LOOP(dtypes_that_nothing_describes_are_refused, FORMATS),
+        TEST(shapes_are_told_in_elements),
+        TEST(misaligned_scales_are_named),
+        TEST(norms_must_be_plain),
+        LOOP(bad_configurations_are_refused, sizeof bad_configs / sizeof *bad_configs),
+    };
+    return RUN_TESTS("quantization", tests);
 }

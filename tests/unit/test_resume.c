@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "golden_case.h"
+#include "main.h"
 
 enum { SEED = 7 };
 
@@ -91,13 +92,8 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("resume");
-    TCase *tc = tcase_create("resume");
-    tcase_add_loop_test(tc, a_resumed_training_has_the_same_bits, 0, 2);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        LOOP(a_resumed_training_has_the_same_bits, 2),
+    };
+    return RUN_TESTS("resume", tests);
 }

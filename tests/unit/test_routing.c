@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rows of the slots of a batch, whole and shared. */
 #include "expert_call.h"
+#include "main.h"
 
 enum { TOKENS = 4, TOPK = 3, EXPERTS = 4, SLOTS = TOKENS * TOPK };
 
@@ -62,15 +63,10 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("routing");
-    TCase *tc = tcase_create("routing");
-    tcase_add_test(tc, rows_are_in_the_order_of_experts);
-    tcase_add_test(tc, a_share_keeps_the_numbers_of_slots);
-    tcase_add_test(tc, all_slots_fit);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        TEST(rows_are_in_the_order_of_experts),
+        TEST(a_share_keeps_the_numbers_of_slots),
+        TEST(all_slots_fit),
+    };
+    return RUN_TESTS("routing", tests);
 }

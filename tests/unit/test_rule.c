@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fixture.h"
 #include "placement/rule.h"
+#include "main.h"
 
 static kt_rule *rule;
 
@@ -155,20 +156,15 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("rule");
-    TCase *tc = tcase_create("rule");
-    tcase_add_checked_fixture(tc, fixture_setup, teardown);
-    tcase_add_test(tc, an_empty_rule_decides_for_the_cpu);
-    tcase_add_test(tc, the_first_match_that_names_it_decides);
-    tcase_add_test(tc, a_class_narrows_an_entry);
-    tcase_add_loop_test(tc, malformed_files_are_refused, 0, sizeof malformed / sizeof *malformed);
-    tcase_add_test(tc, missing_files_are_named);
-    tcase_add_test(tc, what_is_not_here_falls_back_with_a_warning);
-    tcase_add_loop_test(tc, shipped_rules_do_what_they_say, 0, sizeof shipped / sizeof *shipped);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("rule", .setup = fixture_setup, .teardown = teardown),
+        TEST(an_empty_rule_decides_for_the_cpu),
+        TEST(the_first_match_that_names_it_decides),
+        TEST(a_class_narrows_an_entry),
+        LOOP(malformed_files_are_refused, sizeof malformed / sizeof *malformed),
+        TEST(missing_files_are_named),
+        TEST(what_is_not_here_falls_back_with_a_warning),
+        LOOP(shipped_rules_do_what_they_say, sizeof shipped / sizeof *shipped),
+    };
+    return RUN_TESTS("rule", tests);
 }

@@ -8,6 +8,7 @@
 #include "fixture.h"
 #include "formats/atomic_file.h"
 #include "formats/safetensors.h"
+#include "main.h"
 
 /* A file with this header text and `data_bytes` zeros behind it. */
 static void write_raw(const char *name, uint64_t claimed, const char *header, size_t data_bytes)
@@ -314,23 +315,18 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("safetensors");
-    TCase *tc = tcase_create("safetensors");
-    tcase_add_checked_fixture(tc, fixture_setup, fixture_teardown);
-    tcase_add_loop_test(tc, malformed_headers_are_refused, 0, sizeof malformed / sizeof *malformed);
-    tcase_add_test(tc, absurd_header_lengths_are_refused);
-    tcase_add_test(tc, unknown_dtypes_are_kept);
-    tcase_add_test(tc, what_is_written_is_read);
-    tcase_add_test(tc, shards_are_found_through_the_index);
-    tcase_add_test(tc, broken_checkpoints_are_refused);
-    tcase_add_test(tc, writer_checks_its_input);
-    tcase_add_test(tc, a_header_is_written_whole_or_not_at_all);
-    tcase_add_test(tc, failed_writes_leave_the_old_file);
-    tcase_add_test(tc, atomic_file_replaces_and_discards);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("safetensors", .setup = fixture_setup, .teardown = fixture_teardown),
+        LOOP(malformed_headers_are_refused, sizeof malformed / sizeof *malformed),
+        TEST(absurd_header_lengths_are_refused),
+        TEST(unknown_dtypes_are_kept),
+        TEST(what_is_written_is_read),
+        TEST(shards_are_found_through_the_index),
+        TEST(broken_checkpoints_are_refused),
+        TEST(writer_checks_its_input),
+        TEST(a_header_is_written_whole_or_not_at_all),
+        TEST(failed_writes_leave_the_old_file),
+        TEST(atomic_file_replaces_and_discards),
+    };
+    return RUN_TESTS("safetensors", tests);
 }

@@ -3,6 +3,7 @@
 
 #include "toy_model.h"
 #include "training_golden.h"
+#include "main.h"
 
 START_TEST(rates_are_those_of_transformers)
 {
@@ -81,15 +82,10 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("schedule");
-    TCase *tc = tcase_create("schedule");
-    tcase_add_test(tc, rates_are_those_of_transformers);
-    tcase_add_test(tc, bad_schedules_are_refused);
-    tcase_add_test(tc, permutations_are_those_of_torch);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        TEST(rates_are_those_of_transformers),
+        TEST(bad_schedules_are_refused),
+        TEST(permutations_are_those_of_torch),
+    };
+    return RUN_TESTS("schedule", tests);
 }

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "main.h"
+
 #define DIR KT_REFERENCE_DIR "/text/"
 #define MAX_MESSAGES 8
 
@@ -139,16 +141,11 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("template");
-    TCase *tc = tcase_create("template");
-    tcase_add_checked_fixture(tc, setup, teardown);
-    tcase_add_test(tc, prompts_have_the_same_ids);
-    tcase_add_test(tc, stop_ids_are_the_same);
-    tcase_add_test(tc, conversations_out_of_order_are_refused);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("template", .setup = setup, .teardown = teardown),
+        TEST(prompts_have_the_same_ids),
+        TEST(stop_ids_are_the_same),
+        TEST(conversations_out_of_order_are_refused),
+    };
+    return RUN_TESTS("template", tests);
 }

@@ -12,6 +12,7 @@
 #include "core/context.h"
 #include "core/random.h"
 #include "formats/file.h"
+#include "main.h"
 
 #define DIR KT_REFERENCE_DIR "/text/"
 
@@ -283,16 +284,10 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("text fuzz");
-    TCase *tc = tcase_create("text fuzz");
-    tcase_add_checked_fixture(tc, setup, teardown);
-    tcase_set_timeout(tc, 240);
-    tcase_add_test(tc, tokenizer_files);
-    tcase_add_test(tc, dataset_files);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("text fuzz", .setup = setup, .teardown = teardown, .timeout = 240),
+        TEST(tokenizer_files),
+        TEST(dataset_files),
+    };
+    return RUN_TESTS("text fuzz", tests);
 }

@@ -9,6 +9,7 @@
 
 #include "core/bind.h"
 #include "machine.h"
+#include "main.h"
 
 /* A pool whose nodes and cores are made up. */
 static struct kt_pool *new_pool(const char *description, int32_t threads)
@@ -524,33 +525,28 @@ END_TEST
 int main(void)
 {
     enum { MACHINES = sizeof machines / sizeof *machines };
-    Suite *suite = suite_create("threads");
-    TCase *tc = tcase_create("threads");
-    tcase_set_timeout(tc, 60);
-    tcase_add_loop_test(tc, each_item_is_visited_once, 0, MACHINES);
-    tcase_add_loop_test(tc, pieces_do_not_depend_on_threads_or_nodes, 0, MACHINES);
-    tcase_add_test(tc, workers_belong_to_nodes);
-    tcase_add_test(tc, nodes_own_shares_of_their_workers_size);
-    tcase_add_test(tc, workers_begin_at_home);
-    tcase_add_test(tc, others_help_a_node_that_is_behind);
-    tcase_add_loop_test(tc, no_job_is_lost_or_seen_twice, 0, MACHINES);
-    tcase_add_test(tc, pools_stop_at_any_time);
-    tcase_add_test(tc, an_idle_pool_takes_no_time);
-    tcase_add_test(tc, a_full_pool_is_bound_to_cores_but_not_its_caller);
-    tcase_add_test(tc, no_thread_is_bound_to_the_callers_core);
-    tcase_add_test(tc, one_pool_of_a_process_has_the_cores);
-    tcase_add_test(tc, pinning_can_be_turned_off);
-    tcase_add_test(tc, a_refused_binding_is_no_error);
-    tcase_add_test(tc, more_threads_than_hardware_threads_is_said);
-    tcase_add_test(tc, whole_pages_are_bound);
-    tcase_add_test(tc, one_node_binds_no_memory);
+    const struct test tests[] = {
+        GROUP("threads", .timeout = 60),
+        LOOP(each_item_is_visited_once, MACHINES),
+        LOOP(pieces_do_not_depend_on_threads_or_nodes, MACHINES),
+        TEST(workers_belong_to_nodes),
+        TEST(nodes_own_shares_of_their_workers_size),
+        TEST(workers_begin_at_home),
+        TEST(others_help_a_node_that_is_behind),
+        LOOP(no_job_is_lost_or_seen_twice, MACHINES),
+        TEST(pools_stop_at_any_time),
+        TEST(an_idle_pool_takes_no_time),
+        TEST(a_full_pool_is_bound_to_cores_but_not_its_caller),
+        TEST(no_thread_is_bound_to_the_callers_core),
+        TEST(one_pool_of_a_process_has_the_cores),
+        TEST(pinning_can_be_turned_off),
+        TEST(a_refused_binding_is_no_error),
+        TEST(more_threads_than_hardware_threads_is_said),
+        TEST(whole_pages_are_bound),
+        TEST(one_node_binds_no_memory),
 #ifndef __SANITIZE_THREAD__
-    tcase_add_test(tc, a_forked_child_makes_its_own_context);
+        TEST(a_forked_child_makes_its_own_context),
 #endif
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    };
+    return RUN_TESTS("threads", tests);
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "text_goldens.h"
+#include "main.h"
 
 static kt_context *ctx;
 static char folder[sizeof "/tmp/kt-tokenizer-XXXXXX"];
@@ -374,22 +375,16 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("tokenizer");
-    TCase *tc = tcase_create("tokenizer");
-    tcase_add_checked_fixture(tc, setup, teardown);
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, every_variant_gives_the_same_ids, 0, 2);
-    tcase_add_loop_test(tc, transformers_loads_the_same, 0, 2);
-    tcase_add_loop_test(tc, any_ids_decode_to_the_same_text, 0, 2);
-    tcase_add_test(tc, bytes_stream_as_characters);
-    tcase_add_test(tc, config_beside_it_is_read);
-    tcase_add_test(tc, streaming_holds_back_what_is_not_complete);
-    tcase_add_test(tc, what_is_not_supported_is_refused);
-    tcase_add_test(tc, files_that_are_missing_or_malformed);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("tokenizer", .setup = setup, .teardown = teardown, .timeout = 120),
+        LOOP(every_variant_gives_the_same_ids, 2),
+        LOOP(transformers_loads_the_same, 2),
+        LOOP(any_ids_decode_to_the_same_text, 2),
+        TEST(bytes_stream_as_characters),
+        TEST(config_beside_it_is_read),
+        TEST(streaming_holds_back_what_is_not_complete),
+        TEST(what_is_not_supported_is_refused),
+        TEST(files_that_are_missing_or_malformed),
+    };
+    return RUN_TESTS("tokenizer", tests);
 }

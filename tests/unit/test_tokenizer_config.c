@@ -2,6 +2,7 @@
 /* What tokenizer_config.json says of spaces in Llama's tokenizers, against transformers. */
 #include "fixture.h"
 #include "text_goldens.h"
+#include "main.h"
 
 enum { CASES = 6 };
 
@@ -101,16 +102,11 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("tokenizer_config");
-    TCase *tc = tcase_create("spaces");
-    tcase_add_checked_fixture(tc, setup, teardown);
-    tcase_add_loop_test(tc, spaces_are_those_of_transformers, 0, CASES);
-    tcase_add_test(tc, without_tokenizer_model_the_file_stands);
-    tcase_add_test(tc, spaces_need_true_or_false);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("spaces", .setup = setup, .teardown = teardown),
+        LOOP(spaces_are_those_of_transformers, CASES),
+        TEST(without_tokenizer_model_the_file_stands),
+        TEST(spaces_need_true_or_false),
+    };
+    return RUN_TESTS("tokenizer_config", tests);
 }

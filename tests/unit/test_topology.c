@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "machine.h"
+#include "main.h"
 
 static int32_t node_of_core(const struct kt_topology *t, int32_t core)
 {
@@ -292,23 +293,18 @@ END_TEST
 int main(void)
 {
     enum { SHAPES = sizeof shapes / sizeof *shapes };
-    Suite *suite = suite_create("topology");
-    TCase *tc = tcase_create("topology");
-    tcase_add_loop_test(tc, synthetic_machines_have_their_shape, 0, SHAPES);
-    tcase_add_test(tc, a_second_memory_of_the_same_cores_owns_none);
-    tcase_add_test(tc, nodes_have_any_numbers);
-    tcase_add_test(tc, a_node_without_memory_keeps_its_cores);
-    tcase_add_test(tc, restricted_sets_are_honoured);
-    tcase_add_test(tc, a_node_of_memory_alone_is_left_out);
-    tcase_add_test(tc, fast_cores_come_first);
-    tcase_add_loop_test(tc, places_are_spread_over_cores_then_hardware_threads, 0, SHAPES);
-    tcase_add_test(tc, uneven_nodes_get_uneven_shares);
-    tcase_add_test(tc, this_process_is_described);
-    tcase_add_test(tc, a_narrow_affinity_is_one_core);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        LOOP(synthetic_machines_have_their_shape, SHAPES),
+        TEST(a_second_memory_of_the_same_cores_owns_none),
+        TEST(nodes_have_any_numbers),
+        TEST(a_node_without_memory_keeps_its_cores),
+        TEST(restricted_sets_are_honoured),
+        TEST(a_node_of_memory_alone_is_left_out),
+        TEST(fast_cores_come_first),
+        LOOP(places_are_spread_over_cores_then_hardware_threads, SHAPES),
+        TEST(uneven_nodes_get_uneven_shares),
+        TEST(this_process_is_described),
+        TEST(a_narrow_affinity_is_one_core),
+    };
+    return RUN_TESTS("topology", tests);
 }

@@ -9,6 +9,7 @@
 #include "core/memory.h"
 #include "fixture.h"
 #include "formats/safetensors.h"
+#include "main.h"
 
 /* Every code of E4M3, from the powers of two that its fields stand for. */
 START_TEST(f8_e4m3_codes)
@@ -185,18 +186,13 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("weight");
-    TCase *t = tcase_create("decode");
-    tcase_add_checked_fixture(t, fixture_setup, fixture_teardown);
-    tcase_add_test(t, gguf_blocks_by_hand);
-    tcase_add_loop_test(t, gguf_blocks_of_goldens, 0, 4);
-    tcase_add_test(t, f8_e4m3_codes);
-    tcase_add_test(t, scales_of_blocks);
-    tcase_add_test(t, integers);
-    suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    const struct test tests[] = {
+        GROUP("decode", .setup = fixture_setup, .teardown = fixture_teardown),
+        TEST(gguf_blocks_by_hand),
+        LOOP(gguf_blocks_of_goldens, 4),
+        TEST(f8_e4m3_codes),
+        TEST(scales_of_blocks),
+        TEST(integers),
+    };
+    return RUN_TESTS("weight", tests);
 }

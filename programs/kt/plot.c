@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <kt/plot.h>
+#include "plot.h"
+
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "core/context.h"
-#include "formats/plot_draw.h"
+#include "app.h"
 
 /* Exponential smoothing whose weight grows with the number of values, from 0 towards 0.9. */
 static void smooth(const double *values, size_t num, double *smoothed)
@@ -17,6 +18,9 @@ static void smooth(const double *values, size_t num, double *smoothed)
         smoothed[i] = isfinite(values[i]) ? last : NAN;
     }
 }
+
+/* A narrower range has no round steps that a double could hold. */
+static const double least_range = 1e-300;
 
 /* Range of the finite numbers; a range without width is widened around its only number. */
 static void find_range(const double *numbers, size_t num, double *low, double *high)
@@ -31,8 +35,9 @@ static void find_range(const double *numbers, size_t num, double *low, double *h
     }
     if (*low > *high)
         *low = *high = 0;
-    if (*high - *low <= 1e-12 * fmax(fabs(*low), fabs(*high)) || *high == *low) {
-        double half = *low == 0 ? 0.5 : fabs(*low) * 0.5;
+    double size = fmax(fabs(*low), fabs(*high));
+    if (*high - *low <= fmax(1e-12 * size, least_range)) {
+        double half = size <= least_range ? 0.5 : size * 0.5;
         *low -= half;
         *high += half;
     }
@@ -47,7 +52,7 @@ static double round_step(double range, int wanted)
 
 static void format_tick(double value, double step, char text[24])
 {
-    int decimals = (int)fmax(0, -floor(log10(step) + 1e-9));
+    int decimals = (int)fmin(6, fmax(0, -floor(log10(step) + 1e-9)));
     if (fabs(value) < step * 1e-6)
         value = 0;
     if (fabs(value) >= 1e7 || decimals > 5)
@@ -56,12 +61,12 @@ static void format_tick(double value, double step, char text[24])
         snprintf(text, 24, "%.*f", decimals, value);
 }
 
-static void place_ticks(struct kt_axis *axis, int wanted, double least_step)
+static void place_ticks(struct axis *axis, int wanted, double least_step)
 {
     double step = fmax(round_step(axis->high - axis->low, wanted), least_step);
     double first = ceil(axis->low / step - 1e-9);
     axis->num_ticks = 0;
-    for (int32_t i = 0; i < KT_MAX_TICKS; i++) {
+    for (int32_t i = 0; i < MAX_TICKS; i++) {
         double value = (first + i) * step;
         if (value > axis->high + step * 1e-6)
             break;
@@ -71,13 +76,13 @@ static void place_ticks(struct kt_axis *axis, int wanted, double least_step)
     }
 }
 
-static void set_axes(struct kt_chart *chart)
+static void set_axes(struct chart *chart)
 {
-    struct kt_axis *x = &chart->x, *y = &chart->y;
+    struct axis *x = &chart->x, *y = &chart->y;
     bool whole = true;
     for (size_t i = 0; i < chart->num; i++)
         whole = whole && chart->steps[i] == floor(chart->steps[i]);
-    if (chart->num == 1) {
+    if (chart->num == 1 && isfinite(chart->steps[0])) {
         x->low = chart->steps[0] - 1;
         x->high = chart->steps[0] + 1;
     } else {
@@ -94,24 +99,17 @@ static void set_axes(struct kt_chart *chart)
     place_ticks(y, 7, 0);
 }
 
-kt_status kt_plot_loss(kt_context *ctx, const char *file, const char *title, const char *ylabel,
-                       const double *steps, const double *values, size_t num)
+char *plot_loss(const char *file, const char *title, const char *ylabel, const double *steps,
+                const double *values, size_t num)
 {
-    struct kt_chart chart = {.title = title, .num = num, .steps = steps, .values = values};
-    KT_TRY(kt_check_given(ctx, file, "the file of a plot"));
-    KT_TRY(kt_check_given(ctx, title, "the title of a plot"));
-    KT_TRY(kt_check_given(ctx, ylabel, "the label of a plot"));
-    if (num < 1)
-        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT, "%s: there are no values to plot", file);
-    double *smoothed = malloc(num * sizeof *smoothed);
-    if (!smoothed)
-        return kt_fail_memory(ctx, num * sizeof *smoothed, "a plot");
+    struct chart chart = {.title = title, .num = num, .steps = steps, .values = values};
+    double *smoothed = app_alloc(num, sizeof *smoothed);
     smooth(values, num, smoothed);
     chart.smoothed = smoothed;
     chart.x.label = "step";
     chart.y.label = ylabel;
     set_axes(&chart);
-    kt_status status = kt_chart_write_png(ctx, &chart, file);
+    char *error = chart_write_png(&chart, file);
     free(smoothed);
-    return status;
+    return error;
 }

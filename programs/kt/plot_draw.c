@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "formats/plot_draw.h"
-
 #include <cairo.h>
 #include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
 
-#include "core/context.h"
-#include "formats/atomic_file.h"
+#include "app.h"
+#include "files.h"
+#include "plot.h"
 
 enum { WIDTH = 1200, HEIGHT = 800, LEFT = 112, RIGHT = 40, TOP = 84, BOTTOM = 88, FEW_POINTS = 60 };
 
@@ -24,12 +26,12 @@ static void set_colour(cairo_t *c, struct colour colour)
     cairo_set_source_rgb(c, colour.r, colour.g, colour.b);
 }
 
-static double map_x(const struct kt_chart *chart, double x)
+static double map_x(const struct chart *chart, double x)
 {
     return LEFT + (x - chart->x.low) / (chart->x.high - chart->x.low) * (WIDTH - LEFT - RIGHT);
 }
 
-static double map_y(const struct kt_chart *chart, double y)
+static double map_y(const struct chart *chart, double y)
 {
     return HEIGHT - BOTTOM -
            (y - chart->y.low) / (chart->y.high - chart->y.low) * (HEIGHT - TOP - BOTTOM);
@@ -57,7 +59,7 @@ static void line(cairo_t *c, double x0, double y0, double x1, double y1)
     cairo_stroke(c);
 }
 
-static void draw_title(cairo_t *c, const struct kt_chart *chart)
+static void draw_title(cairo_t *c, const struct chart *chart)
 {
     cairo_text_extents_t extents;
     font(c, 28, CAIRO_FONT_WEIGHT_BOLD);
@@ -69,7 +71,7 @@ static void draw_title(cairo_t *c, const struct kt_chart *chart)
     text_at(c, LEFT + room / 2, TOP - 34, 0.5, chart->title);
 }
 
-static void draw_axes(cairo_t *c, const struct kt_chart *chart)
+static void draw_axes(cairo_t *c, const struct chart *chart)
 {
     cairo_set_line_width(c, 1);
     font(c, 19, CAIRO_FONT_WEIGHT_NORMAL);
@@ -92,7 +94,7 @@ static void draw_axes(cairo_t *c, const struct kt_chart *chart)
     line(c, LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM);
 }
 
-static void draw_labels(cairo_t *c, const struct kt_chart *chart)
+static void draw_labels(cairo_t *c, const struct chart *chart)
 {
     font(c, 21, CAIRO_FONT_WEIGHT_NORMAL);
     set_colour(c, ink);
@@ -104,7 +106,7 @@ static void draw_labels(cairo_t *c, const struct kt_chart *chart)
     cairo_restore(c);
 }
 
-static void draw_curve(cairo_t *c, const struct kt_chart *chart, const double *values)
+static void draw_curve(cairo_t *c, const struct chart *chart, const double *values)
 {
     bool joined = false;
     for (size_t i = 0; i < chart->num; i++) {
@@ -119,7 +121,7 @@ static void draw_curve(cairo_t *c, const struct kt_chart *chart, const double *v
     cairo_stroke(c);
 }
 
-static void draw_points(cairo_t *c, const struct kt_chart *chart)
+static void draw_points(cairo_t *c, const struct chart *chart)
 {
     for (size_t i = 0; i < chart->num && chart->num <= FEW_POINTS; i++) {
         if (!isfinite(chart->values[i]) || !isfinite(chart->steps[i]))
@@ -129,7 +131,7 @@ static void draw_points(cairo_t *c, const struct kt_chart *chart)
     }
 }
 
-static void draw_curves(cairo_t *c, const struct kt_chart *chart)
+static void draw_curves(cairo_t *c, const struct chart *chart)
 {
     cairo_save(c);
     cairo_rectangle(c, LEFT - 5, TOP - 5, WIDTH - LEFT - RIGHT + 10, HEIGHT - TOP - BOTTOM + 10);
@@ -169,7 +171,7 @@ static void draw_legend(cairo_t *c)
     }
 }
 
-static void draw(cairo_t *c, const struct kt_chart *chart)
+static void draw(cairo_t *c, const struct chart *chart)
 {
     cairo_set_source_rgb(c, 1, 1, 1);
     cairo_paint(c);
@@ -180,41 +182,39 @@ static void draw(cairo_t *c, const struct kt_chart *chart)
     draw_legend(c);
 }
 
-static cairo_status_t write_bytes(void *file, const unsigned char *data, unsigned length)
+struct bytes {
+    unsigned char *data;
+    size_t size, capacity;
+};
+
+static cairo_status_t append(void *to, const unsigned char *data, unsigned length)
 {
-    return kt_atomic_write(file, data, length) == KT_OK ? CAIRO_STATUS_SUCCESS
-                                                        : CAIRO_STATUS_WRITE_ERROR;
+    struct bytes *b = to;
+    if (length > b->capacity - b->size) {
+        b->capacity = 2 * b->capacity + length;
+        b->data = app_resize(b->data, b->capacity, 1);
+    }
+    memcpy(b->data + b->size, data, length);
+    b->size += length;
+    return CAIRO_STATUS_SUCCESS;
 }
 
-static kt_status write_png(kt_context *ctx, cairo_surface_t *surface, const char *path)
+char *chart_write_png(const struct chart *chart, const char *file)
 {
-    struct kt_atomic_file *file;
-    KT_TRY(kt_atomic_open(ctx, path, &file));
-    cairo_status_t status = cairo_surface_write_to_png_stream(surface, write_bytes, file);
-    if (status == CAIRO_STATUS_SUCCESS)
-        return kt_atomic_commit(file);
-    kt_atomic_discard(file);
-    return status == CAIRO_STATUS_WRITE_ERROR
-               ? KT_ERROR_IO
-               : kt_fail(ctx, KT_ERROR_OUT_OF_MEMORY, "%s: cannot draw: %s", path,
-                         cairo_status_to_string(status));
-}
-
-kt_status kt_chart_write_png(kt_context *ctx, const struct kt_chart *chart, const char *path)
-{
+    struct bytes png = {0};
+    char *error = NULL;
     cairo_surface_t *surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, WIDTH, HEIGHT);
     cairo_t *c = cairo_create(surface);
     draw(c, chart);
-    cairo_status_t drawn = cairo_status(c);
+    cairo_status_t status = cairo_status(c);
+    if (status == CAIRO_STATUS_SUCCESS)
+        status = cairo_surface_write_to_png_stream(surface, append, &png);
+    if (status != CAIRO_STATUS_SUCCESS)
+        error = app_text("cannot draw %s: %s", file, cairo_status_to_string(status));
+    else if (file_write(file, png.data, png.size))
+        error = app_text("cannot write %s: %m", file);
+    free(png.data);
     cairo_destroy(c);
-    kt_status status;
-    if (drawn == CAIRO_STATUS_SUCCESS)
-        status = write_png(ctx, surface, path);
-    else
-        status = kt_fail(ctx,
-                         drawn == CAIRO_STATUS_INVALID_STRING ? KT_ERROR_INVALID_ARGUMENT
-                                                              : KT_ERROR_OUT_OF_MEMORY,
-                         "%s: cannot draw: %s", path, cairo_status_to_string(drawn));
     cairo_surface_destroy(surface);
-    return status;
+    return error;
 }
