@@ -36,9 +36,10 @@ struct kt_step {
 };
 
 struct kt_executor {
-    kt_context *ctx;
-    kt_model *model;
+    KT_HANDLE;
+    kt_model *model; /**< held, as are lora and held_batch */
     kt_lora *lora;
+    const kt_batch *held_batch; /**< of the latest forward */
     struct kt_device *device;
     struct kt_experts **experts; /**< [num_hidden_layers], NULL in dense layers */
     kt_compute compute;

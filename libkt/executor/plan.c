@@ -88,7 +88,9 @@ static kt_status measure(const struct kt_executor *ex, size_t num_tokens, uint64
 kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size_t max_sequence,
                                   kt_memory_plan *out)
 {
-    kt_memory_plan plan = {.size = out->size, .weights_mapped = ex->model->num_bytes};
+    KT_ENTER(ex, "executor");
+    KT_TRY(kt_check_sized(ex->ctx, out, KT_SIZED(kt_memory_plan)));
+    kt_memory_plan plan = {.weights_mapped = ex->model->num_bytes};
     int64_t tokens = (int64_t)num_tokens;
     if (max_sequence > num_tokens)
         return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
@@ -97,13 +99,13 @@ kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size
     plan.workspace += experts_scratch(ex, tokens) + device_scratch(ex, tokens);
     plan.adapter = ex->lora ? ex->lora->num_parameters * 4 * sizeof(float) : 0;
     plan.total_allocated = plan.adapter + plan.layer_inputs + plan.workspace;
-    memcpy(out, &plan, out->size < sizeof plan ? out->size : sizeof plan);
-    return KT_OK;
+    return kt_give(ex->ctx, out, &plan, KT_SIZED(kt_memory_plan));
 }
 
 kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
 {
     uint64_t inputs, workspace;
+    KT_ENTER(ex, "executor");
     ex->step.batch = NULL;
     KT_TRY(measure(ex, num_tokens, &inputs, &workspace));
     KT_TRY(kt_block_reserve(ex, &ex->inputs, inputs));

@@ -98,11 +98,14 @@ kt_status kt_plot_loss(kt_context *ctx, const char *file, const char *title, con
                        const double *steps, const double *values, size_t num)
 {
     struct kt_chart chart = {.title = title, .num = num, .steps = steps, .values = values};
+    KT_ENTER_CONTEXT(ctx);
     KT_TRY(kt_check_given(ctx, file, "the file of a plot"));
     KT_TRY(kt_check_given(ctx, title, "the title of a plot"));
     KT_TRY(kt_check_given(ctx, ylabel, "the label of a plot"));
     if (num < 1)
         return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT, "%s: there are no values to plot", file);
+    KT_TRY(kt_check_given(ctx, steps, "steps"));
+    KT_TRY(kt_check_given(ctx, values, "values"));
     double *smoothed = malloc(num * sizeof *smoothed);
     if (!smoothed)
         return kt_fail_memory(ctx, num * sizeof *smoothed, "a plot");
