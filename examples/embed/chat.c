@@ -13,14 +13,14 @@ static void must(kt_status status)
 {
     if (status == KT_OK)
         return;
-    fprintf(stderr, "%s: %s\n", kt_status_string(status), ctx ? kt_last_error(ctx) : "no context");
+    fprintf(stderr, "%s: %s\n", kt_status_string(status), kt_last_error(ctx));
     exit(1);
 }
 
 static void answer(kt_generator *generator, const kt_tokenizer *tokenizer)
 {
     enum { MAX_NEW_TOKENS = 200 };
-    kt_decode_state state = {0};
+    kt_decode_state state = {.size = sizeof state};
     char text[512];
     size_t length;
     int32_t token;
@@ -59,7 +59,7 @@ int main(int argc, char **argv)
     must(kt_executor_create(model, lora, NULL, &executor));
     must(kt_generator_create(executor, NULL, &generator));
 
-    kt_message message = {"user", argv[2]};
+    kt_message message = {.size = sizeof message, .role = "user", .content = argv[2]};
     must(kt_tokenizer_apply_template(tokenizer, "deepseek3", &message, 1, &ids, &num_ids));
     must(kt_generator_prompt(generator, ids, num_ids));
     kt_free(ids);

@@ -13,7 +13,7 @@ static void must(kt_status status)
 {
     if (status == KT_OK)
         return;
-    fprintf(stderr, "%s: %s\n", kt_status_string(status), ctx ? kt_last_error(ctx) : "no context");
+    fprintf(stderr, "%s: %s\n", kt_status_string(status), kt_last_error(ctx));
     exit(1);
 }
 

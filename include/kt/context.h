@@ -1,11 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file context.h
  * The context owns the thread pool, the callbacks and the last error. Every other handle is made
- * from one and must be freed before it.
+ * from one, directly or through another handle.
  *
- * Thread safety: a context and all handles made from it may be used by one thread at a time. Two
- * contexts share no mutable state (but an atomic mark of who has bound threads to cores), so two
- * threads with a context each need no lock.
+ * Threads: a context and all handles made from it run one call at a time. A call from another
+ * thread meanwhile, whether by mistake or not, is answered with KT_ERROR_STATE and changes nothing;
+ * which thread makes the next call does not matter. Functions that only look (kt_x_num_...,
+ * kt_x_get_...) are not guarded: do not call them while another thread changes what they look at.
+ * From any thread, at any time while the context lives: kt_context_cancel, kt_last_error,
+ * kt_status_string, kt_version, kt_free and all free functions. Two contexts share no mutable state
+ * (but an atomic mark of who has bound threads to cores), so two threads with a context each need
+ * no lock.
+ *
+ * Callbacks are called on the thread that called libkt, in the middle of that call. They may call
+ * the functions just named, those that only look, and anything of another context; everything else
+ * of this context answers KT_ERROR_STATE. They must return: neither throw through libkt nor
+ * longjmp.
  *
  * The thread that calls libkt works too. libkt never changes its affinity, nor that of any thread
  * of the host. The other threads take no signals. With pin_threads they are bound: a context that
@@ -40,15 +50,21 @@ enum {
     KT_ISA_AVX512_VBMI = 1u << 6 /**< and GFNI, with AVX-512-BF16 */
 };
 
-/** Receives one line of log text, UTF-8, no newline. Called on the thread that called libkt. */
-typedef void (*kt_log_callback)(void *user, kt_log_level level, const char *message);
+/** Receives one line of log text, UTF-8, no newline; `level` is a kt_log_level. */
+typedef void (*kt_log_callback)(void *user, int32_t level, const char *message);
 
 /** Receives progress of long work: `done` of `total` units of `what` ("loading", "layers" ...). */
 typedef void (*kt_progress_callback)(void *user, const char *what, uint64_t done, uint64_t total);
 
 /** Asked between layers and files; a non-zero answer makes the running call return
  * KT_ERROR_CANCELLED and leave the handle as it was before the call. */
-typedef int (*kt_cancel_callback)(void *user);
+typedef int32_t (*kt_cancel_callback)(void *user);
+
+/** Gives `bytes` of memory at a multiple of `alignment` (64), or NULL. May be called by any of the
+ * context's threads. */
+typedef void *(*kt_alloc_callback)(void *user, size_t bytes, size_t alignment);
+/** Takes back what kt_alloc_callback gave. */
+typedef void (*kt_free_callback)(void *user, void *memory, size_t bytes);
 
 typedef struct kt_context_options {
     size_t size;         /**< sizeof(kt_context_options), set by the init function */
@@ -60,36 +76,59 @@ typedef struct kt_context_options {
     kt_log_callback log; /**< NULL = no log */
     kt_progress_callback progress; /**< NULL = none */
     kt_cancel_callback cancel;     /**< NULL = never cancel */
-    void *user;                    /**< passed to the callbacks */
-    uint64_t memory_limit; /**< bytes of host memory that libkt may allocate; 0 = no limit of its
-                              own */
-    int32_t pin_threads;   /**< 1 (default) = bind threads to cores or NUMA nodes; 0 = leave them
-                              where the system puts them */
-    uint64_t reserved[7];
+    void *user;                    /**< passed to these three; see kt_context_set_log */
+    uint64_t memory_limit;   /**< bytes of host memory that libkt may allocate for tensors; 0 = no
+                                limit   of its own. Small structures, texts and what is read from JSON
+                                and YAML   do not count */
+    int32_t pin_threads;     /**< 1 (default) = bind threads to cores or NUMA nodes; 0 = leave them
+                                where the system puts them */
+    kt_alloc_callback alloc; /**< where the memory that memory_limit counts comes from; NULL = the C
+                                library. Give both or neither */
+    kt_free_callback free;
+    void *alloc_user; /**< passed to alloc and free */
+    uint64_t reserved[4];
 } kt_context_options;
 
 /** Fills `options` with the defaults above. `size` is sizeof(kt_context_options) of the caller. */
 KT_API void kt_context_options_init(kt_context_options *options, size_t size);
 
-/** Creates a context and starts its threads. `options` NULL = defaults.
- * Errors: INVALID_ARGUMENT (negative threads), OUT_OF_MEMORY. */
+/** Creates a context and starts its threads. `options` NULL = defaults. A failure's sentence is at
+ * kt_last_error(NULL). Errors: INVALID_ARGUMENT (negative threads, alloc without free),
+ * OUT_OF_MEMORY (also when threads cannot be started). */
 KT_API kt_status kt_context_create(const kt_context_options *options, kt_context **out);
 
-/** Stops the threads and frees the context. NULL is allowed. */
+/** Lets go of a context. Its threads stop when every handle made from it is freed too. */
 KT_API void kt_context_free(kt_context *ctx);
 
 /** The sentence that explains the latest failed call on this context: what, where (file, key,
- * tensor) and what to do. "" if none failed. Valid until the next call on the context. */
+ * tensor) and what to do. "" if none failed. Valid until the next call on the context. After a call
+ * that answered STATE because another was running, the refused thread gets that sentence. NULL: the
+ * sentence of this thread's latest failed call that had no context. Never NULL. */
 KT_API const char *kt_last_error(const kt_context *ctx);
+
+/** Makes the running call return KT_ERROR_CANCELLED at the next place where it would ask the cancel
+ * callback, and with no call running the next one that has such a place. The call that returns it
+ * takes the request away, and so does kt_context_clear_cancel. Any thread, also a signal handler.
+ * NULL does nothing. */
+KT_API void kt_context_cancel(kt_context *ctx);
+
+/** Takes back a request that no call has answered. */
+KT_API void kt_context_clear_cancel(kt_context *ctx);
+
+/** Replaces a callback (NULL = none) together with what is passed to it. */
+KT_API kt_status kt_context_set_log(kt_context *ctx, kt_log_callback log, void *user);
+KT_API kt_status kt_context_set_progress(kt_context *ctx, kt_progress_callback progress,
+                                         void *user);
+KT_API kt_status kt_context_set_cancel(kt_context *ctx, kt_cancel_callback cancel, void *user);
 
 /** Number of worker threads in use (>= 1). */
 KT_API int32_t kt_context_num_threads(const kt_context *ctx);
 
-/** One line that describes the CPU: cores, NUMA nodes, instruction sets in use. Owned by ctx. */
+/** One line that describes the CPU: cores, NUMA nodes, instruction sets in use. Never NULL. */
 KT_API const char *kt_context_cpu_description(const kt_context *ctx);
 
-/** Bytes of host memory allocated through this context now, and the most there ever were. Mapped
- * checkpoint files do not count. */
+/** Bytes of host memory that count for memory_limit: allocated now, and the most there ever were.
+ * Mapped checkpoint files do not count. */
 KT_API uint64_t kt_context_memory_used(const kt_context *ctx);
 KT_API uint64_t kt_context_memory_peak(const kt_context *ctx);
 
@@ -97,7 +136,7 @@ KT_API uint64_t kt_context_memory_peak(const kt_context *ctx);
  * the limit of its control groups (a container's, a job's) where that is smaller. */
 KT_API uint64_t kt_context_host_memory(const kt_context *ctx);
 
-/** Frees an array that a libkt call returned to the caller ("free with kt_free"). NULL allowed. */
+/** Frees an array that a libkt call returned to the caller ("free with kt_free"). */
 KT_API void kt_free(void *pointer);
 
 KT_END_DECLS

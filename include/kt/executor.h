@@ -5,7 +5,11 @@
  * backward. Forward keeps each layer's input; backward recomputes the layer from it.
  *
  * Gradients are exact: those of Hugging Face autograd to rounding, through the router weights too.
- * They are the same bits for any number of repetitions with the same number of threads. */
+ * They are the same bits for any number of repetitions with the same number of threads.
+ *
+ * Several executors may share a model and an adapter. Freeing them in any order is fine: an
+ * executor keeps its model, its adapter and the batch of its latest forward. See kt.h for NULL and
+ * threads. */
 #ifndef KT_EXECUTOR_H
 #define KT_EXECUTOR_H
 
@@ -14,48 +18,59 @@
 KT_BEGIN_DECLS
 
 typedef struct kt_executor_options {
-    size_t size;
-    kt_compute compute;   /**< KT_COMPUTE_BF16 */
-    const kt_rule *rule;  /**< NULL = everything on the CPU; borrowed during create only */
-    const char *experts_backend; /**< overrides the rule: "auto", "reference" ...; NULL = the rule */
+    size_t size;         /**< sizeof(kt_executor_options), set by the init function */
+    int32_t compute;     /**< a kt_compute: KT_COMPUTE_BF16 */
+    const kt_rule *rule; /**< NULL = everything on the CPU; borrowed during create only */
+    const char
+        *experts_backend; /**< overrides the rule: "auto", "reference" ...; NULL = the rule */
     int32_t logits_chunk; /**< tokens whose logits exist at one time; 0 = chosen by size */
     uint64_t reserved[8];
 } kt_executor_options;
 
+/** Fills `options` with the defaults above. */
 KT_API void kt_executor_options_init(kt_executor_options *options, size_t size);
 
-/** `lora` may be NULL. Both must outlive the executor. */
+/** An executor of a model with an adapter; `lora` NULL = without one, and without backward.
+ * Errors: MISMATCH (the adapter belongs to another model), INVALID_ARGUMENT (options), NOT_FOUND
+ * (no experts backend of the name that the options give), UNSUPPORTED (a weight that the backend
+ * cannot read), OUT_OF_MEMORY. */
 KT_API kt_status kt_executor_create(kt_model *model, kt_lora *lora,
                                     const kt_executor_options *options, kt_executor **out);
+/** Lets go of an executor; its generators keep it. */
 KT_API void kt_executor_free(kt_executor *executor);
 
 /** The backend that computes the routed experts of a layer ("amx", "llamafile" ...), with "auto"
  * replaced by what it chose. A constant; NULL where the layer has no routed experts. */
 KT_API const char *kt_executor_experts_backend(const kt_executor *executor, int32_t layer);
 
+/** Bits from KT_FORWARD_FLAGS up are flags for what may come, beside one of these. There is none
+ * yet, and one that the library does not know is INVALID_ARGUMENT. */
 typedef enum kt_forward_mode {
     KT_FORWARD_EVAL = 0,   /**< loss and log-probabilities only; dropout off */
     KT_FORWARD_TRAIN = 1,  /**< keeps what backward needs; the loss is the token mean */
-    KT_FORWARD_CUSTOM = 2  /**< keeps what backward needs for a loss of the host's own */
+    KT_FORWARD_CUSTOM = 2, /**< keeps what backward needs for a loss of the host's own */
+    KT_FORWARD_FLAGS = 1 << 8
 } kt_forward_mode;
 
 typedef struct kt_loss {
-    size_t size;
-    double loss;          /**< sum of -log p(target) / kt_batch_num_targets: token mean of the batch */
-    double loss_sum;      /**< the sum itself */
+    size_t size;     /**< sizeof(kt_loss), set by the caller */
+    double loss;     /**< sum of -log p(target) / kt_batch_num_targets: token mean of the batch */
+    double loss_sum; /**< the sum itself */
     uint64_t num_targets; /**< kt_batch_num_targets */
     uint64_t reserved[4];
 } kt_loss;
 
-/** Forward over the whole batch. The batch must stay unchanged until kt_executor_backward returns.
- * Errors: INVALID_ARGUMENT (an id outside the vocabulary, no target in TRAIN), OUT_OF_MEMORY (the
- * sentence has the bytes needed), NUMERIC (the loss is not finite), CANCELLED. */
-KT_API kt_status kt_executor_forward(kt_executor *executor, const kt_batch *batch,
-                                     kt_forward_mode mode, kt_loss *loss);
+/** Forward over the whole batch; `mode` is a kt_forward_mode. `loss` may be NULL. The batch must
+ * stay unchanged until kt_executor_backward returns; it may be freed. After a failure there is
+ * nothing to go backward through. Errors: INVALID_ARGUMENT (an id outside the vocabulary, no token,
+ * no target in TRAIN, a mode), OUT_OF_MEMORY (the sentence has the bytes needed), NUMERIC (the loss
+ * is not finite), CANCELLED. */
+KT_API kt_status kt_executor_forward(kt_executor *executor, const kt_batch *batch, int32_t mode,
+                                     kt_loss *loss);
 
-/** log p of each token's label under the model, [num_tokens] float32, in batch order: entry i is for
- * labels[i] predicted from the tokens before it; 0 where labels[i] is ignored or starts a sequence.
- * Valid after a forward, until the next one. */
+/** log p of each token's label under the model, [num_tokens] float32, in batch order: entry i is
+ * for labels[i] predicted from the tokens before it; 0 where labels[i] is ignored or starts a
+ * sequence. Valid after a forward, until the next call on the executor; NULL before. */
 KT_API const float *kt_executor_logprobs(const kt_executor *executor);
 
 /** Backward of the latest forward; adds to the adapter's gradients. `dlogprobs` NULL after
@@ -67,12 +82,15 @@ KT_API const float *kt_executor_logprobs(const kt_executor *executor);
 KT_API kt_status kt_executor_backward(kt_executor *executor, const float *dlogprobs);
 
 /** Logits of every token of the batch, [num_tokens, vocab_size] float32, into the caller's memory.
- * For tests and small batches: training never materialises them. */
+ * For tests and small batches: training never materialises them. A forward before it has no
+ * backward any more. Errors: as kt_executor_forward in mode EVAL. */
 KT_API kt_status kt_executor_logits(kt_executor *executor, const kt_batch *batch, float *logits);
 
-/** Host bytes that a step over `num_tokens` tokens, `max_sequence` the longest sequence, will need. */
+#ifdef KT_EXPERIMENTAL
+/** Host bytes that a step over `num_tokens` tokens, `max_sequence` the longest sequence, will need.
+ */
 typedef struct kt_memory_plan {
-    size_t size;
+    size_t size;              /**< sizeof(kt_memory_plan), set by the caller */
     uint64_t weights_mapped;  /**< checkpoint bytes mapped (page cache, shared) */
     uint64_t adapter;         /**< LoRA weights, gradients and two AdamW moments */
     uint64_t layer_inputs;    /**< kept between forward and backward */
@@ -82,18 +100,20 @@ typedef struct kt_memory_plan {
     uint64_t reserved[8];
 } kt_memory_plan;
 
+/** Errors: INVALID_ARGUMENT (0 tokens or more than INT32_MAX, max_sequence above num_tokens),
+ * OUT_OF_MEMORY (the plan has a size that overflows). */
 KT_API kt_status kt_executor_plan_memory(const kt_executor *executor, size_t num_tokens,
                                          size_t max_sequence, kt_memory_plan *plan);
+#endif
 
-/** Allocates what steps over up to `num_tokens` tokens keep between them, so that no later step of that
- * size allocates it piece by piece or finds too little memory. Pages that no step touches take no
- * memory. Optional: a step allocates what it lacks. A forward before it has no backward
- * any more. Errors: INVALID_ARGUMENT (as for a plan),
- * OUT_OF_MEMORY. Not for use while another thread uses the executor. */
+/** Allocates what steps over up to `num_tokens` tokens keep between them, so that no later step of
+ * that size allocates it piece by piece or finds too little memory. Pages that no step touches take
+ * no memory. Optional: a step allocates what it lacks. A forward before it has no backward any
+ * more. Errors: INVALID_ARGUMENT (0 tokens or more than INT32_MAX), OUT_OF_MEMORY. */
 KT_API kt_status kt_executor_reserve(kt_executor *executor, size_t num_tokens);
 
 /** Sets the number that keys dropout, so that a resumed run draws the same masks. */
-KT_API void kt_executor_set_step(kt_executor *executor, uint64_t step);
+KT_API kt_status kt_executor_set_step(kt_executor *executor, uint64_t step);
 
 KT_END_DECLS
 #endif

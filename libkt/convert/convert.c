@@ -11,9 +11,7 @@ static const char single_name[] = "model.safetensors";
 
 void kt_convert_options_init(kt_convert_options *options, size_t size)
 {
-    kt_convert_options defaults = {.size = size, .to = KT_DTYPE_BF16};
-    memset(options, 0, size);
-    memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
+    kt_options_init(options, size, &(kt_convert_options){.to = KT_DTYPE_BF16}, sizeof *options);
 }
 
 static kt_status check_options(kt_context *ctx, const kt_convert_options *o)
@@ -21,7 +19,7 @@ static kt_status check_options(kt_context *ctx, const kt_convert_options *o)
     if (o->to != KT_DTYPE_BF16 && o->to != KT_DTYPE_F32 && !kt_scale_suffix(o->to))
         return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
                        "kt_convert_options.to is %d (%s); it can be BF16, F32, F8_E4M3, I8 or I4",
-                       (int)o->to, kt_dtype_name(o->to));
+                       o->to, kt_dtype_name(o->to));
     if (o->experts_only != 0 && o->experts_only != 1)
         return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
                        "kt_convert_options.experts_only is %d, not 0 or 1", o->experts_only);
@@ -159,12 +157,13 @@ kt_status kt_convert(kt_context *ctx, const char *source, const char *target,
 {
     kt_convert_options o;
     kt_model_options load;
+    KT_ENTER_CONTEXT(ctx);
     kt_convert_options_init(&o, sizeof o);
     kt_model_options_init(&load, sizeof load);
     load.check_finite = 0; /* all numbers are looked at as they are read */
     KT_TRY(kt_check_given(ctx, source, "the folder of a checkpoint"));
     KT_TRY(kt_check_given(ctx, target, "the folder to write into"));
-    KT_TRY(kt_options_copy(ctx, &o, sizeof o, options, "kt_convert_options"));
+    KT_TRY(kt_options_copy(ctx, &o, options, KT_SIZED(kt_convert_options)));
     KT_TRY(check_options(ctx, &o));
     struct kt_converter c = {
         .ctx = ctx, .to = o.to, .experts_only = o.experts_only, .target = target, .folder = -1};

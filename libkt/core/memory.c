@@ -25,6 +25,21 @@ static kt_status over_limit(kt_context *ctx, uint64_t bytes, const char *what)
                    kt_size_text(ctx->memory_used, used));
 }
 
+static void *allocate(const kt_context *ctx, uint64_t bytes)
+{
+    const kt_context_options *o = &ctx->options;
+    return o->alloc ? o->alloc(o->alloc_user, bytes, HEADER) : aligned_alloc(HEADER, bytes);
+}
+
+static void release(const kt_context *ctx, void *base, uint64_t bytes)
+{
+    const kt_context_options *o = &ctx->options;
+    if (o->free)
+        o->free(o->alloc_user, base, bytes);
+    else
+        free(base);
+}
+
 kt_status kt_buffer_alloc(kt_context *ctx, uint64_t count, size_t size, const char *what,
                           void **out)
 {
@@ -37,9 +52,15 @@ kt_status kt_buffer_alloc(kt_context *ctx, uint64_t count, size_t size, const ch
     uint64_t limit = ctx->options.memory_limit;
     if (limit && (total > limit || ctx->memory_used > limit - total))
         return over_limit(ctx, bytes, what);
-    char *base = aligned_alloc(HEADER, total);
+    char *base = allocate(ctx, total);
     if (!base)
         return kt_fail_memory(ctx, bytes, what);
+    if ((uintptr_t)base % HEADER) {
+        release(ctx, base, total);
+        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "kt_context_options.alloc gave memory that is not aligned to %d bytes",
+                       HEADER);
+    }
     *(uint64_t *)base = total;
     count_peak(ctx, atomic_fetch_add(&ctx->memory_used, total) + total);
     *out = base + HEADER;
@@ -51,6 +72,7 @@ void kt_buffer_free(kt_context *ctx, void *buffer)
     if (!buffer)
         return;
     char *base = (char *)buffer - HEADER;
-    atomic_fetch_sub(&ctx->memory_used, *(uint64_t *)base);
-    free(base);
+    uint64_t total = *(uint64_t *)base;
+    atomic_fetch_sub(&ctx->memory_used, total);
+    release(ctx, base, total);
 }

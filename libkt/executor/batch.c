@@ -6,14 +6,25 @@
 
 #include "core/context.h"
 
+static void destroy(void *handle)
+{
+    kt_batch *batch = handle;
+    free(batch->input_ids);
+    free(batch->labels);
+    free(batch->cu_seqlens);
+    free(batch->padding_ids);
+    free(batch->padding_sequences);
+}
+
 kt_status kt_batch_create(kt_context *ctx, kt_batch **out)
 {
-    kt_batch *batch = calloc(1, sizeof *batch);
-    if (!batch || !(batch->cu_seqlens = calloc(2, sizeof *batch->cu_seqlens))) {
-        free(batch);
+    kt_batch *batch;
+    KT_ENTER_CONTEXT_OUT(ctx, out);
+    KT_TRY(kt_handle_new(ctx, sizeof *batch, destroy, "a batch", (void **)&batch));
+    if (!(batch->cu_seqlens = calloc(2, sizeof *batch->cu_seqlens))) {
+        kt_batch_free(batch);
         return kt_fail_memory(ctx, sizeof *batch, "a batch");
     }
-    batch->ctx = ctx;
     batch->sequence_capacity = 1;
     *out = batch;
     return KT_OK;
@@ -21,20 +32,15 @@ kt_status kt_batch_create(kt_context *ctx, kt_batch **out)
 
 void kt_batch_free(kt_batch *batch)
 {
-    if (!batch)
-        return;
-    free(batch->input_ids);
-    free(batch->labels);
-    free(batch->cu_seqlens);
-    free(batch->padding_ids);
-    free(batch->padding_sequences);
-    free(batch);
+    kt_handle_free(batch);
 }
 
-void kt_batch_clear(kt_batch *batch)
+kt_status kt_batch_clear(kt_batch *batch)
 {
+    KT_ENTER(batch, "batch");
     batch->num_tokens = batch->num_sequences = batch->num_targets = batch->num_padding = 0;
     batch->version++;
+    return KT_OK;
 }
 
 static kt_status grow(kt_batch *batch, int32_t **array, size_t count)
@@ -65,6 +71,7 @@ static kt_status reserve(kt_batch *batch, size_t tokens)
 kt_status kt_batch_add(kt_batch *batch, const int32_t *input_ids, const int32_t *labels,
                        size_t length)
 {
+    KT_ENTER(batch, "batch");
     size_t begin = batch->num_tokens, targets = 0;
     KT_TRY(kt_check_given(batch->ctx, input_ids, "input_ids"));
     if (length == 0)
@@ -94,6 +101,7 @@ kt_status kt_batch_add(kt_batch *batch, const int32_t *input_ids, const int32_t 
 
 kt_status kt_batch_add_padding(kt_batch *batch, int32_t pad_id, size_t count)
 {
+    KT_ENTER(batch, "batch");
     size_t total = batch->num_padding + count;
     if (batch->num_sequences == 0)
         return kt_fail(batch->ctx, KT_ERROR_STATE, "padding belongs to a sequence; add one first");
@@ -115,30 +123,30 @@ kt_status kt_batch_add_padding(kt_batch *batch, int32_t pad_id, size_t count)
 
 size_t kt_batch_num_sequences(const kt_batch *batch)
 {
-    return batch->num_sequences;
+    return batch ? batch->num_sequences : 0;
 }
 
 size_t kt_batch_num_tokens(const kt_batch *batch)
 {
-    return batch->num_tokens;
+    return batch ? batch->num_tokens : 0;
 }
 
 size_t kt_batch_num_targets(const kt_batch *batch)
 {
-    return batch->num_targets;
+    return batch ? batch->num_targets : 0;
 }
 
 const int32_t *kt_batch_input_ids(const kt_batch *batch)
 {
-    return batch->input_ids;
+    return batch ? batch->input_ids : NULL;
 }
 
 const int32_t *kt_batch_labels(const kt_batch *batch)
 {
-    return batch->labels;
+    return batch ? batch->labels : NULL;
 }
 
 const int32_t *kt_batch_cu_seqlens(const kt_batch *batch)
 {
-    return batch->cu_seqlens;
+    return batch ? batch->cu_seqlens : NULL;
 }

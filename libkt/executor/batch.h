@@ -6,8 +6,10 @@
 
 #include <kt/batch.h>
 
+#include "core/handle.h"
+
 struct kt_batch {
-    kt_context *ctx;
+    KT_HANDLE;
     int32_t *input_ids, *labels;              /**< [num_tokens] */
     int32_t *cu_seqlens;                      /**< [num_sequences + 1] */
     int32_t *padding_ids, *padding_sequences; /**< [num_padding] */

@@ -17,9 +17,8 @@ enum { LOGITS_BYTES = 64 << 20, MIN_LOGITS_CHUNK = 256, MODULE_BYTES = 256 };
 
 void kt_executor_options_init(kt_executor_options *options, size_t size)
 {
-    kt_executor_options defaults = {.size = size, .compute = KT_COMPUTE_BF16};
-    memset(options, 0, size);
-    memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
+    kt_options_init(options, size, &(kt_executor_options){.compute = KT_COMPUTE_BF16},
+                    sizeof *options);
 }
 
 /** What a rule asks for may be missing here; what the host names itself must exist. */
@@ -138,41 +137,6 @@ static kt_status open_executor(struct kt_executor *ex, const kt_executor_options
     return open_experts(ex, options);
 }
 
-kt_status kt_executor_create(kt_model *model, kt_lora *lora, const kt_executor_options *given,
-                             kt_executor **out)
-{
-    kt_context *ctx = model->ctx;
-    kt_executor_options options;
-    kt_executor_options_init(&options, sizeof options);
-    if (given)
-        KT_TRY(kt_options_copy(ctx, &options, sizeof options, given, "kt_executor_options"));
-    if (lora && lora->model != model)
-        return kt_fail(ctx, KT_ERROR_MISMATCH,
-                       "the adapter was made for another model handle; attach it to this one");
-    if (options.logits_chunk < 0 || options.compute < KT_COMPUTE_F32 ||
-        options.compute > KT_COMPUTE_BF16)
-        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
-                       "kt_executor_options: compute %d, logits_chunk %d; use KT_COMPUTE_F32 or "
-                       "KT_COMPUTE_BF16 and a chunk of 0 or more tokens",
-                       (int)options.compute, options.logits_chunk);
-    struct kt_executor *ex = calloc(1, sizeof *ex);
-    if (!ex)
-        return kt_fail_memory(ctx, sizeof *ex, "an executor");
-    ex->ctx = ctx;
-    ex->model = model;
-    ex->lora = lora;
-    ex->compute = options.compute;
-    ex->logits_chunk = options.logits_chunk ? options.logits_chunk : default_logits_chunk(model);
-    kt_workspace_init(&ex->workspace, "the activations of a step");
-    kt_status status = open_executor(ex, &options);
-    if (status != KT_OK) {
-        kt_executor_free(ex);
-        return status;
-    }
-    *out = ex;
-    return KT_OK;
-}
-
 static void close_sites(struct kt_executor *ex)
 {
     if (ex->host.device)
@@ -185,10 +149,9 @@ static void close_sites(struct kt_executor *ex)
     kt_site_close(&ex->host);
 }
 
-void kt_executor_free(kt_executor *ex)
+static void destroy(void *handle)
 {
-    if (!ex)
-        return;
+    struct kt_executor *ex = handle;
     close_experts(ex);
     kt_experts_close(ex->general);
     close_sites(ex);
@@ -198,19 +161,63 @@ void kt_executor_free(kt_executor *ex)
     free(ex->step.kept);
     free(ex->positions);
     free(ex->logprobs);
-    free(ex);
+    kt_handle_drop((void *)ex->held_batch);
+    kt_handle_drop(ex->lora);
+    kt_handle_drop(ex->model);
+}
+
+kt_status kt_executor_create(kt_model *model, kt_lora *lora, const kt_executor_options *given,
+                             kt_executor **out)
+{
+    KT_ENTER_OUT(model, "model", out);
+    kt_context *ctx = model->ctx;
+    kt_executor_options options;
+    kt_executor_options_init(&options, sizeof options);
+    KT_TRY(kt_options_copy(ctx, &options, given, KT_SIZED(kt_executor_options)));
+    if (lora && lora->model != model)
+        return kt_fail(ctx, KT_ERROR_MISMATCH,
+                       "the adapter was made for another model handle; attach it to this one");
+    if (options.logits_chunk < 0 || options.compute < KT_COMPUTE_F32 ||
+        options.compute > KT_COMPUTE_BF16)
+        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "kt_executor_options: compute %d, logits_chunk %d; use KT_COMPUTE_F32 or "
+                       "KT_COMPUTE_BF16 and a chunk of 0 or more tokens",
+                       options.compute, options.logits_chunk);
+    struct kt_executor *ex;
+    KT_TRY(kt_handle_new(ctx, sizeof *ex, destroy, "an executor", (void **)&ex));
+    ex->model = model;
+    ex->lora = lora;
+    kt_handle_hold(model);
+    kt_handle_hold(lora);
+    ex->compute = (kt_compute)options.compute;
+    ex->logits_chunk = options.logits_chunk ? options.logits_chunk : default_logits_chunk(model);
+    kt_workspace_init(&ex->workspace, "the activations of a step");
+    kt_status status = open_executor(ex, &options);
+    if (status != KT_OK) {
+        kt_executor_free(ex);
+        return status;
+    }
+    *out = ex;
+    return KT_OK;
+}
+
+void kt_executor_free(kt_executor *ex)
+{
+    kt_handle_free(ex);
 }
 
 const char *kt_executor_experts_backend(const kt_executor *ex, int32_t layer)
 {
-    if (layer < 0 || layer >= ex->model->config.num_hidden_layers || !ex->experts[layer])
+    if (!ex || layer < 0 || layer >= ex->model->config.num_hidden_layers || !ex->experts[layer])
         return NULL;
     return ex->experts[layer]->ops->name;
 }
 
-void kt_executor_set_step(kt_executor *ex, uint64_t step)
+kt_status kt_executor_set_step(kt_executor *ex, uint64_t step)
 {
+    KT_ENTER(ex, "executor");
     ex->step_number = step;
+    return KT_OK;
 }
 
 int32_t kt_executor_lowest_layer(const struct kt_executor *ex)

@@ -30,9 +30,10 @@ struct kt_step {
 };
 
 struct kt_executor {
-    kt_context *ctx;
-    kt_model *model;
+    KT_HANDLE;
+    kt_model *model; /**< held, as are lora and held_batch */
     kt_lora *lora;
+    const kt_batch *held_batch; /**< of the latest forward */
     struct kt_layout layout;
     struct kt_site sites[KT_MAX_DEVICES]; /**< [layout.num_devices] */
     struct kt_site host;                  /**< the host's own device, without a supply of weights */

@@ -14,7 +14,8 @@
 enum { DEFAULT_PREFILL_CHUNK = 2048 };
 
 struct kt_generator {
-    struct kt_executor *executor;
+    KT_HANDLE;
+    struct kt_executor *executor; /**< held */
     kt_generator_options options;
     int32_t *tokens; /**< the context; the cache holds its first cache.length */
     size_t length, capacity;
@@ -28,14 +29,9 @@ struct kt_generator {
 
 void kt_generator_options_init(kt_generator_options *options, size_t size)
 {
-    kt_generator_options defaults = {.size = size,
-                                     .temperature = 0.95f,
-                                     .top_p = 0.7f,
-                                     .top_k = 50,
-                                     .repetition_penalty = 1,
-                                     .seed = 42};
-    memset(options, 0, size);
-    memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
+    const kt_generator_options defaults = {
+        .temperature = 0.95f, .top_p = 0.7f, .top_k = 50, .repetition_penalty = 1, .seed = 42};
+    kt_options_init(options, size, &defaults, sizeof defaults);
 }
 
 static kt_status check_options(kt_context *ctx, const kt_generator_options *o)
@@ -50,30 +46,43 @@ static kt_status check_options(kt_context *ctx, const kt_generator_options *o)
     return bad ? kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT, "kt_generator_options: %s", bad) : KT_OK;
 }
 
+static void destroy(void *handle)
+{
+    struct kt_generator *g = handle;
+    kt_kv_cache_free(g->executor, &g->cache);
+    kt_workspace_free(&g->workspace, g->executor);
+    free(g->tokens);
+    free(g->logits);
+    free(g->heap);
+    free(g->candidates);
+    kt_handle_drop(g->executor);
+}
+
 kt_status kt_generator_create(kt_executor *executor, const kt_generator_options *given,
                               kt_generator **out)
 {
+    KT_ENTER_OUT(executor, "executor", out);
     kt_context *ctx = executor->ctx;
     const struct kt_model_config *config = &executor->model->config;
     kt_generator_options options;
     kt_generator_options_init(&options, sizeof options);
-    KT_TRY(kt_options_copy(ctx, &options, sizeof options, given, "kt_generator_options"));
+    KT_TRY(kt_options_copy(ctx, &options, given, KT_SIZED(kt_generator_options)));
     KT_TRY(check_options(ctx, &options));
     if (options.max_length == 0)
         options.max_length = kt_config_context(config);
     if (options.prefill_chunk == 0)
         options.prefill_chunk = DEFAULT_PREFILL_CHUNK;
-    struct kt_generator *g = calloc(1, sizeof *g);
+    struct kt_generator *g;
     size_t vocab = (size_t)config->vocab_size;
-    if (g) {
-        g->executor = executor;
-        g->options = options;
-        kt_workspace_init(&g->workspace, "the activations of generation");
-        g->logits = calloc(vocab, sizeof *g->logits);
-        g->heap = calloc(vocab, sizeof *g->heap);
-        g->candidates = calloc(vocab, sizeof *g->candidates);
-    }
-    if (!g || !g->logits || !g->heap || !g->candidates) {
+    KT_TRY(kt_handle_new(ctx, sizeof *g, destroy, "a generator", (void **)&g));
+    g->executor = executor;
+    kt_handle_hold(executor);
+    g->options = options;
+    kt_workspace_init(&g->workspace, "the activations of generation");
+    g->logits = calloc(vocab, sizeof *g->logits);
+    g->heap = calloc(vocab, sizeof *g->heap);
+    g->candidates = calloc(vocab, sizeof *g->candidates);
+    if (!g->logits || !g->heap || !g->candidates) {
         kt_generator_free(g);
         return kt_fail_memory(ctx, vocab * 16, "a generator");
     }
@@ -83,15 +92,7 @@ kt_status kt_generator_create(kt_executor *executor, const kt_generator_options 
 
 void kt_generator_free(kt_generator *g)
 {
-    if (!g)
-        return;
-    kt_kv_cache_free(g->executor, &g->cache);
-    kt_workspace_free(&g->workspace, g->executor);
-    free(g->tokens);
-    free(g->logits);
-    free(g->heap);
-    free(g->candidates);
-    free(g);
+    kt_handle_free(g);
 }
 
 static kt_status reserve_tokens(struct kt_generator *g, size_t length)
@@ -194,7 +195,8 @@ static int64_t reusable(const struct kt_generator *g, size_t length)
 
 kt_status kt_generator_prompt(kt_generator *g, const int32_t *input_ids, size_t length)
 {
-    kt_context *ctx = g->executor->ctx;
+    KT_ENTER(g, "generator");
+    kt_context *ctx = g->ctx;
     int32_t vocab = g->executor->model->config.vocab_size;
     int64_t common = 0;
     KT_TRY(kt_check_given(ctx, input_ids, "input_ids"));
@@ -229,7 +231,9 @@ static int all_finite(const float *x, int32_t count)
 
 kt_status kt_generator_next(kt_generator *g, int32_t *token)
 {
-    kt_context *ctx = g->executor->ctx;
+    KT_ENTER(g, "generator");
+    KT_TRY(kt_check_out(g->ctx, token, __func__));
+    kt_context *ctx = g->ctx;
     int32_t vocab = g->executor->model->config.vocab_size;
     uint32_t words[4];
     if (g->length == 0)
@@ -256,10 +260,10 @@ kt_status kt_generator_next(kt_generator *g, int32_t *token)
 
 const float *kt_generator_logits(const kt_generator *g)
 {
-    return g->length ? g->logits : NULL;
+    return g && g->length ? g->logits : NULL;
 }
 
 size_t kt_generator_length(const kt_generator *g)
 {
-    return g->length;
+    return g ? g->length : 0;
 }

@@ -98,19 +98,19 @@ kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size
                                   kt_memory_plan *out)
 {
     struct trial t = {.inputs = 0};
+    KT_ENTER(ex, "executor");
+    KT_TRY(kt_check_sized(ex->ctx, out, KT_SIZED(kt_memory_plan)));
     KT_TRY(check(ex, num_tokens, max_sequence));
     kt_status status =
         measure(ex, (int64_t)num_tokens, (int64_t)(max_sequence ? max_sequence : num_tokens), &t);
     free_trial(&t);
     KT_TRY(status);
-    kt_memory_plan plan = {.size = out->size,
-                           .weights_mapped = ex->model->num_bytes,
+    kt_memory_plan plan = {.weights_mapped = ex->model->num_bytes,
                            .adapter = ex->lora ? ex->lora->num_parameters * 4 * sizeof(float) : 0,
                            .layer_inputs = t.inputs,
                            .workspace = t.workspace};
     plan.total_allocated = plan.adapter + plan.layer_inputs + plan.workspace;
-    memcpy(out, &plan, out->size < sizeof plan ? out->size : sizeof plan);
-    return KT_OK;
+    return kt_give(ex->ctx, out, &plan, KT_SIZED(kt_memory_plan));
 }
 
 static kt_status reserve(struct kt_executor *ex, const struct trial *t, int64_t tokens)
@@ -124,6 +124,7 @@ static kt_status reserve(struct kt_executor *ex, const struct trial *t, int64_t 
 kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
 {
     struct trial t = {.inputs = 0};
+    KT_ENTER(ex, "executor");
     KT_TRY(check(ex, num_tokens, 0));
     ex->step.batch = NULL;
     kt_status status = measure(ex, (int64_t)num_tokens, (int64_t)num_tokens, &t);

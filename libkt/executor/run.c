@@ -126,23 +126,32 @@ static double spread_logprobs(struct kt_executor *ex, const struct kt_step *step
     return sum;
 }
 
-static void report_loss(const struct kt_step *step, double sum, kt_loss *out)
+static kt_status report_loss(kt_context *ctx, const struct kt_step *step, double sum, kt_loss *out)
 {
-    kt_loss loss = {.size = out->size,
-                    .loss = step->num_targets ? sum / (double)step->num_targets : 0,
+    kt_loss loss = {.loss = step->num_targets ? sum / (double)step->num_targets : 0,
                     .loss_sum = sum,
                     .num_targets = (uint64_t)step->num_targets};
-    memcpy(out, &loss, out->size < sizeof loss ? out->size : sizeof loss);
+    return kt_give(ctx, out, &loss, KT_SIZED(kt_loss));
 }
 
-static kt_status check_forward(const struct kt_executor *ex, kt_forward_mode mode,
-                               const kt_loss *loss)
+static kt_status check_forward(const struct kt_executor *ex, int32_t mode, const kt_loss *loss)
 {
     if (mode != KT_FORWARD_EVAL && mode != KT_FORWARD_TRAIN && mode != KT_FORWARD_CUSTOM)
-        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT, "forward has no mode %d", (int)mode);
-    if (loss && loss->size < offsetof(kt_loss, reserved))
-        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
-                       "kt_loss: size field is %zu; set it to the struct's size first", loss->size);
+        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT, "forward has no mode %d", mode);
+    return loss ? kt_check_sized(ex->ctx, loss, KT_SIZED(kt_loss)) : KT_OK;
+}
+
+/** Holds the batch of a forward instead of the one before. */
+static kt_status hold_batch(struct kt_executor *ex, const kt_batch *batch)
+{
+    KT_TRY(kt_check_given(ex->ctx, batch, "batch"));
+    if (batch->ctx != ex->ctx)
+        return kt_fail(ex->ctx, KT_ERROR_MISMATCH,
+                       "the batch was made from another context than the executor");
+    kt_handle_hold(batch);
+    kt_handle_drop((void *)ex->held_batch);
+    ex->held_batch = batch;
+    ex->step.batch = NULL;
     return KT_OK;
 }
 
@@ -157,9 +166,10 @@ static kt_status run_forward(struct kt_executor *ex, struct kt_step *step, const
     return status;
 }
 
-kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, kt_forward_mode mode,
-                              kt_loss *loss)
+kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, int32_t mode, kt_loss *loss)
 {
+    KT_ENTER(ex, "executor");
+    KT_TRY(hold_batch(ex, batch));
     struct kt_step *step = &ex->step;
     step->batch = NULL;
     KT_TRY(check_forward(ex, mode, loss));
@@ -167,11 +177,11 @@ kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, kt_forward
     if (mode == KT_FORWARD_TRAIN && batch->num_targets == 0)
         return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
                        "no token of the batch has a label, so there is nothing to train on");
-    step->mode = mode;
+    step->mode = (kt_forward_mode)mode;
     step->logits = NULL;
     step->num_targets = (int64_t)batch->num_targets;
     step->lowest = kt_executor_lowest_layer(ex);
-    step->fused = kt_executor_fuses_loss(ex, mode);
+    step->fused = kt_executor_fuses_loss(ex, step->mode);
     step->number = ex->step_number;
     KT_TRY(kt_targets_find(ex->ctx, &step->targets, batch));
     KT_TRY(prepare(ex, step, batch, KT_PASS_REPORTING));
@@ -183,7 +193,7 @@ kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, kt_forward
                        "the loss is not finite; check the weights for NaN, or lower the learning "
                        "rate");
     if (loss)
-        report_loss(step, sum, loss);
+        KT_TRY(report_loss(ex->ctx, step, sum, loss));
     if (mode != KT_FORWARD_EVAL)
         step->batch = batch;
     step->batch_version = batch->version;
@@ -192,11 +202,12 @@ kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, kt_forward
 
 const float *kt_executor_logprobs(const kt_executor *ex)
 {
-    return ex->logprobs;
+    return ex ? ex->logprobs : NULL;
 }
 
 kt_status kt_executor_backward(kt_executor *ex, const float *dlogprobs)
 {
+    KT_ENTER(ex, "executor");
     struct kt_step *step = &ex->step;
     if (!ex->lora)
         return kt_fail(ex->ctx, KT_ERROR_STATE, "backward needs an executor made with an adapter");
@@ -225,6 +236,9 @@ kt_status kt_executor_backward(kt_executor *ex, const float *dlogprobs)
 
 kt_status kt_executor_logits(kt_executor *ex, const kt_batch *batch, float *logits)
 {
+    KT_ENTER(ex, "executor");
+    KT_TRY(hold_batch(ex, batch));
+    KT_TRY(kt_check_given(ex->ctx, logits, "logits"));
     struct kt_step *step = &ex->step;
     step->batch = NULL;
     KT_TRY(check_batch(ex, batch));

@@ -17,8 +17,8 @@
 
 void kt_lora_options_init(kt_lora_options *options, size_t size)
 {
-    kt_lora_options defaults = {.size = size, .rank = 8, .target = "all", .seed = 42};
-    memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
+    kt_options_init(options, size, &(kt_lora_options){.rank = 8, .target = "all", .seed = 42},
+                    sizeof *options);
 }
 
 static char *tensor_name(const char *module, const char *matrix)
@@ -99,14 +99,29 @@ static kt_status allocate(kt_lora *lora, const struct kt_lora_choice *choices)
     return bind_slots(lora, choices);
 }
 
+static void destroy(void *handle)
+{
+    kt_lora *lora = handle;
+    for (int32_t i = 0; lora->names && i < 2 * lora->num_attached; i++)
+        free(lora->names[i]);
+    free(lora->names);
+    free(lora->alphas);
+    free(lora->attached);
+    free(lora->has_grad);
+    free(lora->slots);
+    kt_buffer_free(lora->ctx, lora->data);
+    kt_buffer_free(lora->ctx, lora->grad);
+    kt_handle_drop(lora->model);
+}
+
 kt_status kt_lora_attach(kt_model *model, const struct kt_lora_config *config,
                          const struct kt_lora_choice *choices, kt_lora **out)
 {
+    kt_lora *lora;
     *out = NULL;
-    kt_lora *lora = calloc(1, sizeof *lora);
-    if (!lora)
-        return kt_fail_memory(model->ctx, sizeof *lora, "an adapter");
+    KT_TRY(kt_handle_new(model->ctx, sizeof *lora, destroy, "an adapter", (void **)&lora));
     lora->model = model;
+    kt_handle_hold(model);
     lora->config = *config;
     kt_status status = allocate(lora, choices);
     if (status != KT_OK) {
@@ -158,9 +173,9 @@ static kt_status check_options(kt_context *ctx, const kt_lora_options *options)
 kt_status kt_lora_create(kt_model *model, const kt_lora_options *options, kt_lora **out)
 {
     kt_lora_options o;
-    *out = NULL;
+    KT_ENTER_OUT(model, "model", out);
     kt_lora_options_init(&o, sizeof o);
-    KT_TRY(kt_options_copy(model->ctx, &o, sizeof o, options, "kt_lora_options"));
+    KT_TRY(kt_options_copy(model->ctx, &o, options, KT_SIZED(kt_lora_options)));
     KT_TRY(check_options(model->ctx, &o));
     struct kt_lora_config config = {.rank = o.rank,
                                     .alpha = o.alpha > 0 ? o.alpha : 2 * (float)o.rank,
@@ -188,44 +203,46 @@ kt_status kt_lora_create(kt_model *model, const kt_lora_options *options, kt_lor
 
 void kt_lora_free(kt_lora *lora)
 {
-    if (!lora)
-        return;
-    for (int32_t i = 0; lora->names && i < 2 * lora->num_attached; i++)
-        free(lora->names[i]);
-    free(lora->names);
-    free(lora->alphas);
-    free(lora->attached);
-    free(lora->has_grad);
-    free(lora->slots);
-    kt_buffer_free(lora->model->ctx, lora->data);
-    kt_buffer_free(lora->model->ctx, lora->grad);
-    free(lora);
+    kt_handle_free(lora);
 }
 
 size_t kt_lora_num_tensors(const kt_lora *lora)
 {
-    return 2 * (size_t)lora->num_attached;
+    return lora ? 2 * (size_t)lora->num_attached : 0;
 }
 
 uint64_t kt_lora_num_parameters(const kt_lora *lora)
 {
-    return lora->num_parameters;
+    return lora ? lora->num_parameters : 0;
 }
 
-void kt_lora_set_seed(kt_lora *lora, uint64_t seed)
+kt_status kt_lora_set_seed(kt_lora *lora, uint64_t seed)
 {
+    KT_ENTER(lora, "lora");
     lora->seed = seed;
+    return KT_OK;
+}
+
+kt_status kt_lora_touch(kt_lora *lora)
+{
+    KT_ENTER(lora, "lora");
+    lora->version++;
+    return KT_OK;
+}
+
+static kt_status check_index(const kt_lora *lora, size_t index)
+{
+    size_t num = kt_lora_num_tensors(lora);
+    return index < num ? KT_OK
+                       : kt_fail(lora->ctx, KT_ERROR_INVALID_ARGUMENT,
+                                 "adapter tensor %zu does not exist: it has %zu", index, num);
 }
 
 kt_status kt_lora_get_tensor(const kt_lora *lora, size_t index, kt_lora_tensor *out)
 {
-    kt_context *ctx = lora->model->ctx;
     kt_lora_tensor t = {0};
-    if (index >= kt_lora_num_tensors(lora))
-        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
-                       "adapter tensor %zu does not exist: it has %zu", index,
-                       kt_lora_num_tensors(lora));
-    KT_TRY(kt_options_copy(ctx, &t, sizeof t.size, out, "kt_lora_tensor"));
+    KT_TRY(kt_check_handle(lora, __func__, "lora"));
+    KT_TRY(check_index(lora, index));
     int32_t linear = lora->attached[index / 2];
     const struct kt_lora_pair *pair = &lora->slots[linear];
     const struct kt_weight *w = &lora->model->linears[linear].weight;
@@ -236,11 +253,26 @@ kt_status kt_lora_get_tensor(const kt_lora *lora, size_t index, kt_lora_tensor *
     t.data = lora->data + ((is_b ? pair->b : pair->a) - lora->data);
     t.grad = is_b ? pair->db : pair->da;
     t.has_grad = lora->has_grad[linear];
-    memcpy(out, &t, t.size < sizeof t ? t.size : sizeof t);
+    return kt_give(lora->ctx, out, &t, KT_SIZED(kt_lora_tensor));
+}
+
+kt_status kt_lora_zero_grad(kt_lora *lora)
+{
+    KT_ENTER(lora, "lora");
+    kt_adapter_zero_grad(lora);
     return KT_OK;
 }
 
-void kt_lora_zero_grad(kt_lora *lora)
+kt_status kt_lora_set_grad_state(kt_lora *lora, size_t index, int32_t state)
 {
-    kt_adapter_zero_grad(lora);
+    KT_ENTER(lora, "lora");
+    KT_TRY(check_index(lora, index));
+    if (state != 0 && state != 1)
+        return kt_fail(lora->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "the state of a gradient is %d, not 0 or 1", state);
+    int32_t k = (int32_t)(index / 2);
+    lora->has_grad[lora->attached[k]] = 1;
+    if (!state)
+        kt_adapter_zero_pair(lora, k);
+    return KT_OK;
 }

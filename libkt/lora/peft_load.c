@@ -183,9 +183,9 @@ static kt_status load_tensors(kt_model *model, const struct kt_peft_config *conf
 
 kt_status kt_lora_load(kt_model *model, const char *path, kt_lora **out)
 {
+    KT_ENTER_OUT(model, "model", out);
     kt_context *ctx = model->ctx;
     struct kt_peft_config config = {0};
-    *out = NULL;
     KT_TRY(kt_check_given(ctx, path, "the path of an adapter"));
     char *config_file = kt_path_join(path, "adapter_config.json");
     char *tensors_file = kt_path_join(path, "adapter_model.safetensors");

@@ -64,7 +64,8 @@ static kt_status make_folder(kt_context *ctx, const char *path, bool *created)
 
 kt_status kt_lora_save(const kt_lora *lora, const char *path)
 {
-    kt_context *ctx = lora->model->ctx;
+    KT_ENTER(lora, "lora");
+    kt_context *ctx = lora->ctx;
     bool created;
     KT_TRY(kt_check_given(ctx, path, "the path of an adapter"));
     KT_TRY(make_folder(ctx, path, &created));

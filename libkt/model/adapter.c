@@ -28,19 +28,21 @@ int32_t kt_adapter_lowest_layer(const kt_lora *lora)
     return lowest;
 }
 
-/** The matrices of a linear follow one another. */
+void kt_adapter_zero_pair(kt_lora *lora, int32_t k)
+{
+    const struct kt_linear *linear = &lora->model->linears[lora->attached[k]];
+    const struct kt_lora_pair *pair = &lora->slots[linear->index];
+    size_t floats = (size_t)pair->rank * (size_t)(linear->weight.rows + linear->weight.cols);
+    if (*pair->has_grad) /* B's follow A's */
+        memset(pair->da, 0, floats * sizeof *pair->da);
+    *pair->has_grad = 0;
+}
+
 static void zero_pairs(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
-    kt_lora *lora = arg;
     (void)thread;
-    for (int64_t k = begin; k < end; k++) {
-        const struct kt_linear *linear = &lora->model->linears[lora->attached[k]];
-        const struct kt_lora_pair *pair = &lora->slots[linear->index];
-        size_t floats = (size_t)pair->rank * (size_t)(linear->weight.rows + linear->weight.cols);
-        if (*pair->has_grad)
-            memset(pair->da, 0, floats * sizeof *pair->da);
-        *pair->has_grad = 0;
-    }
+    for (int64_t k = begin; k < end; k++)
+        kt_adapter_zero_pair(arg, (int32_t)k);
 }
 
 void kt_adapter_zero_grad(kt_lora *lora)

@@ -8,6 +8,7 @@
 #include <kt/lora.h>
 
 #include "backend/experts.h"
+#include "core/handle.h"
 #include "model/model.h"
 
 /** What PEFT's adapter_config.json says of the whole adapter. */
@@ -18,7 +19,8 @@ struct kt_lora_config {
 };
 
 struct kt_lora {
-    kt_model *model;
+    KT_HANDLE;
+    kt_model *model;            /**< held */
     struct kt_lora_pair *slots; /**< [model->num_linears]; a == NULL where there is no LoRA */
     uint8_t *has_grad;          /**< [model->num_linears]; slots[i].has_grad points here */
     int32_t *attached;          /**< [num_attached] indices of linears with LoRA, ascending */
@@ -29,6 +31,7 @@ struct kt_lora {
     float *data, *grad; /**< [num_parameters] each: a, b (da, db) of each attached linear in turn */
     uint64_t num_parameters;
     uint64_t seed;
+    uint64_t version; /**< of the values in data: rises when they change */
     struct kt_lora_config config;
 };
 
@@ -41,7 +44,8 @@ bool kt_adapter_has(const kt_lora *lora, const struct kt_linear *linear);
 /** The lowest layer with an attached linear; num_hidden_layers if there is none. */
 int32_t kt_adapter_lowest_layer(const kt_lora *lora);
 
-/** kt_lora_zero_grad. */
+/** Clears the gradients of all attached linears, or of the k-th. */
+void kt_adapter_zero_pair(kt_lora *lora, int32_t k);
 void kt_adapter_zero_grad(kt_lora *lora);
 
 #endif

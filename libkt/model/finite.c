@@ -142,5 +142,6 @@ kt_status kt_model_find_not_finite(kt_model *m, int all)
 
 kt_status kt_model_check_finite(kt_model *model)
 {
+    KT_ENTER(model, "model");
     return kt_model_find_not_finite(model, 1);
 }

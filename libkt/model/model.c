@@ -14,9 +14,7 @@
 
 void kt_model_options_init(kt_model_options *options, size_t size)
 {
-    kt_model_options defaults = {.size = size, .check_finite = 1};
-    memset(options, 0, size);
-    memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
+    kt_options_init(options, size, &(kt_model_options){.check_finite = 1}, sizeof *options);
 }
 
 static kt_status check_finite(struct kt_model *m, int32_t level)
@@ -49,34 +47,9 @@ static kt_status load(struct kt_model *m, const kt_model_options *options)
     return check_finite(m, options->check_finite);
 }
 
-kt_status kt_model_load(kt_context *ctx, const char *path, const kt_model_options *options,
-                        kt_model **out)
+static void destroy(void *handle)
 {
-    kt_model_options o;
-    *out = NULL;
-    kt_model_options_init(&o, sizeof o);
-    KT_TRY(kt_check_given(ctx, path, "the path of a model"));
-    KT_TRY(kt_options_copy(ctx, &o, sizeof o, options, "kt_model_options"));
-    if (o.check_finite < 0 || o.check_finite > 2)
-        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT, "check_finite is %d, not 0, 1 or 2",
-                       o.check_finite);
-    struct kt_model *m = calloc(1, sizeof *m);
-    if (!m)
-        return kt_fail_memory(ctx, sizeof *m, "a model");
-    m->ctx = ctx;
-    m->path = strdup(path);
-    kt_status status = m->path ? load(m, &o) : kt_fail_memory(ctx, strlen(path), "a file name");
-    if (status == KT_OK)
-        *out = m;
-    else
-        kt_model_free(m);
-    return status;
-}
-
-void kt_model_free(kt_model *m)
-{
-    if (!m)
-        return;
+    struct kt_model *m = handle;
     for (int32_t i = 0; i < m->num_linears; i++)
         free(m->linears[i].name);
     free(m->linears);
@@ -86,21 +59,33 @@ void kt_model_free(kt_model *m)
     kt_checkpoint_close(m->checkpoint);
     free(m->used);
     free(m->path);
-    free(m);
 }
 
-/* Copies what the caller's version of a struct has room for, keeping its size field. */
-static kt_status give(kt_context *ctx, const void *known, size_t known_size, void *to,
-                      const char *what)
+kt_status kt_model_load(kt_context *ctx, const char *path, const kt_model_options *options,
+                        kt_model **out)
 {
-    size_t size;
-    memcpy(&size, to, sizeof size);
-    if (size < sizeof size || size > 1u << 16)
-        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
-                       "%s: size field is %zu; set it to the struct's size first", what, size);
-    size_t bytes = size < known_size ? size : known_size;
-    memcpy((char *)to + sizeof size, (const char *)known + sizeof size, bytes - sizeof size);
-    return KT_OK;
+    kt_model_options o;
+    KT_ENTER_CONTEXT_OUT(ctx, out);
+    kt_model_options_init(&o, sizeof o);
+    KT_TRY(kt_check_given(ctx, path, "the path of a model"));
+    KT_TRY(kt_options_copy(ctx, &o, options, KT_SIZED(kt_model_options)));
+    if (o.check_finite < 0 || o.check_finite > 2)
+        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT, "check_finite is %d, not 0, 1 or 2",
+                       o.check_finite);
+    struct kt_model *m;
+    KT_TRY(kt_handle_new(ctx, sizeof *m, destroy, "a model", (void **)&m));
+    m->path = strdup(path);
+    kt_status status = m->path ? load(m, &o) : kt_fail_memory(ctx, strlen(path), "a file name");
+    if (status == KT_OK)
+        *out = m;
+    else
+        kt_model_free(m);
+    return status;
+}
+
+void kt_model_free(kt_model *model)
+{
+    kt_handle_free(model);
 }
 
 static int32_t num_dense_layers(const struct kt_model *m)
@@ -113,6 +98,7 @@ static int32_t num_dense_layers(const struct kt_model *m)
 
 kt_status kt_model_get_info(const kt_model *m, kt_model_info *info)
 {
+    KT_TRY(kt_check_handle(m, __func__, "model"));
     const struct kt_model_config *c = &m->config;
     const kt_model_info known = {
         .architecture = c->architecture->name,
@@ -133,16 +119,17 @@ kt_status kt_model_get_info(const kt_model *m, kt_model_info *info)
         .num_bytes = m->num_bytes,
         .num_skipped_bytes = m->num_skipped_bytes,
     };
-    return give(m->ctx, &known, sizeof known, info, "kt_model_info");
+    return kt_give(m->ctx, info, &known, KT_SIZED(kt_model_info));
 }
 
 size_t kt_model_num_tensors(const kt_model *m)
 {
-    return m->checkpoint->num_tensors;
+    return m ? m->checkpoint->num_tensors : 0;
 }
 
 kt_status kt_model_get_tensor(const kt_model *m, size_t index, kt_tensor_info *info)
 {
+    KT_TRY(kt_check_handle(m, __func__, "model"));
     if (index >= m->checkpoint->num_tensors)
         return kt_fail(m->ctx, KT_ERROR_INVALID_ARGUMENT, "tensor %zu of %zu does not exist", index,
                        m->checkpoint->num_tensors);
@@ -160,15 +147,15 @@ kt_status kt_model_get_tensor(const kt_model *m, size_t index, kt_tensor_info *i
         known.dtype = KT_DTYPE_I4;
         known.shape[1] *= 2;
     }
-    return give(m->ctx, &known, sizeof known, info, "kt_tensor_info");
+    return kt_give(m->ctx, info, &known, KT_SIZED(kt_tensor_info));
 }
 
 size_t kt_model_num_linears(const kt_model *m)
 {
-    return (size_t)m->num_linears;
+    return m ? (size_t)m->num_linears : 0;
 }
 
 const char *kt_model_linear_name(const kt_model *m, size_t index)
 {
-    return index < (size_t)m->num_linears ? m->linears[index].name : NULL;
+    return index < kt_model_num_linears(m) ? m->linears[index].name : NULL;
 }

@@ -9,6 +9,7 @@
 #include <kt/model.h>
 
 #include "backend/device.h"
+#include "core/handle.h"
 
 enum kt_attention_kind { KT_ATTENTION_MLA, KT_ATTENTION_GQA };
 
@@ -136,7 +137,7 @@ struct kt_layer {
 };
 
 struct kt_model {
-    kt_context *ctx;
+    KT_HANDLE;
     char *path;
     struct kt_model_config config;
     struct kt_layer *layers; /**< [num_hidden_layers] */

@@ -8,16 +8,6 @@
 
 #include "core/context.h"
 
-kt_status kt_rule_create(kt_context *ctx, kt_rule **out)
-{
-    kt_rule *rule = calloc(1, sizeof *rule);
-    if (!rule)
-        return kt_fail_memory(ctx, sizeof *rule, "a rule");
-    rule->ctx = ctx;
-    *out = rule;
-    return KT_OK;
-}
-
 static void free_entry(struct kt_rule_entry *entry)
 {
     pcre2_code_free(entry->regex);
@@ -25,14 +15,23 @@ static void free_entry(struct kt_rule_entry *entry)
     free(entry->experts_backend);
 }
 
-void kt_rule_free(kt_rule *rule)
+static void destroy(void *handle)
 {
-    if (!rule)
-        return;
+    kt_rule *rule = handle;
     for (size_t i = 0; i < rule->num_entries; i++)
         free_entry(&rule->entries[i]);
     free(rule->entries);
-    free(rule);
+}
+
+kt_status kt_rule_create(kt_context *ctx, kt_rule **out)
+{
+    KT_ENTER_CONTEXT_OUT(ctx, out);
+    return kt_handle_new(ctx, sizeof **out, destroy, "a rule", (void **)out);
+}
+
+void kt_rule_free(kt_rule *rule)
+{
+    kt_handle_free(rule);
 }
 
 static kt_status compile(kt_context *ctx, const char *regex, void **out)
@@ -77,6 +76,7 @@ kt_status kt_rule_add_entry(kt_rule *rule, const char *name_regex, enum kt_modul
 kt_status kt_rule_add(kt_rule *rule, const char *name_regex, const char *device,
                       const char *experts_backend)
 {
+    KT_ENTER(rule, "rule");
     return kt_rule_add_entry(rule, name_regex, KT_CLASS_ANY, device, experts_backend);
 }
 
@@ -99,7 +99,7 @@ static bool matches(const struct kt_rule_entry *entry, const char *module)
 
 const char *kt_rule_device(const kt_rule *rule, const char *module)
 {
-    for (size_t i = 0; i < rule->num_entries; i++)
+    for (size_t i = 0; rule && module && i < rule->num_entries; i++)
         if (rule->entries[i].device && matches(&rule->entries[i], module))
             return rule->entries[i].device;
     return "cpu";
@@ -107,7 +107,7 @@ const char *kt_rule_device(const kt_rule *rule, const char *module)
 
 const char *kt_rule_experts_backend(const kt_rule *rule, const char *module)
 {
-    for (size_t i = 0; i < rule->num_entries; i++)
+    for (size_t i = 0; rule && module && i < rule->num_entries; i++)
         if (rule->entries[i].experts_backend && matches(&rule->entries[i], module))
             return rule->entries[i].experts_backend;
     return "auto";

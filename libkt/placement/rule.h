@@ -6,6 +6,8 @@
 
 #include <kt/rule.h>
 
+#include "core/handle.h"
+
 /** Kinds of modules that an entry's `class` can narrow it to. Rule files say "torch.nn.Linear" with
  * a name that matches whole layers, and mean the linears in them. */
 enum kt_module_class {
@@ -34,7 +36,7 @@ struct kt_rule_entry {
 };
 
 struct kt_rule {
-    kt_context *ctx;
+    KT_HANDLE;
     struct kt_rule_entry *entries;
     size_t num_entries;
 };

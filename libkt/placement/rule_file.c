@@ -87,7 +87,7 @@ kt_status kt_rule_load(kt_context *ctx, const char *path, kt_rule **out)
 {
     struct kt_yaml *yaml;
     kt_rule *rule;
-    *out = NULL;
+    KT_ENTER_CONTEXT_OUT(ctx, out);
     KT_TRY(kt_check_given(ctx, path, "the path of a rule"));
     KT_TRY(kt_yaml_load(ctx, path, KT_YAML_MAX, &yaml));
     kt_status status = kt_rule_create(ctx, &rule);

@@ -11,7 +11,7 @@
 #define MAX_NAMED 5
 
 struct kt_dataset {
-    kt_context *ctx;
+    KT_HANDLE;
     struct kt_ids ids, labels;
     /* Every entry that was read, those dropped included: LLaMA-Factory splits before it drops. */
     struct row {
@@ -34,19 +34,22 @@ struct loader {
 
 void kt_dataset_options_init(kt_dataset_options *options, size_t size)
 {
-    kt_dataset_options defaults = {.size = size, .dataset_dir = "data", .cutoff_len = 2048};
-    memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
+    kt_options_init(options, size, &(kt_dataset_options){.dataset_dir = "data", .cutoff_len = 2048},
+                    sizeof *options);
 }
 
-void kt_dataset_free(kt_dataset *d)
+static void destroy(void *handle)
 {
-    if (!d)
-        return;
+    kt_dataset *d = handle;
     free(d->ids.data);
     free(d->labels.data);
     free(d->rows);
     free(d->examples);
-    free(d);
+}
+
+void kt_dataset_free(kt_dataset *dataset)
+{
+    kt_handle_free(dataset);
 }
 
 static bool has_target(const struct kt_ids *labels, size_t begin)
@@ -216,14 +219,15 @@ kt_status kt_dataset_load(kt_context *ctx, const kt_tokenizer *tokenizer,
                           const kt_dataset_options *given, kt_dataset **out)
 {
     kt_dataset_options options;
+    kt_dataset *d;
+    KT_ENTER_CONTEXT_OUT(ctx, out);
+    KT_TRY(kt_check_given(ctx, tokenizer, "tokenizer"));
+    if (tokenizer->ctx != ctx)
+        return kt_fail(ctx, KT_ERROR_MISMATCH, "the tokenizer was made from another context");
     kt_dataset_options_init(&options, sizeof options);
-    *out = NULL;
-    KT_TRY(kt_options_copy(ctx, &options, sizeof options, given, "kt_dataset_options"));
+    KT_TRY(kt_options_copy(ctx, &options, given, KT_SIZED(kt_dataset_options)));
     KT_TRY(check_options(ctx, &options));
-    kt_dataset *d = calloc(1, sizeof *d);
-    if (!d)
-        return kt_fail_memory(ctx, sizeof *d, "a dataset");
-    d->ctx = ctx;
+    KT_TRY(kt_handle_new(ctx, sizeof *d, destroy, "a dataset", (void **)&d));
     struct loader l = {.ctx = ctx, .options = &options, .out = d};
     kt_status status = load(&l, tokenizer);
     if (status == KT_OK)
@@ -240,25 +244,20 @@ kt_status kt_dataset_load(kt_context *ctx, const kt_tokenizer *tokenizer,
 
 size_t kt_dataset_num_examples(const kt_dataset *d)
 {
-    return d->num_examples;
+    return d ? d->num_examples : 0;
 }
 
 kt_status kt_dataset_get(const kt_dataset *d, size_t index, kt_example *example)
 {
+    KT_TRY(kt_check_handle(d, __func__, "dataset"));
     if (index >= d->num_examples)
         return kt_fail(d->ctx, KT_ERROR_INVALID_ARGUMENT, "example %zu of %zu does not exist",
                        index, d->num_examples);
-    if (example->size < offsetof(kt_example, reserved))
-        return kt_fail(d->ctx, KT_ERROR_INVALID_ARGUMENT,
-                       "kt_example: size field is %zu; set it to the struct's size first",
-                       example->size);
     const struct row *row = &d->rows[d->examples[index]];
-    kt_example found = {.size = example->size,
-                        .input_ids = d->ids.data + row->begin,
+    kt_example found = {.input_ids = d->ids.data + row->begin,
                         .labels = d->labels.data + row->begin,
                         .length = row->length};
-    memcpy(example, &found, example->size < sizeof found ? example->size : sizeof found);
-    return KT_OK;
+    return kt_give(d->ctx, example, &found, KT_SIZED(kt_example));
 }
 
 static kt_status num_evaluation(const kt_dataset *d, double val_size, size_t *count)
@@ -277,7 +276,6 @@ static kt_status num_evaluation(const kt_dataset *d, double val_size, size_t *co
 static kt_status take_rows(const kt_dataset *from, const uint64_t *rows, size_t count,
                            kt_dataset *to)
 {
-    to->ctx = from->ctx;
     bool ok = kt_grow((void **)&to->rows, &to->rows_capacity, count, sizeof *to->rows);
     for (size_t i = 0; i < count && ok; i++) {
         struct row row = from->rows[rows[i]];
@@ -311,11 +309,14 @@ static kt_status split(const kt_dataset *d, size_t num_test, uint64_t seed, kt_d
 kt_status kt_dataset_split(kt_dataset *d, double val_size, uint64_t seed, kt_dataset **evaluation)
 {
     size_t num_test = 0;
-    *evaluation = NULL;
+    kt_dataset *train = NULL, *test = NULL;
+    KT_ENTER_OUT(d, "dataset", evaluation);
     KT_TRY(num_evaluation(d, val_size, &num_test));
-    kt_dataset *train = calloc(1, sizeof *train), *test = calloc(1, sizeof *test);
-    kt_status status = train && test ? split(d, num_test, seed, train, test)
-                                     : kt_fail_memory(d->ctx, sizeof *d, "a dataset");
+    kt_status status = kt_handle_new(d->ctx, sizeof *d, destroy, "a dataset", (void **)&train);
+    if (status == KT_OK)
+        status = kt_handle_new(d->ctx, sizeof *d, destroy, "a dataset", (void **)&test);
+    if (status == KT_OK)
+        status = split(d, num_test, seed, train, test);
     if (status != KT_OK) {
         kt_dataset_free(train);
         kt_dataset_free(test);

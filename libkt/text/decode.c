@@ -90,9 +90,13 @@ static bool decode(const kt_tokenizer *t, const int32_t *ids, size_t num_ids, bo
 }
 
 kt_status kt_tokenizer_decode(const kt_tokenizer *t, const int32_t *ids, size_t num_ids,
-                              int skip_special, char **text, size_t *length)
+                              int32_t skip_special, char **text, size_t *length)
 {
     struct kt_bytes all = {0};
+    KT_ENTER_OUT(t, "tokenizer", text);
+    KT_TRY(kt_check_out(t->ctx, length, __func__));
+    if (num_ids)
+        KT_TRY(kt_check_given(t->ctx, ids, "ids"));
     if (!decode(t, ids, num_ids, skip_special, &all)) {
         free(all.data);
         return kt_fail_memory(t->ctx, num_ids, "the text of tokens");
@@ -139,23 +143,37 @@ static bool next_text(const struct kt_decoder *d, struct stream *s, const char *
         memcpy(state->pending, s->raw.data + complete, (size_t)state->num_pending);
     strip(d, &s->text, &state->pending[MAX_PENDING]);
     if (!token)
-        *state = (kt_decode_state){0};
+        *state = (kt_decode_state){.size = state->size};
     return true;
 }
 
-kt_status kt_tokenizer_decode_next(const kt_tokenizer *t, kt_decode_state *state, int32_t id,
+static kt_status check_state(kt_context *ctx, const kt_decode_state *state)
+{
+    kt_decode_state known;
+    KT_TRY(kt_check_given(ctx, state, "state"));
+    KT_TRY(kt_options_copy(ctx, &known, state, KT_SIZED(kt_decode_state)));
+    return known.num_pending >= 0 && known.num_pending <= MAX_PENDING
+               ? KT_OK
+               : kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                         "the decode state is broken; begin with {.size = sizeof state}");
+}
+
+kt_status kt_tokenizer_decode_next(const kt_tokenizer *t, kt_decode_state *given, int32_t id,
                                    char *out, size_t capacity, size_t *length)
 {
     struct stream s = {0};
     size_t n = 0;
+    KT_ENTER(t, "tokenizer");
+    KT_TRY(kt_check_out(t->ctx, length, __func__));
     *length = 0;
-    if (state->num_pending < 0 || state->num_pending > MAX_PENDING)
-        return kt_fail(t->ctx, KT_ERROR_INVALID_ARGUMENT, "the decode state was not zeroed");
+    KT_TRY(check_state(t->ctx, given));
+    if (capacity)
+        KT_TRY(kt_check_given(t->ctx, out, "out"));
+    kt_decode_state after = *given;
     const char *token = id < 0 ? NULL : spelling(t, id, true, &n);
     if (id >= 0 && !token)
         return KT_OK;
     kt_status status = KT_OK;
-    kt_decode_state after = *state;
     if (!next_text(&t->decoder, &s, token, n, &after))
         status = kt_fail_memory(t->ctx, n, "the text of a token");
     else if (s.text.count > capacity)
@@ -163,7 +181,7 @@ kt_status kt_tokenizer_decode_next(const kt_tokenizer *t, kt_decode_state *state
                          "the text of a token needs %zu bytes, and there is room for %zu",
                          s.text.count, capacity);
     if (status == KT_OK) {
-        *state = after;
+        kt_give(t->ctx, given, &after, KT_SIZED(kt_decode_state));
         *length = s.text.count;
         if (s.text.count)
             memcpy(out, s.text.data, s.text.count);

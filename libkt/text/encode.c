@@ -92,11 +92,14 @@ kt_status kt_tokenizer_encode_with(const kt_tokenizer *tokenizer, const struct k
 }
 
 kt_status kt_tokenizer_encode(const kt_tokenizer *tokenizer, const char *text, size_t length,
-                              int add_special, int32_t **ids, size_t *num_ids)
+                              int32_t add_special, int32_t **ids, size_t *num_ids)
 {
     struct kt_ids all = {0};
     kt_status status = KT_OK;
-    *ids = NULL;
+    KT_ENTER_OUT(tokenizer, "tokenizer", ids);
+    KT_TRY(kt_check_out(tokenizer->ctx, num_ids, __func__));
+    if (length)
+        KT_TRY(kt_check_given(tokenizer->ctx, text, "text"));
     *num_ids = 0;
     if (add_special && !kt_ids_append(&all, tokenizer->prefix.data, tokenizer->prefix.count))
         status = kt_fail_memory(tokenizer->ctx, length, "the tokens of a text");

@@ -44,8 +44,8 @@ static kt_status fix_special_tokens(struct kt_chat *chat)
                                                                       : memory(chat->tokenizer);
 }
 
-kt_status kt_chat_open(const kt_tokenizer *tokenizer, const char *template_name,
-                       kt_thinking thinking, struct kt_chat *chat)
+kt_status kt_chat_open(const kt_tokenizer *tokenizer, const char *template_name, int32_t thinking,
+                       struct kt_chat *chat)
 {
     KT_TRY(kt_check_given(tokenizer->ctx, template_name, "the name of a template"));
     *chat = (struct kt_chat){.tokenizer = tokenizer,
@@ -54,7 +54,7 @@ kt_status kt_chat_open(const kt_tokenizer *tokenizer, const char *template_name,
                              .thinking = thinking};
     if ((unsigned)thinking > KT_THINKING_EITHER)
         return kt_fail(tokenizer->ctx, KT_ERROR_INVALID_ARGUMENT,
-                       "thinking is %d; it must be one of kt_thinking", (int)thinking);
+                       "thinking is %d; it must be one of kt_thinking", thinking);
     if (!chat->template)
         return kt_fail(tokenizer->ctx, KT_ERROR_NOT_FOUND,
                        "there is no template \"%s\"; the templates are %s", template_name,
@@ -188,28 +188,50 @@ static kt_status encode_turn(const struct kt_chat *chat, size_t i, struct kt_tur
     return status;
 }
 
+/* Message i of an array whose elements have the size that the first one says. */
+static const kt_message *message_at(const kt_message *messages, size_t i)
+{
+    return (const kt_message *)((const char *)messages + i * messages->size);
+}
+
+static kt_status check_messages(kt_context *ctx, const kt_message *messages, size_t num_messages)
+{
+    if (num_messages)
+        KT_TRY(kt_check_given(ctx, messages, "messages"));
+    for (size_t i = 0; i < num_messages; i++) {
+        kt_message known;
+        const kt_message *m = i ? message_at(messages, i) : messages;
+        KT_TRY(kt_options_copy(ctx, &known, m, KT_SIZED(kt_message)));
+        if (known.size != messages->size)
+            return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                           "message %zu has the size %zu, and the first one %zu", i, known.size,
+                           messages->size);
+        KT_TRY(kt_check_given(ctx, known.role, "the role of a message"));
+        KT_TRY(kt_check_given(ctx, known.content, "the content of a message"));
+    }
+    return KT_OK;
+}
+
 static kt_status encode_messages(const struct kt_chat *chat, const kt_message *messages,
                                  size_t num_messages, struct kt_ids *ids)
 {
     kt_context *ctx = chat->tokenizer->ctx;
     const char *system = chat->template->default_system;
-    for (size_t i = 0; i < num_messages; i++) {
-        KT_TRY(kt_check_given(ctx, messages[i].role, "the role of a message"));
-        KT_TRY(kt_check_given(ctx, messages[i].content, "the content of a message"));
-    }
-    if (num_messages && strcmp(messages[0].role, "system") == 0) {
-        if (*messages[0].content)
-            system = messages[0].content;
-        messages++;
+    KT_TRY(check_messages(ctx, messages, num_messages));
+    if (num_messages && strcmp(messages->role, "system") == 0) {
+        if (*messages->content)
+            system = messages->content;
+        messages = message_at(messages, 1);
         num_messages--;
     }
     for (size_t i = 0; i < num_messages; i++) {
-        struct kt_turn turn = {0, messages[i].content, strlen(messages[i].content)};
-        if (!read_role(messages[i].role, &turn.role) || (turn.role & 1) != (i & 1))
+        const kt_message *m = message_at(messages, i);
+        struct kt_turn turn = {0, m->content, strlen(m->content)};
+        if (!read_role(m->role, &turn.role) || (turn.role & 1) != (i & 1))
             return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
                            "message %zu has the role \"%s\"; user and assistant take turns, after "
                            "one system message at most",
-                           i, messages[i].role);
+                           i, m->role);
         KT_TRY(encode_turn(chat, i, turn, system, ids));
     }
     if (num_messages % 2 == 0)
@@ -228,13 +250,14 @@ kt_status kt_tokenizer_apply_template(const kt_tokenizer *tokenizer, const char 
 }
 
 kt_status kt_tokenizer_apply_template_thinking(const kt_tokenizer *tokenizer,
-                                               const char *template_name, kt_thinking thinking,
+                                               const char *template_name, int32_t thinking,
                                                const kt_message *messages, size_t num_messages,
                                                int32_t **ids, size_t *num_ids)
 {
     struct kt_chat chat;
     struct kt_ids all = {0};
-    *ids = NULL;
+    KT_ENTER_OUT(tokenizer, "tokenizer", ids);
+    KT_TRY(kt_check_out(tokenizer->ctx, num_ids, __func__));
     *num_ids = 0;
     KT_TRY(kt_chat_open(tokenizer, template_name, thinking, &chat));
     kt_status status = encode_messages(&chat, messages, num_messages, &all);
@@ -254,7 +277,11 @@ kt_status kt_tokenizer_stop_ids(const kt_tokenizer *tokenizer, const char *templ
     struct kt_chat chat;
     int32_t all[KT_TEMPLATE_STOP_WORDS + 1];
     size_t count = 0;
+    KT_ENTER(tokenizer, "tokenizer");
+    KT_TRY(kt_check_out(tokenizer->ctx, num, __func__));
     *num = 0;
+    if (capacity)
+        KT_TRY(kt_check_given(tokenizer->ctx, ids, "ids"));
     KT_TRY(kt_chat_open(tokenizer, template_name, KT_THINKING_ON, &chat));
     const char *const *stop = chat.template->stop_words;
     all[count++] = chat.eos;

@@ -51,13 +51,13 @@ struct kt_chat {
     const struct kt_template *template;
     struct kt_added added;
     int32_t eos;
-    kt_thinking thinking;
+    int32_t thinking; /**< a kt_thinking */
 };
 
 /** Errors: NOT_FOUND (unknown name; the sentence lists the known ones), OUT_OF_MEMORY. Warns when
  * tokens get new ids. */
-kt_status kt_chat_open(const kt_tokenizer *tokenizer, const char *template_name,
-                       kt_thinking thinking, struct kt_chat *chat);
+kt_status kt_chat_open(const kt_tokenizer *tokenizer, const char *template_name, int32_t thinking,
+                       struct kt_chat *chat);
 void kt_chat_close(struct kt_chat *chat);
 
 struct kt_turn {

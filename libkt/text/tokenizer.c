@@ -5,10 +5,9 @@
 #include "formats/file.h"
 #include "formats/gguf.h"
 
-void kt_tokenizer_free(kt_tokenizer *t)
+static void destroy(void *handle)
 {
-    if (!t)
-        return;
+    kt_tokenizer *t = handle;
     kt_vocab_free(&t->vocab);
     kt_bpe_free(&t->bpe);
     kt_added_free(&t->added);
@@ -18,7 +17,11 @@ void kt_tokenizer_free(kt_tokenizer *t)
     free(t->prefix.data);
     free(t->suffix.data);
     free(t->path);
-    free(t);
+}
+
+void kt_tokenizer_free(kt_tokenizer *tokenizer)
+{
+    kt_handle_free(tokenizer);
 }
 
 /* A checkpoint may have SentencePiece's own file alone. */
@@ -84,12 +87,10 @@ static kt_status load(kt_tokenizer *t)
 
 kt_status kt_tokenizer_load(kt_context *ctx, const char *path, kt_tokenizer **out)
 {
-    *out = NULL;
+    kt_tokenizer *t;
+    KT_ENTER_CONTEXT_OUT(ctx, out);
     KT_TRY(kt_check_given(ctx, path, "the path of a tokenizer"));
-    kt_tokenizer *t = calloc(1, sizeof *t);
-    if (!t)
-        return kt_fail_memory(ctx, sizeof *t, "a tokenizer");
-    t->ctx = ctx;
+    KT_TRY(kt_handle_new(ctx, sizeof *t, destroy, "a tokenizer", (void **)&t));
     t->bos = t->eos = t->pad = -1;
     kt_status status = find_file(ctx, path, &t->path);
     if (status == KT_OK)
@@ -103,8 +104,8 @@ kt_status kt_tokenizer_load(kt_context *ctx, const char *path, kt_tokenizer **ou
 
 int32_t kt_tokenizer_vocab_size(const kt_tokenizer *t)
 {
-    int32_t size = (int32_t)t->vocab.num_entries;
-    for (size_t i = 0; i < t->added.count; i++)
+    int32_t size = t ? (int32_t)t->vocab.num_entries : 0;
+    for (size_t i = 0; t && i < t->added.count; i++)
         if (t->added.tokens[i].id >= size)
             size = t->added.tokens[i].id + 1;
     return size;
@@ -112,17 +113,17 @@ int32_t kt_tokenizer_vocab_size(const kt_tokenizer *t)
 
 int32_t kt_tokenizer_bos_id(const kt_tokenizer *t)
 {
-    return t->bos;
+    return t ? t->bos : -1;
 }
 
 int32_t kt_tokenizer_eos_id(const kt_tokenizer *t)
 {
-    return t->eos;
+    return t ? t->eos : -1;
 }
 
 int32_t kt_tokenizer_pad_id(const kt_tokenizer *t)
 {
-    return t->pad;
+    return t ? t->pad : -1;
 }
 
 int32_t kt_tokenizer_find(const kt_tokenizer *t, const struct kt_added *added, const char *token,
@@ -134,5 +135,5 @@ int32_t kt_tokenizer_find(const kt_tokenizer *t, const struct kt_added *added, c
 
 int32_t kt_tokenizer_token_id(const kt_tokenizer *t, const char *token)
 {
-    return kt_tokenizer_find(t, &t->added, token, strlen(token));
+    return t && token ? kt_tokenizer_find(t, &t->added, token, strlen(token)) : -1;
 }

@@ -6,6 +6,7 @@
 
 #include <kt/tokenizer.h>
 
+#include "core/handle.h"
 #include "formats/json.h"
 #include "text/added.h"
 #include "text/bpe.h"
@@ -15,7 +16,7 @@
 #include "text/vocab.h"
 
 struct kt_tokenizer {
-    kt_context *ctx;
+    KT_HANDLE;
     char *path; /**< of tokenizer.json, or of a GGUF file */
     struct kt_vocab vocab;
     struct kt_bpe bpe;

@@ -11,9 +11,9 @@
 
 void kt_optimizer_options_init(kt_optimizer_options *options, size_t size)
 {
-    kt_optimizer_options defaults = {
-        .size = size, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .max_grad_norm = 1.0};
-    memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
+    const kt_optimizer_options defaults = {
+        .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .max_grad_norm = 1.0};
+    kt_options_init(options, size, &defaults, sizeof defaults);
 }
 
 static kt_status check_options(kt_context *ctx, const kt_optimizer_options *o)
@@ -48,19 +48,28 @@ static kt_status allocate(kt_optimizer *opt)
                            (void **)&opt->second);
 }
 
+static void destroy(void *handle)
+{
+    kt_optimizer *opt = handle;
+    kt_buffer_free(opt->ctx, opt->first);
+    kt_buffer_free(opt->ctx, opt->second);
+    free(opt->steps);
+    free(opt->squares);
+    kt_handle_drop(opt->lora);
+}
+
 kt_status kt_optimizer_create(kt_lora *lora, const kt_optimizer_options *options,
                               kt_optimizer **out)
 {
-    kt_context *ctx = lora->model->ctx;
     kt_optimizer_options o;
-    *out = NULL;
+    kt_optimizer *opt;
+    KT_ENTER_OUT(lora, "lora", out);
     kt_optimizer_options_init(&o, sizeof o);
-    KT_TRY(kt_options_copy(ctx, &o, sizeof o, options, "kt_optimizer_options"));
-    KT_TRY(check_options(ctx, &o));
-    kt_optimizer *opt = calloc(1, sizeof *opt);
-    if (!opt)
-        return kt_fail_memory(ctx, sizeof *opt, "an optimizer");
+    KT_TRY(kt_options_copy(lora->ctx, &o, options, KT_SIZED(kt_optimizer_options)));
+    KT_TRY(check_options(lora->ctx, &o));
+    KT_TRY(kt_handle_new(lora->ctx, sizeof *opt, destroy, "an optimizer", (void **)&opt));
     opt->lora = lora;
+    kt_handle_hold(lora);
     opt->options = o;
     kt_status status = allocate(opt);
     if (status != KT_OK) {
@@ -71,15 +80,9 @@ kt_status kt_optimizer_create(kt_lora *lora, const kt_optimizer_options *options
     return KT_OK;
 }
 
-void kt_optimizer_free(kt_optimizer *opt)
+void kt_optimizer_free(kt_optimizer *optimizer)
 {
-    if (!opt)
-        return;
-    kt_buffer_free(opt->lora->model->ctx, opt->first);
-    kt_buffer_free(opt->lora->model->ctx, opt->second);
-    free(opt->steps);
-    free(opt->squares);
-    free(opt);
+    kt_handle_free(optimizer);
 }
 
 static void square_gradients(void *arg, int64_t begin, int64_t end, int32_t thread)
@@ -102,16 +105,16 @@ static kt_status gradient_norm(kt_optimizer *opt, double *norm)
 {
     kt_lora *lora = opt->lora;
     double sum = 0;
-    kt_parallel_for(lora->model->ctx->pool, lora->num_attached, 1, square_gradients, opt);
-    for (int32_t k = 0; k < lora->num_attached; k++) {
+    kt_parallel_for(lora->ctx->pool, lora->num_attached, 1, square_gradients, opt);
+    for (int32_t k = 0; k < lora->num_attached; k++)
+        sum += opt->squares[k];
+    *norm = sqrt(sum);
+    for (int32_t k = 0; k < lora->num_attached; k++)
         if (!isfinite(opt->squares[k]))
-            return kt_fail(lora->model->ctx, KT_ERROR_NUMERIC,
+            return kt_fail(lora->ctx, KT_ERROR_NUMERIC,
                            "the gradient of %s or its lora_B is not finite, so nothing was "
                            "updated; lower the learning rate, or look at the latest examples",
                            lora->names[2 * k]);
-        sum += opt->squares[k];
-    }
-    *norm = sqrt(sum);
     return KT_OK;
 }
 
@@ -161,16 +164,18 @@ static void update_pairs(void *arg, int64_t begin, int64_t end, int32_t thread)
 
 kt_status kt_optimizer_step(kt_optimizer *opt, double learning_rate, double *grad_norm)
 {
-    kt_context *ctx = opt->lora->model->ctx;
-    double norm = 0, limit = opt->options.max_grad_norm, clip;
+    double unasked, *norm = grad_norm ? grad_norm : &unasked;
+    *norm = NAN;
+    KT_ENTER(opt, "optimizer");
+    kt_context *ctx = opt->ctx;
+    double limit = opt->options.max_grad_norm;
     if (!(learning_rate >= 0) || !isfinite(learning_rate))
         return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
                        "the learning rate is %g; it must be 0 or more", learning_rate);
-    KT_TRY(gradient_norm(opt, &norm));
-    clip = limit > 0 ? limit / (norm + 1e-6) : 1;
+    KT_TRY(gradient_norm(opt, norm));
+    double clip = limit > 0 ? limit / (*norm + 1e-6) : 1;
     struct update update = {opt, learning_rate, (float)(clip < 1 ? clip : 1)};
     kt_parallel_for(ctx->pool, opt->lora->num_attached, 1, update_pairs, &update);
-    if (grad_norm)
-        *grad_norm = norm;
+    opt->lora->version++;
     return KT_OK;
 }

@@ -9,7 +9,8 @@
 #include "model/adapter.h"
 
 struct kt_optimizer {
-    kt_lora *lora;
+    KT_HANDLE;
+    kt_lora *lora; /**< held */
     kt_optimizer_options options;
     uint64_t *steps;       /**< [num_attached]: updates of this linear's A and B so far */
     float *first, *second; /**< moments, laid out as lora->data; unset where steps is 0 */

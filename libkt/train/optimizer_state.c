@@ -67,7 +67,8 @@ static kt_status write_sections(const kt_optimizer *opt, const char *file,
 
 kt_status kt_optimizer_save(const kt_optimizer *opt, const char *file)
 {
-    KT_TRY(kt_check_given(opt->lora->model->ctx, file, "the file of an optimizer"));
+    KT_ENTER(opt, "optimizer");
+    KT_TRY(kt_check_given(opt->ctx, file, "the file of an optimizer"));
     size_t most = 2 + 2 * (size_t)opt->lora->num_attached;
     struct kt_section *sections = calloc(most, sizeof *sections);
     char(*names)[NAME_SIZE] = calloc(most, sizeof *names);
@@ -145,8 +146,9 @@ static kt_status read_state(kt_optimizer *opt, const struct kt_zstd_file *state,
 kt_status kt_optimizer_load(kt_optimizer *opt, const char *file)
 {
     struct kt_zstd_file *state;
-    KT_TRY(kt_check_given(opt->lora->model->ctx, file, "the file of an optimizer"));
-    KT_TRY(kt_zstd_open(opt->lora->model->ctx, file, kind, VERSION, &state));
+    KT_ENTER(opt, "optimizer");
+    KT_TRY(kt_check_given(opt->ctx, file, "the file of an optimizer"));
+    KT_TRY(kt_zstd_open(opt->ctx, file, kind, VERSION, &state));
     kt_status status = read_state(opt, state, file);
     kt_zstd_close(state);
     return status;

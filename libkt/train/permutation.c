@@ -43,10 +43,13 @@ static uint32_t draw(struct twister *t)
 kt_status kt_random_permutation(kt_context *ctx, uint64_t seed, size_t n, int64_t *order)
 {
     struct twister twister;
+    KT_ENTER_CONTEXT(ctx);
     /* torch changes to 64-bit draws from here on */
     if (n >= UINT32_MAX / 20)
         return kt_fail(ctx, KT_ERROR_UNSUPPORTED, "cannot shuffle %zu examples; the most is %u", n,
                        UINT32_MAX / 20 - 1);
+    if (n)
+        KT_TRY(kt_check_given(ctx, order, "order"));
     seed_twister(&twister, (uint32_t)seed);
     for (size_t i = 0; i < n; i++)
         order[i] = (int64_t)i;

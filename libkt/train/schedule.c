@@ -11,9 +11,9 @@ typedef double (*factor_fn)(const kt_schedule *s, uint64_t step, double progress
 
 void kt_schedule_init(kt_schedule *schedule, size_t size)
 {
-    kt_schedule defaults = {
-        .size = size, .type = "linear", .learning_rate = 5e-5, .power = 1.0, .lr_end = 1e-7};
-    memcpy(schedule, &defaults, size < sizeof defaults ? size : sizeof defaults);
+    const kt_schedule defaults = {
+        .type = "linear", .learning_rate = 5e-5, .power = 1.0, .lr_end = 1e-7};
+    kt_options_init(schedule, size, &defaults, sizeof defaults);
 }
 
 static double remaining_steps(const kt_schedule *s)
@@ -108,8 +108,10 @@ kt_status kt_schedule_rate(kt_context *ctx, const kt_schedule *schedule, uint64_
 {
     kt_schedule s;
     size_t found = 0, num_types = sizeof types / sizeof types[0];
+    KT_ENTER_CONTEXT(ctx);
+    KT_TRY(kt_check_out(ctx, learning_rate, __func__));
     kt_schedule_init(&s, sizeof s);
-    KT_TRY(kt_options_copy(ctx, &s, sizeof s, schedule, "kt_schedule"));
+    KT_TRY(kt_options_copy(ctx, &s, schedule, KT_SIZED(kt_schedule)));
     while (found < num_types && (!s.type || strcmp(s.type, types[found].name) != 0))
         found++;
     if (found == num_types)

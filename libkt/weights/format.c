@@ -33,7 +33,7 @@ static const struct {
 
 enum { NUM_DTYPES = sizeof dtypes / sizeof *dtypes };
 
-const char *kt_dtype_name(kt_dtype dtype)
+const char *kt_dtype_name(int32_t dtype)
 {
     return (unsigned)dtype < NUM_DTYPES ? dtypes[dtype].name : "?";
 }

@@ -35,7 +35,8 @@ typedef struct conversation {
 static void add(conversation *c, const char *role, char *content)
 {
     c->messages = app_resize(c->messages, c->num + 1, sizeof *c->messages);
-    c->messages[c->num++] = (kt_message){role, content};
+    c->messages[c->num++] =
+        (kt_message){.size = sizeof(kt_message), .role = role, .content = content};
 }
 
 static void shorten(conversation *c, size_t num)

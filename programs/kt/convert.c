@@ -134,7 +134,7 @@ static int convert(const config *cfg, const char *target, const kt_convert_optio
     return rc;
 }
 
-static int find_format(const char *name, kt_dtype *dtype)
+static int find_format(const char *name, int32_t *dtype)
 {
     for (int i = 0; name && i < NUM_FORMATS; i++) {
         if (!strcmp(formats[i].name, name)) {

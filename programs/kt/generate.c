@@ -17,8 +17,10 @@ static int answer(const config *cfg, const char *prompt)
     int32_t *ids = NULL;
     char *text = NULL;
     if (config_string(cfg, "default_system"))
-        messages[num++] = (kt_message){"system", config_string(cfg, "default_system")};
-    messages[num++] = (kt_message){"user", prompt};
+        messages[num++] = (kt_message){.size = sizeof *messages,
+                                       .role = "system",
+                                       .content = config_string(cfg, "default_system")};
+    messages[num++] = (kt_message){.size = sizeof *messages, .role = "user", .content = prompt};
     int rc = talk_open(&t, cfg);
     if (rc == APP_OK)
         rc = talk_encode(&t, messages, num, &ids, &num_ids);

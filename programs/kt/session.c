@@ -20,13 +20,13 @@ static void on_progress(void *user, const char *what, uint64_t done, uint64_t to
         session_progress(what, done, total);
 }
 
-static int on_cancel(void *user)
+static int32_t on_cancel(void *user)
 {
     (void)user;
     return session_cancelled && session_cancelled();
 }
 
-static void on_log(void *user, kt_log_level level, const char *message)
+static void on_log(void *user, int32_t level, const char *message)
 {
     (void)user;
     if (level > KT_LOG_WARNING)
@@ -68,7 +68,7 @@ static int create_context(session *s, int32_t num_threads)
     options.progress = on_progress;
     options.memory_limit = s->memory_limit;
     kt_status status = kt_context_create(&options, &s->ctx);
-    return status == KT_OK ? APP_OK : app_fail("cannot start libkt: %s", kt_status_string(status));
+    return status == KT_OK ? APP_OK : app_fail("cannot start libkt: %s", kt_last_error(NULL));
 }
 
 int session_open(session *s, const config *cfg)

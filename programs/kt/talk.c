@@ -134,7 +134,7 @@ static int check_length(const talk *t, size_t num_ids)
 
 int talk_answer(talk *t, const int32_t *ids, size_t num_ids, char **answer)
 {
-    kt_decode_state state = {{0}, 0};
+    kt_decode_state state = {.size = sizeof state};
     int rc = check_length(t, num_ids);
     if (rc != APP_OK)
         return rc;

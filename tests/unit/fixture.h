@@ -18,7 +18,7 @@ static kt_context *fixture_context;
 static char fixture_folder[64];
 static char fixture_log[4096]; /* lines logged since the set-up, newest last */
 
-static void fixture_log_line(void *user, kt_log_level level, const char *message)
+static void fixture_log_line(void *user, int32_t level, const char *message)
 {
     (void)user, (void)level;
     size_t used = strlen(fixture_log);

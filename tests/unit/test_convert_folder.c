@@ -49,7 +49,7 @@ static void touch(const char *name)
 
 static int calls_left;
 
-static int stop_after(void *user)
+static int32_t stop_after(void *user)
 {
     (void)user;
     return calls_left-- <= 0;
@@ -417,7 +417,7 @@ END_TEST
 
 static uint64_t stop_at, first;
 
-static int stop_at_bytes(void *user)
+static int32_t stop_at_bytes(void *user)
 {
     (void)user;
     return seen >= stop_at;

@@ -173,7 +173,7 @@ START_TEST(numbers_that_do_not_fit_are_refused)
 }
 END_TEST
 
-static int stop(void *user)
+static int32_t stop(void *user)
 {
     (void)user;
     return 1;

@@ -19,7 +19,7 @@ static json_t *goldens;
 static int warnings;
 static char folder[sizeof "/tmp/kt-dataset-XXXXXX"];
 
-static void count_warnings(void *user, kt_log_level level, const char *message)
+static void count_warnings(void *user, int32_t level, const char *message)
 {
     (void)user;
     (void)message;

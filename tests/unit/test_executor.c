@@ -576,7 +576,7 @@ END_TEST
 
 static int asked, stop_at;
 
-static int cancel(void *user)
+static int32_t cancel(void *user)
 {
     (void)user;
     return ++asked == stop_at;
@@ -646,8 +646,7 @@ START_TEST(misuse_is_refused_with_a_sentence)
     kt_loss unsized = {.size = 0};
     ck_assert_int_eq(kt_executor_forward(c.executor, c.batch, KT_FORWARD_TRAIN, &unsized),
                      KT_ERROR_INVALID_ARGUMENT);
-    ck_assert_int_eq(kt_executor_forward(c.executor, c.batch, (kt_forward_mode)9, NULL),
-                     KT_ERROR_INVALID_ARGUMENT);
+    ck_assert_int_eq(kt_executor_forward(c.executor, c.batch, 9, NULL), KT_ERROR_INVALID_ARGUMENT);
     kt_executor_options_init(&options, sizeof options);
     options.experts_backend = "abacus";
     ck_assert_int_eq(kt_executor_create(c.model, c.lora, &options, &other), KT_ERROR_NOT_FOUND);

@@ -259,7 +259,7 @@ START_TEST(weights_that_are_not_finite_are_named)
 }
 END_TEST
 
-static int say_stop(void *user)
+static int32_t say_stop(void *user)
 {
     (void)user;
     return 1;

@@ -39,8 +39,10 @@ static size_t to_messages(const json_t *chat, kt_message *messages)
     ck_assert_uint_le(json_array_size(chat), MAX_MESSAGES);
     json_array_foreach((json_t *)chat, i, message)
     {
-        messages[i].role = json_string_value(json_object_get(message, "role"));
-        messages[i].content = json_string_value(json_object_get(message, "content"));
+        messages[i] =
+            (kt_message){.size = sizeof *messages,
+                         .role = json_string_value(json_object_get(message, "role")),
+                         .content = json_string_value(json_object_get(message, "content"))};
     }
     return i;
 }
@@ -113,8 +115,9 @@ END_TEST
 
 START_TEST(conversations_out_of_order_are_refused)
 {
-    static const kt_message user = {"user", "x"}, assistant = {"assistant", "y"};
-    static const kt_message system_message = {"system", "z"}, other = {"robot", "w"};
+    const size_t size = sizeof(kt_message);
+    const kt_message user = {size, "user", "x", {0}}, assistant = {size, "assistant", "y", {0}};
+    const kt_message system_message = {size, "system", "z", {0}}, other = {size, "robot", "w", {0}};
     const struct {
         kt_message messages[3];
         size_t num;
@@ -133,9 +136,9 @@ START_TEST(conversations_out_of_order_are_refused)
     ck_assert_int_eq(kt_tokenizer_apply_template(tokenizer, "nothing", &user, 1, &ids, &num),
                      KT_ERROR_NOT_FOUND);
     ck_assert_ptr_nonnull(strstr(kt_last_error(ctx), "deepseek3"));
-    ck_assert_int_eq(kt_tokenizer_apply_template_thinking(tokenizer, "qwen3", (kt_thinking)3, &user,
-                                                          1, &ids, &num),
-                     KT_ERROR_INVALID_ARGUMENT);
+    ck_assert_int_eq(
+        kt_tokenizer_apply_template_thinking(tokenizer, "qwen3", 3, &user, 1, &ids, &num),
+        KT_ERROR_INVALID_ARGUMENT);
 }
 END_TEST
 

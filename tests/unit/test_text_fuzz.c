@@ -199,7 +199,7 @@ static void check_outcome(kt_status status, const void *handle)
 static void use_tokenizer(const kt_tokenizer *tokenizer)
 {
     static const char text[] = "Hello <｜User｜> 你好 é\xcc\x81 123 \xff {{name}}\n   x";
-    static const kt_message message = {"user", "hi"};
+    static const kt_message message = {sizeof message, "user", "hi", {0}};
     int32_t *ids;
     size_t num, length;
     char *decoded;

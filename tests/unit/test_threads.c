@@ -407,7 +407,7 @@ END_TEST
 static char log_text[1024];
 static int log_level = -1;
 
-static void keep_log(void *user, kt_log_level level, const char *message)
+static void keep_log(void *user, int32_t level, const char *message)
 {
     (void)user;
     log_level = (int)level;

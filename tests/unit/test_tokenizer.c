@@ -62,7 +62,7 @@ static void compare_decoded(const char *what, const kt_tokenizer *tokenizer, con
         kt_free(text);
 
         ck_assert_int_eq(kt_tokenizer_decode(tokenizer, ids, num, 1, &text, &length), KT_OK);
-        kt_decode_state state = {0};
+        kt_decode_state state = {.size = sizeof state};
         for (size_t j = 0; j <= num; j++) {
             size_t part;
             ck_assert_int_eq(kt_tokenizer_decode_next(tokenizer, &state, j < num ? ids[j] : -1,
@@ -187,7 +187,7 @@ static const struct {
 START_TEST(bytes_stream_as_characters)
 {
     kt_tokenizer *tokenizer = load(DIR "tiny_sp");
-    kt_decode_state state = {{0}, 0};
+    kt_decode_state state = {.size = sizeof state};
     for (size_t i = 0; i < sizeof streams / sizeof *streams; i++) {
         for (size_t j = 0;; j++) {
             char out[16] = "";
@@ -224,7 +224,7 @@ START_TEST(streaming_holds_back_what_is_not_complete)
     kt_tokenizer *tokenizer = load(DIR "tiny");
     const int32_t f0 = kt_tokenizer_token_id(tokenizer, "ð"),
                   x = kt_tokenizer_token_id(tokenizer, "x");
-    kt_decode_state state = {0};
+    kt_decode_state state = {.size = sizeof state};
     char out[16];
     size_t length;
     ck_assert_int_eq(kt_tokenizer_decode_next(tokenizer, &state, f0, out, 16, &length), KT_OK);
