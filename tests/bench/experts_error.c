@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/experts.h"
+#include "backends/registry.h"
 #include "executor/executor.h"
 #include "model/model.h"
 
@@ -41,26 +41,44 @@ static void need(const struct job *job, kt_status status)
     exit(1);
 }
 
-static kt_status compare_forward(struct kt_experts *e, const struct kt_expert_layer *layer,
-                                 const struct kt_expert_batch *batch, float *y)
+/* In the scratch of the call, which is that of either. */
+static void compare_forward(struct kt_experts *e, const struct kt_expert_call *call,
+                            struct kt_view y)
 {
     struct comparison *c = (struct comparison *)e;
-    size_t n = (size_t)(batch->tokens * layer->hidden_size);
+    int64_t hidden = call->layer->hidden_size;
+    size_t n = (size_t)(call->routing->tokens * hidden);
     float *want = calloc(n, sizeof *want), *got = calloc(n, sizeof *got);
-    struct kt_expert_batch full = *batch;
+    struct kt_expert_call full = *call;
+    if (!want || !got)
+        exit(1);
     full.compute = KT_COMPUTE_F32;
-    kt_status status = want && got ? KT_OK : KT_ERROR_OUT_OF_MEMORY;
-    if (status == KT_OK)
-        status = c->reference->ops->forward(c->reference, layer, &full, want);
-    if (status == KT_OK)
-        status = c->other->ops->forward(c->other, layer, batch, got);
-    for (size_t i = 0; status == KT_OK && i < n; i++) {
+    c->reference->ops->forward(c->reference, &full, kt_view_f32(want, hidden));
+    c->other->ops->forward(c->other, call, kt_view_f32(got, hidden));
+    for (size_t i = 0; i < n; i++) {
         c->difference += pow((double)got[i] - want[i], 2);
         c->norm += pow(want[i], 2);
-        y[i] += want[i];
+        ((float *)y.data)[i] += want[i];
     }
     free(want), free(got);
-    return status;
+}
+
+static bool compare_supports(const struct kt_experts *e, const struct kt_expert_layer *layer,
+                             kt_compute compute, int64_t tokens, bool training)
+{
+    const struct comparison *c = (const struct comparison *)e;
+    return c->other->ops->supports(c->other, layer, compute, tokens, training);
+}
+
+static uint64_t compare_scratch_bytes(const struct kt_experts *e,
+                                      const struct kt_expert_layer *layer, kt_compute compute,
+                                      int64_t tokens, int32_t topk, bool backward)
+{
+    const struct comparison *c = (const struct comparison *)e;
+    uint64_t reference = c->reference->ops->scratch_bytes(c->reference, layer, KT_COMPUTE_F32,
+                                                          tokens, topk, backward);
+    uint64_t other = c->other->ops->scratch_bytes(c->other, layer, compute, tokens, topk, backward);
+    return reference > other ? reference : other;
 }
 
 static void compare_close(struct kt_experts *e)
@@ -72,7 +90,13 @@ static void compare_close(struct kt_experts *e)
 }
 
 static const struct kt_experts_ops compare_ops = {
-    .name = "comparison", .forward = compare_forward, .close = compare_close};
+    .abi = KT_BACKEND_ABI,
+    .name = "comparison",
+    .supports = compare_supports,
+    .scratch_bytes = compare_scratch_bytes,
+    .forward = compare_forward,
+    .close = compare_close,
+};
 
 static struct kt_experts *open_comparison(const struct job *job)
 {
