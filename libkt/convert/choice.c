@@ -9,43 +9,43 @@
 
 enum { NAME_BYTES = 512 };
 
-static int is_linear(const struct kt_converter *c, const struct kt_tensor *t)
+static bool is_linear(const struct kt_converter *c, const struct kt_tensor *t)
 {
     const struct kt_binding *b = kt_binding_of(c->model->config.architecture, t->name);
     if (!b || (b->kind != KT_PLACE_LINEAR && b->kind != KT_PLACE_EXPERT))
-        return 0;
+        return false;
     switch (b->role) {
     case KT_ROLE_ROUTED_EXPERT:
-        return 1;
+        return true;
     case KT_ROLE_ATTENTION:
     case KT_ROLE_DENSE_MLP:
     case KT_ROLE_SHARED_EXPERT:
         return !c->experts_only;
     default:
-        return 0;
+        return false;
     }
 }
 
-int kt_convert_is_quantised(const struct kt_converter *c, const struct kt_tensor *t)
+bool kt_convert_is_quantised(const struct kt_converter *c, const struct kt_tensor *t)
 {
     char name[NAME_BYTES];
     const char *suffix = kt_scale_suffix(kt_tensor_weight_dtype(t));
     if (!suffix || t->ndim != 2)
-        return 0;
+        return false;
     int length = snprintf(name, sizeof name, "%s%s", t->name, suffix);
     return length < NAME_BYTES && kt_checkpoint_find(c->model->checkpoint, name) != NULL;
 }
 
-int kt_convert_is_chosen(const struct kt_converter *c, const struct kt_tensor *t)
+bool kt_convert_is_chosen(const struct kt_converter *c, const struct kt_tensor *t)
 {
     if (kt_tensor_weight_dtype(t) == c->to)
-        return 0;
+        return false;
     return is_linear(c, t) ||
            (!kt_scale_suffix(c->to) && !c->experts_only && kt_convert_is_quantised(c, t));
 }
 
 kt_status kt_convert_choose(const struct kt_converter *c, const struct kt_tensor *t,
-                            struct kt_weight *weight, const struct kt_tensor **scales, int *chosen)
+                            struct kt_weight *weight, const struct kt_tensor **scales, bool *chosen)
 {
     const struct kt_model *m = c->model;
     *chosen = kt_convert_is_chosen(c, t);
@@ -60,7 +60,7 @@ kt_status kt_convert_choose(const struct kt_converter *c, const struct kt_tensor
     return KT_OK;
 }
 
-int kt_convert_drops(const struct kt_converter *c, const struct kt_tensor *t)
+bool kt_convert_drops(const struct kt_converter *c, const struct kt_tensor *t)
 {
     static const char *const suffixes[] = {"_scale_inv", "_scale"};
     char name[NAME_BYTES];
@@ -74,7 +74,7 @@ int kt_convert_drops(const struct kt_converter *c, const struct kt_tensor *t)
         const struct kt_tensor *base = kt_checkpoint_find(c->model->checkpoint, name);
         const char *suffix = base ? kt_scale_suffix(kt_tensor_weight_dtype(base)) : NULL;
         if (suffix && strcmp(suffix, suffixes[i]) == 0 && kt_convert_is_chosen(c, base))
-            return 1;
+            return true;
     }
-    return 0;
+    return false;
 }

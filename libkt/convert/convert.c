@@ -32,10 +32,10 @@ static kt_status check_source(const struct kt_converter *c)
     const struct kt_quantization *q = &c->model->config.quantization;
     const char *file = c->model->checkpoint->files[0].path;
     size_t length = strlen(file);
-    int other = c->to == KT_DTYPE_F8_E4M3
-                    ? q->block_rows &&
-                          (q->block_rows != KT_CONVERT_BLOCK || q->block_cols != KT_CONVERT_BLOCK)
-                    : c->to == KT_DTYPE_I4 && q->group_size && q->group_size != KT_CONVERT_BLOCK;
+    bool other = c->to == KT_DTYPE_F8_E4M3
+                     ? q->block_rows &&
+                           (q->block_rows != KT_CONVERT_BLOCK || q->block_cols != KT_CONVERT_BLOCK)
+                     : c->to == KT_DTYPE_I4 && q->group_size && q->group_size != KT_CONVERT_BLOCK;
     if (length > 5 && strcmp(file + length - 5, ".gguf") == 0)
         return kt_fail(c->ctx, KT_ERROR_UNSUPPORTED,
                        "%s: is a GGUF file; only safetensors checkpoints can be converted",
@@ -52,17 +52,17 @@ struct totals {
     json_t *weight_map; /* NULL = none */
     uint64_t size;      /* of all tensors */
     uint64_t missing;   /* bytes of files that are not whole yet */
-    int single;         /* one file that needs no index */
+    bool single;        /* one file that needs no index */
 };
 
 static kt_status add_shard(struct kt_converter *c, const struct kt_convert_shard *s,
                            struct totals *totals)
 {
-    int whole = 0;
+    bool whole = false;
     c->total += s->source_size;
     totals->size += s->size - s->header_size;
     if (strcmp(s->name, single_name) == 0)
-        totals->single = 1;
+        totals->single = true;
     for (size_t i = 0; i < s->num; i++)
         if (json_object_set_new(totals->weight_map, s->entries[i].to.name, json_string(s->name)) !=
             0)
@@ -102,7 +102,7 @@ static kt_status write_shards(struct kt_converter *c)
     size_t num = c->model->checkpoint->num_files;
     for (size_t i = 0; i < num; i++) {
         struct kt_convert_shard shard;
-        int whole = 0;
+        bool whole = false;
         kt_status status = kt_convert_plan_shard(c, i, &shard);
         if (status == KT_OK)
             status = kt_convert_is_whole(c, &shard, &whole);
@@ -143,7 +143,7 @@ static kt_status convert(struct kt_converter *c)
         status = kt_convert_check_space(c, totals.missing);
     if (status == KT_OK)
         status = kt_convert_allocate(c);
-    int undo = status != KT_OK;
+    bool undo = status != KT_OK;
     if (status == KT_OK)
         status = write_all(c, &totals);
     json_decref(totals.weight_map);

@@ -19,12 +19,12 @@ struct kt_converter {
     kt_context *ctx;
     struct kt_model *model; /**< of the source */
     kt_dtype to;
-    int experts_only;
+    bool experts_only;
 
     const char *target;
     int folder;         /**< open for its lock; -1 = not yet */
-    int created;        /**< the folder was not there before */
-    int recorded;       /**< the record of this conversion was not there before */
+    bool created;       /**< the folder was not there before */
+    bool recorded;      /**< the record of this conversion was not there before */
     uint64_t converted; /**< tensors */
 
     uint64_t done, total; /**< bytes of the source */
@@ -35,15 +35,16 @@ struct kt_converter {
 /* What becomes of a tensor: choice.c */
 
 /** Whether a tensor is converted. */
-int kt_convert_is_chosen(const struct kt_converter *c, const struct kt_tensor *t);
+bool kt_convert_is_chosen(const struct kt_converter *c, const struct kt_tensor *t);
 /** The same, and such a tensor as a weight with its scales, which may be NULL. Errors: as
  * kt_tensor_weight's; UNSUPPORTED when the format cannot hold it. */
 kt_status kt_convert_choose(const struct kt_converter *c, const struct kt_tensor *t,
-                            struct kt_weight *weight, const struct kt_tensor **scales, int *chosen);
+                            struct kt_weight *weight, const struct kt_tensor **scales,
+                            bool *chosen);
 /** Whether it holds the scales of a tensor that is converted. */
-int kt_convert_drops(const struct kt_converter *c, const struct kt_tensor *t);
+bool kt_convert_drops(const struct kt_converter *c, const struct kt_tensor *t);
 /** Whether it is a quantised matrix with scales. */
-int kt_convert_is_quantised(const struct kt_converter *c, const struct kt_tensor *t);
+bool kt_convert_is_quantised(const struct kt_converter *c, const struct kt_tensor *t);
 
 /* Shards: shard.c */
 
@@ -51,7 +52,7 @@ struct kt_convert_entry {
     const struct kt_tensor *from; /**< NULL: scales that another entry makes */
     struct kt_tensor to;          /**< its data are never set */
     uint64_t offset;              /**< in the file */
-    int converts;
+    bool converts;
     struct kt_weight weight;             /**< of a tensor that is converted */
     const struct kt_tensor *from_scales; /**< NULL = none */
     struct kt_convert_entry *to_scales;  /**< NULL = none */
@@ -73,7 +74,7 @@ kt_status kt_convert_plan_shard(struct kt_converter *c, size_t index,
 void kt_convert_free_shard(struct kt_convert_shard *shard);
 /** Whether the target has the whole file; STATE when it has another one of that name. */
 kt_status kt_convert_is_whole(const struct kt_converter *c, const struct kt_convert_shard *shard,
-                              int *whole);
+                              bool *whole);
 kt_status kt_convert_write_shard(struct kt_converter *c, const struct kt_convert_shard *shard);
 
 /* Numbers: stream.c */
@@ -95,7 +96,7 @@ kt_status kt_convert_check_space(const struct kt_converter *c, uint64_t bytes);
 /** Removes the record, so that the folder is a checkpoint like any other. */
 kt_status kt_convert_finish_folder(struct kt_converter *c);
 /** Unlocks; with `undo` removes what kt_convert_open_folder made. */
-void kt_convert_close_folder(struct kt_converter *c, int undo);
+void kt_convert_close_folder(struct kt_converter *c, bool undo);
 
 /* Files beside the shards: files.c */
 

@@ -16,22 +16,22 @@
 
 enum { COPY_BYTES = 1 << 16 };
 
-static int ends_with(const char *name, const char *end)
+static bool ends_with(const char *name, const char *end)
 {
     size_t length = strlen(name), n = strlen(end);
     return length >= n && strcmp(name + length - n, end) == 0;
 }
 
 /* What belongs to a model and is no weights: configuration, tokenizer, templates, code, texts. */
-static int is_copied(const char *name)
+static bool is_copied(const char *name)
 {
     static const char *const ends[] = {".json", ".jinja",    ".model", ".txt",
                                        ".py",   ".tiktoken", ".md"};
     if (*name == '.' || strcmp(name, "config.json") == 0 || ends_with(name, ".index.json"))
-        return 0;
+        return false;
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         if (ends_with(name, ends[i]))
-            return 1;
+            return true;
     return strncmp(name, "LICENSE", 7) == 0;
 }
 
@@ -156,7 +156,7 @@ static json_t *quantization_config(const struct kt_converter *c)
 {
     const struct kt_quantization *q = &c->model->config.quantization;
     unsigned dtypes = quantised_dtypes(c), f8 = 1u << KT_DTYPE_F8_E4M3, i4 = 1u << KT_DTYPE_I4;
-    int copied = q->block_rows && c->to != KT_DTYPE_F8_E4M3;
+    bool copied = q->block_rows && c->to != KT_DTYPE_F8_E4M3;
     json_t *sizes = json_pack("[i, i]", copied ? q->block_rows : KT_CONVERT_BLOCK,
                               copied ? q->block_cols : KT_CONVERT_BLOCK);
     json_t *object = NULL;
@@ -194,7 +194,7 @@ static size_t real_precision(const json_t *json)
     for (size_t digits = 15; digits < 17; digits++) {
         char *text = json_dumps(json, JSON_REAL_PRECISION(digits));
         json_t *back = text ? json_loads(text, 0, NULL) : NULL;
-        int same = back && json_equal(json, back);
+        bool same = back && json_equal(json, back);
         json_decref(back);
         free(text);
         if (same)

@@ -125,7 +125,7 @@ static kt_status begin_record(struct kt_converter *c, const char *path, const ch
             each_name(c, is_config) > 0 ? "holds a complete checkpoint already"
                                         : "is not empty and holds no conversion that could go on");
     KT_TRY(kt_atomic_write_file(c->ctx, path, text, strlen(text)));
-    c->recorded = 1;
+    c->recorded = true;
     return KT_OK;
 }
 
@@ -134,7 +134,7 @@ static kt_status compare_record(struct kt_converter *c, const char *path, const 
     char *found;
     size_t size;
     KT_TRY(kt_file_read(c->ctx, path, KT_JSON_CONFIG_MAX, &found, &size));
-    int same = size == strlen(text) && memcmp(found, text, size) == 0;
+    bool same = size == strlen(text) && memcmp(found, text, size) == 0;
     free(found);
     if (!same)
         return another_record(c, path);
@@ -155,7 +155,7 @@ static kt_status check_record(struct kt_converter *c)
     return status;
 }
 
-static int is_source(const struct kt_converter *c)
+static bool is_source(const struct kt_converter *c)
 {
     struct stat source, target;
     return stat(c->model->path, &source) == 0 && fstat(c->folder, &target) == 0 &&
@@ -203,7 +203,7 @@ kt_status kt_convert_finish_folder(struct kt_converter *c)
     return KT_OK;
 }
 
-void kt_convert_close_folder(struct kt_converter *c, int undo)
+void kt_convert_close_folder(struct kt_converter *c, bool undo)
 {
     if (c->folder < 0)
         return;

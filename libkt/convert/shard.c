@@ -143,19 +143,19 @@ void kt_convert_free_shard(struct kt_convert_shard *s)
     *s = (struct kt_convert_shard){0};
 }
 
-static int begins_with(int fd, const char *header, size_t size)
+static bool begins_with(int fd, const char *header, size_t size)
 {
     char *found = malloc(size);
-    int same = found && pread(fd, found, size, 0) == (ssize_t)size && !memcmp(found, header, size);
+    bool same = found && pread(fd, found, size, 0) == (ssize_t)size && !memcmp(found, header, size);
     free(found);
     return same;
 }
 
 kt_status kt_convert_is_whole(const struct kt_converter *c, const struct kt_convert_shard *s,
-                              int *whole)
+                              bool *whole)
 {
     struct stat info;
-    *whole = 0;
+    *whole = false;
     int fd = openat(c->folder, s->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 && errno == ENOENT)
         return KT_OK;

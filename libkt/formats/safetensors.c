@@ -54,12 +54,12 @@ kt_status kt_checkpoint_sort(struct kt_checkpoint *c)
     return KT_OK;
 }
 
-static int has_file(const struct kt_checkpoint *c, const char *shard)
+static bool has_file(const struct kt_checkpoint *c, const char *shard)
 {
     for (size_t i = 0; i < c->num_files; i++)
         if (strcmp(strrchr(c->files[i].path, '/') + 1, shard) == 0)
-            return 1;
-    return 0;
+            return true;
+    return false;
 }
 
 static kt_status add_shards(struct kt_checkpoint *c, const char *folder, const char *index,

@@ -15,7 +15,7 @@
 struct kt_lora_config {
     int32_t rank;
     float alpha, dropout;
-    int use_rslora;
+    bool use_rslora;
 };
 
 struct kt_lora {

@@ -16,7 +16,7 @@ enum { NAME_BYTES = 256, VECTOR_ALIGN = 16 };
  * from config.json are believed no further than there are tensors for them. */
 struct binder {
     struct kt_model *model;
-    int store;
+    bool store;
     int64_t num_linears, num_experts, num_floats;
     uint64_t expert_parameters;
 };
@@ -259,7 +259,7 @@ kt_status kt_model_bind(struct kt_model *m)
     KT_TRY(take_all(&b));
     KT_TRY(allocate(&b));
     count_active(m, b.expert_parameters);
-    b = (struct binder){.model = m, .store = 1};
+    b = (struct binder){.model = m, .store = true};
     KT_TRY(take_all(&b));
     for (int32_t i = 0; i < m->config.num_hidden_layers; i++) {
         struct kt_layer *layer = &m->layers[i];

@@ -11,7 +11,7 @@
 
 enum { MAX_SIZE = 1 << 24 };
 
-kt_status kt_config_int(const struct kt_json *json, const char *key, int required, int64_t low,
+kt_status kt_config_int(const struct kt_json *json, const char *key, bool required, int64_t low,
                         int64_t high, int32_t *value)
 {
     int64_t number = *value;
@@ -61,7 +61,7 @@ static kt_status read_token_id(const struct kt_json *json, const char *key,
     json_t *value = json_object_get(json->object, key);
     *id = -1;
     if (!json_is_array(value))
-        return kt_config_int(json, key, 0, -1, c->vocab_size - 1, id);
+        return kt_config_int(json, key, false, -1, c->vocab_size - 1, id);
     json_t *first = json_array_get(value, 0);
     if (!json_is_integer(first) || json_integer_value(first) < 0 ||
         json_integer_value(first) >= c->vocab_size)
@@ -106,14 +106,14 @@ static kt_status warn_dropout(const struct kt_json *json)
 static kt_status read_shared(const struct kt_json *json, struct kt_model_config *c)
 {
     bool tied = false;
-    KT_TRY(kt_config_int(json, "vocab_size", 1, 1, MAX_SIZE, &c->vocab_size));
-    KT_TRY(kt_config_int(json, "hidden_size", 1, 1, MAX_SIZE, &c->hidden_size));
-    KT_TRY(kt_config_int(json, "num_hidden_layers", 1, 1, KT_MAX_LAYERS, &c->num_hidden_layers));
-    KT_TRY(kt_config_int(json, "num_attention_heads", 1, 1, 65536, &c->num_attention_heads));
+    KT_TRY(kt_config_int(json, "vocab_size", true, 1, MAX_SIZE, &c->vocab_size));
+    KT_TRY(kt_config_int(json, "hidden_size", true, 1, MAX_SIZE, &c->hidden_size));
+    KT_TRY(kt_config_int(json, "num_hidden_layers", true, 1, KT_MAX_LAYERS, &c->num_hidden_layers));
+    KT_TRY(kt_config_int(json, "num_attention_heads", true, 1, 65536, &c->num_attention_heads));
     c->num_key_value_heads = c->num_attention_heads;
-    KT_TRY(kt_config_int(json, "num_key_value_heads", 0, 1, 65536, &c->num_key_value_heads));
-    KT_TRY(
-        kt_config_int(json, "max_position_embeddings", 1, 1, 1 << 30, &c->max_position_embeddings));
+    KT_TRY(kt_config_int(json, "num_key_value_heads", false, 1, 65536, &c->num_key_value_heads));
+    KT_TRY(kt_config_int(json, "max_position_embeddings", true, 1, 1 << 30,
+                         &c->max_position_embeddings));
     KT_TRY(kt_json_bool(json, "tie_word_embeddings", KT_JSON_OPTIONAL, &tied));
     c->tie_word_embeddings = tied;
     KT_TRY(read_token_id(json, "bos_token_id", c, &c->bos_token_id));

@@ -40,7 +40,7 @@ const char *const kt_decoder_ignored[] = {"model.layers.%l.self_attn.rotary_emb.
 
 static kt_status read_head_dim(const struct kt_json *json, struct kt_model_config *c)
 {
-    KT_TRY(kt_config_int(json, "head_dim", 0, 2, MAX_HEAD_DIM, &c->head_dim));
+    KT_TRY(kt_config_int(json, "head_dim", false, 2, MAX_HEAD_DIM, &c->head_dim));
     if (!c->head_dim && c->hidden_size % c->num_attention_heads)
         return kt_fail(json->ctx, KT_ERROR_FORMAT,
                        "%s: \"hidden_size\" (%d) cannot be divided into \"num_attention_heads\" "
@@ -62,7 +62,8 @@ kt_status kt_decoder_configure(const struct kt_json *json, int32_t head_dim,
     c->attention = KT_ATTENTION_GQA;
     c->head_dim = head_dim;
     KT_TRY(read_head_dim(json, c));
-    KT_TRY(kt_config_int(json, "intermediate_size", 1, 1, MAX_INTERMEDIATE, &c->intermediate_size));
+    KT_TRY(
+        kt_config_int(json, "intermediate_size", true, 1, MAX_INTERMEDIATE, &c->intermediate_size));
     c->softmax_scale = (float)pow(c->head_dim, -0.5);
     return kt_config_read_rope(json, c->head_dim, c);
 }
@@ -72,7 +73,7 @@ kt_status kt_decoder_read_window(const struct kt_json *json, int32_t fallback, i
 {
     if (!json_is_null(json_object_get(json->object, "sliding_window")))
         c->sliding_window = fallback;
-    KT_TRY(kt_config_int(json, "sliding_window", 0, 1, INT32_MAX, &c->sliding_window));
+    KT_TRY(kt_config_int(json, "sliding_window", false, 1, INT32_MAX, &c->sliding_window));
     for (int32_t i = first; c->sliding_window && i < c->num_hidden_layers; i++)
         c->layers[i] |= KT_LAYER_WINDOW;
     return KT_OK;
@@ -82,10 +83,10 @@ kt_status kt_decoder_read_router(const struct kt_json *json, const char *key,
                                  struct kt_model_config *c)
 {
     struct kt_router *r = &c->router;
-    KT_TRY(kt_config_int(json, key, 1, 0, MAX_EXPERTS, &c->n_routed_experts));
+    KT_TRY(kt_config_int(json, key, true, 0, MAX_EXPERTS, &c->n_routed_experts));
     if (!c->n_routed_experts)
         return KT_OK;
-    KT_TRY(kt_config_int(json, "num_experts_per_tok", 1, 1, c->n_routed_experts, &r->topk));
+    KT_TRY(kt_config_int(json, "num_experts_per_tok", true, 1, c->n_routed_experts, &r->topk));
     r->scoring = KT_SCORING_SOFTMAX;
     r->num_experts = c->n_routed_experts;
     r->n_group = r->topk_group = 1;

@@ -60,11 +60,11 @@ static kt_status read_attention(const struct kt_json *json, struct kt_model_conf
                        "%s: \"num_key_value_heads\" is %d, but latent attention needs as many as "
                        "\"num_attention_heads\", %d",
                        json->path, c->num_key_value_heads, c->num_attention_heads);
-    KT_TRY(kt_config_int(json, "q_lora_rank", 0, 1, MAX_INTERMEDIATE, &c->q_lora_rank));
-    KT_TRY(kt_config_int(json, "kv_lora_rank", 1, 1, MAX_INTERMEDIATE, &c->kv_lora_rank));
-    KT_TRY(kt_config_int(json, "qk_nope_head_dim", 1, 1, MAX_HEAD_DIM, &c->qk_nope_head_dim));
-    KT_TRY(kt_config_int(json, "qk_rope_head_dim", 1, 2, MAX_HEAD_DIM, &c->qk_rope_head_dim));
-    KT_TRY(kt_config_int(json, "v_head_dim", 1, 1, MAX_HEAD_DIM, &c->v_head_dim));
+    KT_TRY(kt_config_int(json, "q_lora_rank", false, 1, MAX_INTERMEDIATE, &c->q_lora_rank));
+    KT_TRY(kt_config_int(json, "kv_lora_rank", true, 1, MAX_INTERMEDIATE, &c->kv_lora_rank));
+    KT_TRY(kt_config_int(json, "qk_nope_head_dim", true, 1, MAX_HEAD_DIM, &c->qk_nope_head_dim));
+    KT_TRY(kt_config_int(json, "qk_rope_head_dim", true, 2, MAX_HEAD_DIM, &c->qk_rope_head_dim));
+    KT_TRY(kt_config_int(json, "v_head_dim", true, 1, MAX_HEAD_DIM, &c->v_head_dim));
     KT_TRY(kt_json_bool(json, "attention_bias", KT_JSON_OPTIONAL, &bias));
     KT_TRY(kt_json_bool(json, "rope_interleave", KT_JSON_OPTIONAL, &interleave));
     c->attention_bias = bias;
@@ -82,14 +82,15 @@ static kt_status read_experts(const struct kt_json *json, struct kt_model_config
     double scaling;
     struct kt_router *r = &c->router;
     int32_t dense = 0, step = 1;
-    KT_TRY(kt_config_int(json, "intermediate_size", 1, 1, MAX_INTERMEDIATE, &c->intermediate_size));
-    KT_TRY(kt_config_int(json, "n_routed_experts", 1, 1, MAX_EXPERTS, &c->n_routed_experts));
-    KT_TRY(kt_config_int(json, "moe_intermediate_size", 1, 1, MAX_INTERMEDIATE,
+    KT_TRY(
+        kt_config_int(json, "intermediate_size", true, 1, MAX_INTERMEDIATE, &c->intermediate_size));
+    KT_TRY(kt_config_int(json, "n_routed_experts", true, 1, MAX_EXPERTS, &c->n_routed_experts));
+    KT_TRY(kt_config_int(json, "moe_intermediate_size", true, 1, MAX_INTERMEDIATE,
                          &c->moe_intermediate_size));
-    KT_TRY(kt_config_int(json, "n_shared_experts", 0, 0, 1024, &c->n_shared_experts));
-    KT_TRY(kt_config_int(json, "first_k_dense_replace", 1, 0, 1 << 20, &dense));
-    KT_TRY(kt_config_int(json, "moe_layer_freq", 0, 1, 1 << 20, &step));
-    KT_TRY(kt_config_int(json, "num_experts_per_tok", 1, 1, c->n_routed_experts, &r->topk));
+    KT_TRY(kt_config_int(json, "n_shared_experts", false, 0, 1024, &c->n_shared_experts));
+    KT_TRY(kt_config_int(json, "first_k_dense_replace", true, 0, 1 << 20, &dense));
+    KT_TRY(kt_config_int(json, "moe_layer_freq", false, 1, 1 << 20, &step));
+    KT_TRY(kt_config_int(json, "num_experts_per_tok", true, 1, c->n_routed_experts, &r->topk));
     KT_TRY(kt_json_real(json, "routed_scaling_factor", KT_JSON_REQUIRED, &scaling));
     if (!isfinite(scaling))
         return kt_fail(json->ctx, KT_ERROR_FORMAT, "%s: \"routed_scaling_factor\" is not finite",
@@ -113,8 +114,8 @@ kt_status kt_deepseek_read_groups(const struct kt_json *json, struct kt_model_co
 {
     struct kt_router *r = &c->router;
     int32_t least = r->group_score == KT_GROUP_TOP2_SUM ? 2 : 1;
-    KT_TRY(kt_config_int(json, "n_group", 1, 1, r->num_experts / least, &r->n_group));
-    KT_TRY(kt_config_int(json, "topk_group", 1, 1, r->n_group, &r->topk_group));
+    KT_TRY(kt_config_int(json, "n_group", true, 1, r->num_experts / least, &r->n_group));
+    KT_TRY(kt_config_int(json, "topk_group", true, 1, r->n_group, &r->topk_group));
     if (r->num_experts % r->n_group)
         return kt_fail(
             json->ctx, KT_ERROR_FORMAT,

@@ -13,9 +13,9 @@ static kt_status configure(const struct kt_json *json, struct kt_model_config *c
     KT_TRY(kt_deepseek_expect(json, "topk_method", "noaux_tc"));
     KT_TRY(kt_json_bool(json, "norm_topk_prob", KT_JSON_OPTIONAL, &normalize));
     c->num_nextn_predict_layers = 1;
-    KT_TRY(
-        kt_config_int(json, "num_nextn_predict_layers", 0, 0, 1024, &c->num_nextn_predict_layers));
-    c->router_correction_bias = 1;
+    KT_TRY(kt_config_int(json, "num_nextn_predict_layers", false, 0, 1024,
+                         &c->num_nextn_predict_layers));
+    c->router_correction_bias = true;
     c->router.scoring = KT_SCORING_SIGMOID;
     c->router.group_score = KT_GROUP_TOP2_SUM;
     c->router.norm_topk_prob = normalize;

@@ -70,7 +70,7 @@ const char *kt_dim_keys(const struct kt_model_config *c, enum kt_dim dim)
     return own && own[dim] ? own[dim] : keys[dim];
 }
 
-int kt_config_is_moe(const struct kt_model_config *c, int32_t layer)
+bool kt_config_is_moe(const struct kt_model_config *c, int32_t layer)
 {
     return (c->layers[layer] & KT_LAYER_MOE) != 0;
 }

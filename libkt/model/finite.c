@@ -20,7 +20,7 @@ struct scan {
 };
 
 /* A number is NaN or infinite when all bits of its exponent are set. */
-static int has_set_16(const uint16_t *x, int64_t n, uint16_t exponent)
+static bool has_set_16(const uint16_t *x, int64_t n, uint16_t exponent)
 {
     int found = 0;
     for (int64_t i = 0; i < n; i++)
@@ -28,7 +28,7 @@ static int has_set_16(const uint16_t *x, int64_t n, uint16_t exponent)
     return found;
 }
 
-static int has_set_32(const uint32_t *x, int64_t n)
+static bool has_set_32(const uint32_t *x, int64_t n)
 {
     int found = 0;
     for (int64_t i = 0; i < n; i++)
@@ -51,7 +51,7 @@ static void scan_blocks(void *arg, int64_t begin, int64_t end, int32_t thread)
     }
 }
 
-static int has_nan_f8(const uint8_t *x, int64_t n)
+static bool has_nan_f8(const uint8_t *x, int64_t n)
 {
     int found = 0;
     for (int64_t i = 0; i < n; i++)
@@ -59,7 +59,7 @@ static int has_nan_f8(const uint8_t *x, int64_t n)
     return found;
 }
 
-static int is_found(const struct kt_tensor *t, int64_t begin, int64_t n)
+static bool is_found(const struct kt_tensor *t, int64_t begin, int64_t n)
 {
     const char *data = (const char *)t->data + (size_t)begin * kt_dtype_size(t->dtype);
     switch (t->dtype) {
@@ -72,7 +72,7 @@ static int is_found(const struct kt_tensor *t, int64_t begin, int64_t n)
     case KT_DTYPE_F8_E4M3:
         return has_nan_f8((const void *)data, n);
     default: /* integers */
-        return 0;
+        return false;
     }
 }
 
@@ -118,12 +118,12 @@ kt_status kt_tensor_check_scales(kt_context *ctx, const struct kt_tensor *t)
     return KT_OK;
 }
 
-static int is_small(const struct kt_model_config *c, const struct kt_tensor *t)
+static bool is_small(const struct kt_model_config *c, const struct kt_tensor *t)
 {
     return t->ndim == 1 || (t->shape[0] == c->n_routed_experts && t->shape[1] == c->hidden_size);
 }
 
-kt_status kt_model_find_not_finite(kt_model *m, int all)
+kt_status kt_model_find_not_finite(kt_model *m, bool all)
 {
     const struct kt_checkpoint *c = m->checkpoint;
     uint64_t done = 0;
@@ -143,5 +143,5 @@ kt_status kt_model_find_not_finite(kt_model *m, int all)
 kt_status kt_model_check_finite(kt_model *model)
 {
     KT_ENTER(model, "model");
-    return kt_model_find_not_finite(model, 1);
+    return kt_model_find_not_finite(model, true);
 }

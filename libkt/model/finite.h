@@ -14,6 +14,6 @@ kt_status kt_tensor_check_scales(kt_context *ctx, const struct kt_tensor *tensor
 
 /** Looks through the tensors that are used, or through norms, biases and routers alone. Errors:
  * NUMERIC with file and tensor, CANCELLED. */
-kt_status kt_model_find_not_finite(kt_model *model, int all);
+kt_status kt_model_find_not_finite(kt_model *model, bool all);
 
 #endif

@@ -24,7 +24,7 @@ static kt_status build_latent_attention(const struct kt_gguf_builder *b)
                        json_boolean(kt_gguf_find(b->gguf, "blk.0.attn_kv_a_mqa.bias")));
 }
 
-static kt_status build_groups(const struct kt_gguf_builder *b, int sigmoid)
+static kt_status build_groups(const struct kt_gguf_builder *b, bool sigmoid)
 {
     int64_t groups = 1;
     if (!kt_gguf_has(b, "expert_group_count"))
@@ -89,12 +89,12 @@ static kt_status build_grouped_attention(const struct kt_gguf_builder *b)
                        "supported; all three must be equal",
                        b->json.path, (long long)length, (long long)value, (long long)rotated);
     KT_TRY(kt_gguf_put(b, "head_dim", json_integer(length)));
-    int bias = kt_gguf_find(b->gguf, "blk.0.attn_q.bias") != NULL;
+    bool bias = kt_gguf_find(b->gguf, "blk.0.attn_q.bias") != NULL;
     KT_TRY(kt_gguf_put(b, "attention_bias", json_boolean(bias)));
     return kt_gguf_put(b, "qkv_bias", json_boolean(bias));
 }
 
-static kt_status build_qwen_moe(const struct kt_gguf_builder *b, const char *type, int normalize)
+static kt_status build_qwen_moe(const struct kt_gguf_builder *b, const char *type, bool normalize)
 {
     static const char *const keys[][2] = {{"expert_count", "num_experts"},
                                           {"expert_used_count", "num_experts_per_tok"},
@@ -112,12 +112,12 @@ static kt_status build_qwen2moe(const struct kt_gguf_builder *b)
 {
     KT_TRY(kt_gguf_copy(b, "expert_shared_feed_forward_length", KT_JSON_REQUIRED,
                         "shared_expert_intermediate_size"));
-    return build_qwen_moe(b, "qwen2_moe", 0);
+    return build_qwen_moe(b, "qwen2_moe", false);
 }
 
 static kt_status build_qwen3moe(const struct kt_gguf_builder *b)
 {
-    return build_qwen_moe(b, "qwen3_moe", 1);
+    return build_qwen_moe(b, "qwen3_moe", true);
 }
 
 static kt_status build_qwen2(const struct kt_gguf_builder *b)

@@ -23,7 +23,7 @@ enum kt_rope_kind {
 
 struct kt_rope_config {
     enum kt_rope_kind kind;
-    int interleaved;
+    bool interleaved;
     int32_t dim;
     double theta;
     double factor;                                       /**< of all kinds but the default */
@@ -31,7 +31,7 @@ struct kt_rope_config {
     double low_freq_factor, high_freq_factor;            /**< Llama 3 */
     double attention_factor;                             /**< multiplies cos and sin */
     int32_t original_max_position_embeddings;            /**< DYNAMIC: theta grows beyond it */
-    int truncate; /**< YaRN's correction range is rounded to whole dimensions */
+    bool truncate; /**< YaRN's correction range is rounded to whole dimensions */
 };
 
 enum { KT_MAX_LAYERS = 4096 };
@@ -39,7 +39,7 @@ enum { KT_MAX_LAYERS = 4096 };
 /** What config.json says of quantised tensors; see model/quantization.h. */
 struct kt_quantization {
     int32_t block_rows, block_cols; /**< F8_E4M3: elements that share a scale; 0 = none are F8 */
-    int int8;                       /**< I8 with a scale for each row */
+    bool int8;                      /**< I8 with a scale for each row */
     int32_t group_size;             /**< I4: elements of a row that share a scale; 0 = none */
 };
 
@@ -56,7 +56,7 @@ struct kt_model_config {
     float rms_norm_eps;
     float
         latent_norm_eps; /**< of q_a_layernorm and kv_a_layernorm: DeepSeek's code fixes it, 1e-6 */
-    int tie_word_embeddings;
+    bool tie_word_embeddings;
     enum kt_activation activation;
 
     enum kt_attention_kind attention;
@@ -65,18 +65,18 @@ struct kt_model_config {
     int32_t kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
     int32_t head_dim;       /**< of queries, keys and values in grouped-query attention */
     int32_t sliding_window; /**< tokens that a query sees, itself included */
-    int attention_bias;
+    bool attention_bias;
     float softmax_scale;
     struct kt_rope_config rope;
 
     int32_t intermediate_size, moe_intermediate_size;
-    int mlp_bias;
+    bool mlp_bias;
     int32_t n_routed_experts, n_shared_experts;
     int32_t shared_intermediate_size; /**< of all shared experts together */
     uint8_t layers[KT_MAX_LAYERS];    /**< KT_LAYER_* bits */
     int32_t num_nextn_predict_layers; /**< layers behind the last that are not used (arXiv
                                          2412.19437) */
-    int router_correction_bias; /**< layers have one; router.correction_bias itself is NULL here */
+    bool router_correction_bias; /**< layers have one; router.correction_bias itself is NULL here */
     struct kt_router router;
     struct kt_quantization quantization;
 };
@@ -126,7 +126,7 @@ struct kt_layer {
     /* any attention */
     struct kt_linear *o;
     /* feed-forward */
-    int is_moe;
+    bool is_moe;
     struct kt_mlp mlp; /**< dense, or the shared experts (as one wide MLP); gate NULL = none */
     struct kt_weight router;         /**< [n_routed_experts, hidden_size] */
     struct kt_linear *router_linear; /**< the same where LoRA can attach to it, or NULL */
@@ -186,11 +186,11 @@ kt_status kt_config_read_object(kt_context *ctx, const char *path, const json_t 
 kt_status kt_config_read_rope(const struct kt_json *json, int32_t dim,
                               struct kt_model_config *config);
 /** kt_json_int with a range, into an int32_t. */
-kt_status kt_config_int(const struct kt_json *json, const char *key, int required, int64_t low,
+kt_status kt_config_int(const struct kt_json *json, const char *key, bool required, int64_t low,
                         int64_t high, int32_t *value);
 /** The factor that YaRN multiplies attention with at this scale: 0.1 * mscale * ln(scale) + 1. */
 double kt_yarn_mscale(double scale, double mscale);
-int kt_config_is_moe(const struct kt_model_config *config, int32_t layer);
+bool kt_config_is_moe(const struct kt_model_config *config, int32_t layer);
 
 /** Inverse frequencies [dim / 2] and attention factor applied: cos, sin [count, dim / 2] of the
  * positions from `first` on, in a sequence of `length` tokens (which DYNAMIC alone looks at). */
@@ -199,7 +199,7 @@ void kt_rope_tables(const struct kt_rope_config *rope, int64_t length, int32_t f
 
 /** Whether a sequence of `length` tokens is rotated by the same frequencies as one of any other
  * length for which this is so: always but for DYNAMIC. */
-int kt_rope_is_plain(const struct kt_rope_config *rope, int64_t length);
+bool kt_rope_is_plain(const struct kt_rope_config *rope, int64_t length);
 
 /** Tokens that the model can hold: max_position_embeddings, which DYNAMIC stretches by its factor.
  */

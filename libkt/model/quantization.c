@@ -51,7 +51,7 @@ static kt_status read_fp8(const struct kt_json *json, struct kt_quantization *q)
 static kt_status read_kt(const struct kt_json *json, struct kt_quantization *q)
 {
     int32_t bits = 0;
-    KT_TRY(kt_config_int(json, "bits", 1, 4, 8, &bits));
+    KT_TRY(kt_config_int(json, "bits", true, 4, 8, &bits));
     if (bits != 4 && bits != 8)
         return kt_fail(json->ctx, KT_ERROR_UNSUPPORTED, "%s: \"%sbits\" is %d; it can be 8 or 4",
                        json->path, json->prefix, bits);
@@ -61,7 +61,7 @@ static kt_status read_kt(const struct kt_json *json, struct kt_quantization *q)
                        "%s: \"%sgroup_size\" is %d; it must be even, since a byte holds two "
                        "elements",
                        json->path, json->prefix, q->group_size);
-    q->int8 = 1;
+    q->int8 = true;
     return read_block_size(json, KT_JSON_OPTIONAL, q);
 }
 

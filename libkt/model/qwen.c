@@ -35,7 +35,7 @@ kt_status kt_qwen_read_moe(const struct kt_json *json, struct kt_model_config *c
     int32_t step = 1;
     bool normalize = false;
     KT_TRY(kt_decoder_read_router(json, "num_experts", c));
-    KT_TRY(kt_config_int(json, "decoder_sparse_step", 0, 1, 1 << 20, &step));
+    KT_TRY(kt_config_int(json, "decoder_sparse_step", false, 1, 1 << 20, &step));
     KT_TRY(kt_config_int(json, "moe_intermediate_size", c->n_routed_experts != 0, 1, 1 << 24,
                          &c->moe_intermediate_size));
     KT_TRY(kt_json_bool(json, "norm_topk_prob", KT_JSON_OPTIONAL, &normalize));
@@ -62,7 +62,7 @@ static kt_status read_layer_types(const struct kt_json *json, struct kt_model_co
         return KT_OK;
     for (int32_t i = 0; i < c->num_hidden_layers; i++) {
         const char *type = json_string_value(json_array_get(types, (size_t)i));
-        int window = type && strcmp(type, "sliding_attention") == 0;
+        bool window = type && strcmp(type, "sliding_attention") == 0;
         if (!type || (!window && strcmp(type, "full_attention") != 0))
             return kt_fail(json->ctx, KT_ERROR_UNSUPPORTED,
                            "%s: \"layer_types\" says nothing of layer %d that is known; each is "
@@ -83,7 +83,7 @@ static kt_status read_layer_types(const struct kt_json *json, struct kt_model_co
 kt_status kt_qwen_read_layer_windows(const struct kt_json *json, struct kt_model_config *c)
 {
     int32_t first = 28;
-    KT_TRY(kt_config_int(json, "max_window_layers", 0, 0, 1 << 30, &first));
+    KT_TRY(kt_config_int(json, "max_window_layers", false, 0, 1 << 30, &first));
     KT_TRY(kt_qwen_read_window(json, first, c));
     return read_layer_types(json, c);
 }

@@ -13,7 +13,7 @@ static const struct kt_binding layer_bindings[] = {
 
 static kt_status configure(const struct kt_json *json, struct kt_model_config *c)
 {
-    c->attention_bias = 1;
+    c->attention_bias = true;
     KT_TRY(kt_decoder_configure(json, 0, c));
     return kt_qwen_read_layer_windows(json, c);
 }

@@ -33,7 +33,7 @@ static kt_status read_yarn(const struct kt_json *json, struct kt_model_config *c
     KT_TRY(positive(json, "beta_slow", &r->beta_slow));
     KT_TRY(kt_json_real(json, "mscale", KT_JSON_OPTIONAL, &r->mscale));
     KT_TRY(kt_json_real(json, "mscale_all_dim", KT_JSON_OPTIONAL, &r->mscale_all_dim));
-    KT_TRY(kt_config_int(json, "original_max_position_embeddings", 0, 1, 1 << 30,
+    KT_TRY(kt_config_int(json, "original_max_position_embeddings", false, 1, 1 << 30,
                          &r->original_max_position_embeddings));
     KT_TRY(kt_json_bool(json, "truncate", KT_JSON_OPTIONAL, &truncate));
     r->truncate = truncate;
@@ -74,7 +74,7 @@ static kt_status read_llama3(const struct kt_json *json, struct kt_model_config 
                        "%s: \"%shigh_freq_factor\" (%g) is not above \"%slow_freq_factor\" (%g)",
                        json->path, json->prefix, r->high_freq_factor, json->prefix,
                        r->low_freq_factor);
-    return kt_config_int(json, "original_max_position_embeddings", 1, 1, 1 << 30,
+    return kt_config_int(json, "original_max_position_embeddings", true, 1, 1 << 30,
                          &r->original_max_position_embeddings);
 }
 
@@ -162,7 +162,7 @@ static float llama3_frequency(const struct kt_rope_config *r, float f)
     return (1 - smooth) * f / factor + smooth * f;
 }
 
-int kt_rope_is_plain(const struct kt_rope_config *r, int64_t length)
+bool kt_rope_is_plain(const struct kt_rope_config *r, int64_t length)
 {
     return r->kind != KT_ROPE_DYNAMIC || length <= r->original_max_position_embeddings;
 }

@@ -25,16 +25,16 @@ static const char *behind(const char *pattern, const char *name, long *layer)
     return name;
 }
 
-static int is_known(const struct kt_model_config *c, const char *name)
+static bool is_known(const struct kt_model_config *c, const char *name)
 {
     long layer = -1;
     if (behind("model.layers.%l.", name, &layer) && layer >= c->num_hidden_layers &&
         layer < c->num_hidden_layers + c->num_nextn_predict_layers)
-        return 1;
+        return true;
     for (const char *const *pattern = c->architecture->ignored; *pattern; pattern++) {
         const char *rest = behind(*pattern, name, &layer);
         if (rest && !*rest)
-            return 1;
+            return true;
     }
     return c->tie_word_embeddings && strcmp(name, "lm_head.weight") == 0;
 }

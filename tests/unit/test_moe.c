@@ -2,6 +2,7 @@
 /* A whole MoE block against a twin in double: forward by its formula, backward by central
  * differences, so also through the router's weights. */
 #include "compare.h"
+#include "main.h"
 #include "backends/registry.h"
 #include "executor/executor.h"
 
