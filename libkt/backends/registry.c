@@ -6,6 +6,7 @@
 
 #include "backends/amx/experts.h"
 #include "backends/cpu/cpu.h"
+#include "backends/cpu_far/far.h"
 #include "backends/experts_cpu/experts.h"
 #include "backends/reference/reference.h"
 #include "config.h"
@@ -17,6 +18,7 @@ static const struct device_kind {
     kt_status (*open)(kt_context *ctx, const char *name, struct kt_device **out);
 } device_kinds[] = {
     {"cpu", kt_cpu_open},
+    {"cpu-far", kt_cpu_far_open},
 };
 
 static const struct experts_kind {

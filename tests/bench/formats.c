@@ -7,9 +7,9 @@
  * Each entry: milliseconds of the best call; x time of bfloat16 weights; the larger of its shares
  * of the two ceilings (p: products, m: reading the weight's bytes from memory). Of decoding:
  * weights a nanosecond and thread, in the pieces that experts on AMX take. */
-#include "backend/device.h"
 #include "backends/cpu/kernels.h"
 #include "ceilings.h"
+#include "device.h"
 #include "weights/dtype.h"
 #include "weights.h"
 
@@ -57,20 +57,23 @@ static struct kt_weight weight_at(const struct bench *b, int type, int64_t copy)
 
 /* One call; each takes the next copy of the weight, so that few tokens read them from memory and
  * not from cache. */
-static double time_call(const struct bench *b, int type, int backward, int64_t tokens, int call)
+static double time_call(const struct bench *b, int type, bool backward, int64_t tokens, int call)
 {
-    struct kt_weight w = weight_at(b, type, call % (CACHE_BYTES / matrix_bytes(type)));
+    struct kt_view x = kt_view_f32(b->x, COLS), y = kt_view_f32(b->y, ROWS);
+    enum kt_op op = backward ? KT_OP_LINEAR_BACKWARD : KT_OP_LINEAR_FORWARD;
+    struct kt_linear_args args = {.weight =
+                                      weight_at(b, type, call % (CACHE_BYTES / matrix_bytes(type))),
+                                  .compute = KT_COMPUTE_BF16,
+                                  .tokens = tokens,
+                                  .x = backward ? y : x,
+                                  .y = backward ? x : y};
+    bench_reserve(b->dev, op, &args);
     double from = ceiling_now();
-    kt_status status = backward ? b->dev->ops->linear_backward(b->dev, &w, KT_COMPUTE_BF16, tokens,
-                                                               b->y, ROWS, 0, b->x, COLS)
-                                : b->dev->ops->linear_forward(b->dev, &w, KT_COMPUTE_BF16, tokens,
-                                                              b->x, COLS, 0, b->y, ROWS);
-    if (status != KT_OK)
-        fail(kt_last_error(b->ctx));
+    bench_run(b->dev, op, &args);
     return ceiling_now() - from;
 }
 
-static void bench_tokens(const struct bench *b, int backward, int64_t tokens)
+static void bench_tokens(const struct bench *b, bool backward, int64_t tokens)
 {
     double best[TYPES], start = ceiling_now();
     for (int type = 0; type < TYPES; type++)

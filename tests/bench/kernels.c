@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Speed of the CPU device's operations against what this machine can do, measured in the same run:
  * multiply-adds from registers, and reading memory. Usage: kernels [threads] [isa mask, hex]. */
-#include "backend/device.h"
 #include "ceilings.h"
+#include "device.h"
 #include "weights/dtype.h"
 
 enum { MIN_MS = 300 };
@@ -12,12 +12,6 @@ struct bench {
     struct kt_device *dev;
     double peak[2], bandwidth; /* FLOP/s by compute, bytes/s */
 };
-
-static void fail(const struct bench *b, const char *what)
-{
-    fprintf(stderr, "kernels: %s: %s\n", what, kt_last_error(b->ctx));
-    exit(1);
-}
 
 typedef void (*bench_fn)(void *arg);
 
@@ -46,34 +40,21 @@ static void measure_ceilings(struct bench *b)
 /* -- linears ----------------------------------------------------------------------------------- */
 
 struct linear_case {
-    struct bench *b;
-    struct kt_weight w;
-    kt_compute compute;
-    int backward;
-    int64_t tokens;
-    float *x, *y;
-    char *data;
+    struct kt_device *dev;
+    struct kt_linear_args args;
+    enum kt_op op;
+    const char *data;
     int copies;
 };
-
-static void run_copy(struct linear_case *c)
-{
-    const struct kt_device_ops *ops = c->b->dev->ops;
-    kt_status status = c->backward ? ops->linear_backward(c->b->dev, &c->w, c->compute, c->tokens,
-                                                          c->y, c->w.rows, 0, c->x, c->w.cols)
-                                   : ops->linear_forward(c->b->dev, &c->w, c->compute, c->tokens,
-                                                         c->x, c->w.cols, 0, c->y, c->w.rows);
-    if (status != KT_OK)
-        fail(c->b, "linear");
-}
 
 static void run_linear(void *arg)
 {
     struct linear_case *c = arg;
-    size_t bytes = (size_t)(c->w.rows * c->w.cols) * kt_dtype_size(c->w.dtype);
+    size_t bytes =
+        (size_t)(c->args.weight.rows * c->args.weight.cols) * kt_dtype_size(c->args.weight.dtype);
     for (int i = 0; i < c->copies; i++) {
-        c->w.data = c->data + (size_t)i * bytes;
-        run_copy(c);
+        c->args.weight.data = c->data + (size_t)i * bytes;
+        bench_run(c->dev, c->op, &c->args);
     }
 }
 
@@ -90,53 +71,60 @@ static float *random_floats(int64_t n)
 static void bench_linear(struct bench *b, kt_dtype dtype, int64_t tokens, int64_t n, int64_t k,
                          int copies)
 {
-    struct linear_case c = {.b = b, .tokens = tokens, .copies = copies};
     size_t bytes = (size_t)(n * k) * kt_dtype_size(dtype);
-    c.x = random_floats(tokens * k);
-    c.y = random_floats(tokens * n);
-    c.data = malloc(bytes * (size_t)copies);
+    float *x = random_floats(tokens * k), *y = random_floats(tokens * n);
+    char *data = malloc(bytes * (size_t)copies);
     for (int64_t i = 0; i < n * k * copies; i++) {
         float value = (float)(i % 1999) * 1e-3f - 1;
         if (dtype == KT_DTYPE_F32)
-            ((float *)(void *)c.data)[i] = value;
+            ((float *)(void *)data)[i] = value;
         else
-            ((uint16_t *)(void *)c.data)[i] = kt_f32_to_bf16(value);
+            ((uint16_t *)(void *)data)[i] = kt_f32_to_bf16(value);
     }
-    c.w = (struct kt_weight){.data = c.data, .dtype = dtype, .rows = n, .cols = k};
+    struct linear_case c = {
+        .dev = b->dev,
+        .args = {.weight = {.dtype = dtype, .rows = n, .cols = k}, .tokens = tokens},
+        .data = data,
+        .copies = copies};
     for (int compute = 0; compute < 2; compute++) {
         printf("%6lld x %5lld x %5lld  %-4s as %s ", (long long)tokens, (long long)n, (long long)k,
                kt_dtype_name(dtype), compute ? "bf16" : "f32 ");
-        for (c.backward = 0; c.backward < 2; c.backward++) {
-            c.compute = (kt_compute)compute;
+        for (int backward = 0; backward < 2; backward++) {
+            c.op = backward ? KT_OP_LINEAR_BACKWARD : KT_OP_LINEAR_FORWARD;
+            c.args.compute = (kt_compute)compute;
+            c.args.x = backward ? kt_view_f32(y, n) : kt_view_f32(x, k);
+            c.args.y = backward ? kt_view_f32(x, k) : kt_view_f32(y, n);
+            bench_reserve(b->dev, c.op, &c.args);
             double took = seconds(run_linear, &c);
             double flops = 2.0 * (double)tokens * (double)n * (double)k * copies / took;
             printf("  %s %8.2f ms %7.1f GFLOP/s %5.1f%% of peak %5.1f%% of bandwidth",
-                   c.backward ? "backward" : "forward", took * 1e3 / copies, flops * 1e-9,
+                   backward ? "backward" : "forward", took * 1e3 / copies, flops * 1e-9,
                    100 * flops / b->peak[compute],
                    100 * (double)bytes * copies / took / b->bandwidth);
         }
         printf("\n");
     }
-    free(c.x), free(c.y), free(c.data);
+    free(x), free(y), free(data);
 }
 
 struct gemm_case {
-    struct bench *b;
-    struct kt_gemm g;
+    struct kt_device *dev;
+    struct kt_gemm_args args;
 };
 
 static void run_gemm(void *arg)
 {
-    struct gemm_case *c = arg;
-    if (c->b->dev->ops->gemm(c->b->dev, &c->g) != KT_OK)
-        fail(c->b, "gemm");
+    const struct gemm_case *c = arg;
+    bench_run(c->dev, KT_OP_GEMM, &c->args);
 }
 
-static void bench_gemm(struct bench *b, int trans_a, int trans_b, int64_t m, int64_t n, int64_t k)
+static void bench_gemm(struct bench *b, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k)
 {
     float *x = random_floats(m * k), *y = random_floats(n * k), *z = random_floats(m * n);
-    struct gemm_case c = {
-        b, {trans_a, trans_b, m, n, k, 1, x, trans_a ? m : k, y, trans_b ? k : n, 1, z, n}};
+    struct gemm_case c = {b->dev,
+                          {trans_a, trans_b, m, n, k, 1, kt_view_f32(x, trans_a ? m : k),
+                           kt_view_f32(y, trans_b ? k : n), kt_view_f32(z, n), true}};
+    bench_reserve(b->dev, KT_OP_GEMM, &c.args);
     double took = seconds(run_gemm, &c), flops = 2.0 * (double)m * (double)n * (double)k / took;
     double bytes = 4.0 * (double)(m * k + n * k + 2 * m * n) / took;
     printf("gemm %s%s %5lld x %5lld x %5lld  %8.2f ms %7.1f GFLOP/s %5.1f%% of peak %5.1f%% of "
@@ -149,20 +137,15 @@ static void bench_gemm(struct bench *b, int trans_a, int trans_b, int64_t m, int
 /* -- attention --------------------------------------------------------------------------------- */
 
 struct attention_case {
-    struct bench *b;
-    struct kt_attention a;
-    struct kt_attention_grad g;
-    int backward;
+    struct kt_device *dev;
+    struct kt_attention_args args;
+    enum kt_op op;
 };
 
 static void run_attention(void *arg)
 {
-    struct attention_case *c = arg;
-    const struct kt_device_ops *ops = c->b->dev->ops;
-    kt_status status = c->backward ? ops->attention_backward(c->b->dev, &c->a, &c->g)
-                                   : ops->attention_forward(c->b->dev, &c->a);
-    if (status != KT_OK)
-        fail(c->b, "attention");
+    const struct attention_case *c = arg;
+    bench_run(c->dev, c->op, &c->args);
 }
 
 static void bench_attention(struct bench *b, int32_t heads, int32_t kv_heads, int32_t qk,
@@ -178,43 +161,43 @@ static void bench_attention(struct bench *b, int32_t heads, int32_t kv_heads, in
     for (int i = 0; i < 10; i++)
         memory[i] = random_floats(sizes[i]);
     float *lse = random_floats((int64_t)nq * heads);
-    struct attention_case c = {.b = b,
-                               .a = {.num_heads = heads,
-                                     .num_kv_heads = kv_heads,
-                                     .qk_dim = qk,
-                                     .shared_dim = shared,
-                                     .v_dim = v,
-                                     .scale = 0.1f,
-                                     .num_sequences = 1,
-                                     .cu_seqlens_q = cu_q,
-                                     .cu_seqlens_k = cu_k,
-                                     .q = memory[0],
-                                     .q_stride = heads * qk,
-                                     .q_head_stride = qk,
-                                     .k = memory[1],
-                                     .k_stride = kv_heads * own,
-                                     .k_head_stride = own,
-                                     .k_shared = memory[2],
-                                     .k_shared_stride = shared,
-                                     .v = memory[3],
-                                     .v_stride = kv_heads * v,
-                                     .v_head_stride = v,
-                                     .o = memory[4],
-                                     .o_stride = heads * v,
-                                     .o_head_stride = v,
-                                     .lse = lse},
-                               .g = {memory[5], memory[6], memory[7], memory[8], memory[9]}};
+    struct attention_case c = {.dev = b->dev,
+                               .args = {.num_heads = heads,
+                                        .num_kv_heads = kv_heads,
+                                        .qk_dim = qk,
+                                        .shared_dim = shared,
+                                        .v_dim = v,
+                                        .scale = 0.1f,
+                                        .queries = {1, cu_q, cu_q},
+                                        .keys = {1, cu_k, cu_k},
+                                        .q = kt_view_f32(memory[0], heads * qk),
+                                        .q_head_stride = qk,
+                                        .k = kt_view_f32(memory[1], kv_heads * own),
+                                        .k_head_stride = own,
+                                        .k_shared = kt_view_f32(memory[2], shared),
+                                        .v = kt_view_f32(memory[3], kv_heads * v),
+                                        .v_head_stride = v,
+                                        .o = kt_view_f32(memory[4], heads * v),
+                                        .o_head_stride = v,
+                                        .lse = lse,
+                                        .d_o = kt_view_f32(memory[5], heads * v),
+                                        .dq = kt_view_f32(memory[6], heads * qk),
+                                        .dk = kt_view_f32(memory[7], kv_heads * own),
+                                        .dk_shared = kt_view_f32(memory[8], shared),
+                                        .dv = kt_view_f32(memory[9], kv_heads * v)}};
     double pairs = (double)nq * nk - (double)nq * (nq - 1) / 2;
     for (int compute = 0; compute < 2; compute++) {
-        c.a.compute = (kt_compute)compute;
+        c.args.compute = (kt_compute)compute;
         printf("attention %2d/%2d heads of %3d+%2d/%3d, %4d queries, %5d keys, %s", heads, kv_heads,
                own, shared, v, nq, nk, compute ? "bf16" : "f32 ");
-        for (c.backward = 0; c.backward < (nq > 1 ? 2 : 1); c.backward++) {
+        for (int backward = 0; backward < (nq > 1 ? 2 : 1); backward++) {
+            c.op = backward ? KT_OP_ATTENTION_BACKWARD : KT_OP_ATTENTION_FORWARD;
+            bench_reserve(b->dev, c.op, &c.args);
             /* products: forward 2, backward 5 and the scores once more in the second pass (2) */
-            double work = c.backward ? 2 * (2 * (qk + v) + 2 * qk + v) : 2 * (qk + v);
+            double work = backward ? 2 * (2 * (qk + v) + 2 * qk + v) : 2 * (qk + v);
             double took = seconds(run_attention, &c), flops = pairs * heads * work / took;
             printf("  %s %8.2f ms %6.1f GFLOP/s %5.1f%% of f32 peak",
-                   c.backward ? "backward" : "forward", took * 1e3, flops * 1e-9,
+                   backward ? "backward" : "forward", took * 1e3, flops * 1e-9,
                    100 * flops / b->peak[0]);
         }
         printf("\n");

@@ -86,15 +86,16 @@ static inline void device_set(struct device_test *t, void *to, const void *from,
     device_wait(t, KT_QUEUE_IN);
 }
 
-/** A block that holds a copy of `from`, or undefined bytes when that is NULL; freed by
- * device_free_blocks. */
+/** A block that holds a copy of `from`, or bytes of 0x3b (floats of 0.003) when that is NULL; freed
+ * by device_free_blocks. */
 static inline void *device_put(struct device_test *t, enum kt_memory kind, uint64_t bytes,
                                const void *from)
 {
     struct device_block *b = &t->blocks[t->num_blocks++];
     uint8_t *host = malloc(bytes + DEVICE_GUARD);
     ck_assert_int_le(t->num_blocks, DEVICE_BLOCKS);
-    memset(host, 0xa5, bytes + DEVICE_GUARD);
+    memset(host, 0x3b, bytes);
+    memset(host + bytes, 0xa5, DEVICE_GUARD);
     if (from)
         memcpy(host, from, bytes);
     b->kind = kind;

@@ -20,7 +20,7 @@ static void check_scratch(struct device_test *s, enum kt_op op, const void *args
     device_free_blocks(s);
 }
 
-/* What the numbers are does not matter; those of device_put are tiny ones. */
+/* What the numbers are does not matter. */
 static struct kt_view any(struct device_test *s, int64_t rows, int64_t ld)
 {
     return kt_view_f32(device_floats(s, rows * ld, NULL), ld);

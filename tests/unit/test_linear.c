@@ -5,10 +5,15 @@
 #include "weights.h"
 #include "main.h"
 
-static const struct settings {
+static const struct setting {
+    const char *device;
     int32_t threads;
     uint32_t isa_mask;
-} settings[] = {{1, 0}, {3, 0}, {2, KT_ISA_AVX512_BF16}, {2, KT_ISA_AVX512}, {2, KT_ISA_AVX2}};
+} settings[] = {{"cpu", 1, 0},
+                {"cpu:1", 3, 0},
+                {"cpu", 2, KT_ISA_AVX512_BF16},
+                {"cpu", 2, KT_ISA_AVX512},
+                {"cpu", 2, KT_ISA_AVX2}};
 
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
@@ -70,7 +75,7 @@ static void close_problem(struct problem *p)
 
 /* got [tokens, ld] holds `want`, plus `before` where it was added to; nothing beyond n. */
 static void check_rows(int64_t tokens, int64_t n, const float *got, int64_t ld, const double *want,
-                       const float *before, int accumulate)
+                       const float *before, bool accumulate)
 {
     double difference = 0, norm = 0;
     for (int64_t t = 0; t < tokens; t++) {
@@ -89,42 +94,41 @@ static void check_rows(int64_t tokens, int64_t n, const float *got, int64_t ld, 
 
 /* One token's products with FP8 and INT4 are made of the codes, which bfloat16 holds, not of their
  * products with the scales. */
-static int is_exact(const kt_context *ctx, const struct problem *p, int64_t tokens)
+static bool is_exact(const kt_context *ctx, const struct problem *p, int64_t tokens)
 {
     kt_dtype dtype = p->weight.w.dtype;
     return tokens == 1 && (dtype == KT_DTYPE_F8_E4M3 || dtype == KT_DTYPE_I4) &&
            (ctx->cpu.isa & KT_ISA_AVX512_VBMI);
 }
 
-static void check_problem(const kt_context *ctx, struct kt_device *dev, const struct problem *p,
-                          int64_t tokens, int accumulate)
+static void check_problem(struct device_test *s, const struct kt_weight *w, const struct problem *p,
+                          int64_t tokens, bool accumulate)
 {
-    const struct kt_weight *w = &p->weight.w;
-    const double *want = is_exact(ctx, p, tokens) ? p->exact : p->y;
-    float *before_y = test_random(4, tokens * p->ldy), *y = test_random(4, tokens * p->ldy);
-    float *before_dx = test_random(5, tokens * p->ldx), *dx = test_random(5, tokens * p->ldx);
-    ck_assert_int_eq(
-        dev->ops->linear_forward(dev, w, p->compute, tokens, p->x, p->ldx, accumulate, y, p->ldy),
-        KT_OK);
-    ck_assert_int_eq(dev->ops->linear_backward(dev, w, p->compute, tokens, p->dy, p->ldy,
-                                               accumulate, dx, p->ldx),
-                     KT_OK);
+    const double *want = is_exact(s->ctx, p, tokens) ? p->exact : p->y;
+    float *before_y = test_random(4, tokens * p->ldy), *before_dx = test_random(5, tokens * p->ldx);
+    float *y = malloc((size_t)(tokens * p->ldy) * 4), *dx = malloc((size_t)(tokens * p->ldx) * 4);
+    struct kt_linear_args a = {
+        .weight = *w, .compute = p->compute, .tokens = tokens, .accumulate = accumulate};
+    a.x = kt_view_f32(device_floats(s, tokens * p->ldx, p->x), p->ldx);
+    a.y = kt_view_f32(device_floats(s, tokens * p->ldy, before_y), p->ldy);
+    device_run(s, KT_OP_LINEAR_FORWARD, &a);
+    device_get(s, tokens * p->ldy, a.y.data, y);
+    a.x = kt_view_f32(device_floats(s, tokens * p->ldy, p->dy), p->ldy);
+    a.y = kt_view_f32(device_floats(s, tokens * p->ldx, before_dx), p->ldx);
+    device_run(s, KT_OP_LINEAR_BACKWARD, &a);
+    device_get(s, tokens * p->ldx, a.y.data, dx);
     check_rows(tokens, p->n, y, p->ldy, want, before_y, accumulate);
     check_rows(tokens, p->k, dx, p->ldx, p->dx, before_dx, accumulate);
     free(before_y), free(y), free(before_dx), free(dx);
 }
 
-static void check_setting(const struct settings *set, const struct problem *p)
+static void check_setting(const struct setting *set, const struct problem *p)
 {
-    kt_context *ctx = test_context(set->threads, set->isa_mask);
-    struct kt_extent extent = {.tokens = MOST, .widest = p->n > p->k ? p->n : p->k, .num_heads = 1};
-    struct kt_device *dev;
-    ck_assert_int_eq(kt_device_open(ctx, "cpu", &dev), KT_OK);
+    struct device_test s = device_open(set->device, set->threads, set->isa_mask);
+    struct kt_weight w = device_weight(&s, &p->weight.w);
     for (int c = 0; c < COUNTS; c++)
-        check_problem(ctx, dev, p, token_counts[c], c % 2);
-    ck_assert_uint_le(kt_context_memory_peak(ctx), dev->ops->scratch_bytes(dev, &extent));
-    kt_device_close(dev);
-    kt_context_free(ctx);
+        check_problem(&s, &w, p, token_counts[c], c % 2);
+    device_close(&s);
 }
 
 /* Widths that the format allows and no block of scales divides, where there is such a width. */
@@ -147,57 +151,63 @@ END_TEST
 
 START_TEST(embeddings_of_every_format)
 {
-    enum { ROWS = 70, COLS = 512, TOKENS = 50 };
-    const struct settings *set = &settings[_i / DTYPES];
-    kt_context *ctx = test_context(set->threads, set->isa_mask);
-    struct kt_device *dev;
+    enum { ROWS = 70, COLS = 512, TOKENS = 50, LD = COLS + 2 };
+    const struct setting *set = &settings[_i / DTYPES];
+    struct device_test s = device_open(set->device, set->threads, set->isa_mask);
     struct test_weight table = test_weight(dtypes[_i % DTYPES], 6, ROWS, COLS);
     int32_t ids[TOKENS];
-    float *x = test_random(1, TOKENS * (COLS + 2)), want[COLS];
-    ck_assert_int_eq(kt_device_open(ctx, "cpu", &dev), KT_OK);
+    float *x = malloc(TOKENS * LD * sizeof *x), want[COLS];
     for (int t = 0; t < TOKENS; t++)
         ids[t] = t * 31 % ROWS;
-    ck_assert_int_eq(dev->ops->embedding(dev, &table.w, TOKENS, ids, x, COLS + 2), KT_OK);
+    struct kt_embedding_args a = {device_weight(&s, &table.w), TOKENS, device_ints(&s, TOKENS, ids),
+                                  kt_view_f32(device_random(&s, 1, TOKENS * LD), LD)};
+    device_run(&s, KT_OP_EMBEDDING, &a);
+    device_get(&s, TOKENS * LD, a.x.data, x);
     for (int t = 0; t < TOKENS; t++) {
         kt_weight_decode(&table.w, ids[t], 0, COLS, want);
-        ck_assert(memcmp(x + t * (COLS + 2), want, sizeof want) == 0);
+        ck_assert(memcmp(x + t * LD, want, sizeof want) == 0);
     }
     free(x);
     test_weight_free(&table);
-    kt_device_close(dev);
-    kt_context_free(ctx);
+    device_close(&s);
 }
 END_TEST
 
+enum { N = 300, K = 512, MANY = 33, FEW = 3, RESULTS = (FEW + MANY) * (N + K) };
+
+/* Both directions, of few tokens and of many. */
+static void run_all(const struct kt_weight *host, const char *device, int32_t threads, float *out)
+{
+    struct device_test s = device_open(device, threads, 0);
+    float *results = device_floats(&s, RESULTS, NULL), *at = results;
+    struct kt_view x = kt_view_f32(device_random(&s, 2, MANY * K), K);
+    struct kt_view dy = kt_view_f32(device_random(&s, 3, MANY * N), N);
+    struct kt_linear_args a = {.weight = device_weight(&s, host), .compute = KT_COMPUTE_BF16};
+    for (a.tokens = FEW; a.tokens <= MANY; a.tokens += MANY - FEW) {
+        a.x = x, a.y = kt_view_f32(at, N);
+        device_run(&s, KT_OP_LINEAR_FORWARD, &a);
+        at += a.tokens * N;
+        a.x = dy, a.y = kt_view_f32(at, K);
+        device_run(&s, KT_OP_LINEAR_BACKWARD, &a);
+        at += a.tokens * K;
+    }
+    device_get(&s, RESULTS, results, out);
+    device_close(&s);
+}
+
 START_TEST(bits_do_not_depend_on_threads)
 {
-    enum { N = 300, K = 512, TOKENS = 33 };
+    float *first = malloc(RESULTS * sizeof *first), *again = malloc(RESULTS * sizeof *again);
     for (int d = 0; d < DTYPES; d++) {
         struct test_weight t = test_weight(dtypes[d], 1, N, K);
-        float *x = test_random(2, TOKENS * K), *dy = test_random(3, TOKENS * N);
-        float *first = NULL;
-        for (int32_t threads = 1; threads < 6; threads += 2) {
-            kt_context *ctx = test_context(threads, 0);
-            struct kt_device *dev;
-            float *out = malloc(TOKENS * (N + K) * 2 * sizeof *out), *at = out;
-            ck_assert_int_eq(kt_device_open(ctx, "cpu", &dev), KT_OK);
-            for (int64_t tokens = 3; tokens <= TOKENS; tokens += 30) {
-                dev->ops->linear_forward(dev, &t.w, KT_COMPUTE_BF16, tokens, x, K, 0, at, N);
-                at += tokens * N;
-                dev->ops->linear_backward(dev, &t.w, KT_COMPUTE_BF16, tokens, dy, N, 0, at, K);
-                at += tokens * K;
-            }
-            ck_assert(!first || memcmp(first, out, (size_t)(at - out) * sizeof *out) == 0);
-            if (first)
-                free(out);
-            else
-                first = out;
-            kt_device_close(dev);
-            kt_context_free(ctx);
+        run_all(&t.w, "cpu", 1, first);
+        for (int32_t threads = 3; threads < 6; threads += 2) {
+            run_all(&t.w, device_names[threads % DEVICES], threads, again);
+            ck_assert(memcmp(first, again, RESULTS * sizeof *first) == 0);
         }
-        free(x), free(dy), free(first);
         test_weight_free(&t);
     }
+    free(first), free(again);
 }
 END_TEST
 

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Operations and copies: addresses become real ones, then the job is queued. */
+#include <string.h>
+
+#include "backends/cpu_far/far.h"
+
+/** Where the bytes really are, for the next job of a queue; NULL, remembered, where `bytes` bytes
+ * from `address` on are not memory of the device. `operation` and `operand` name them. */
+static void *translate(struct kt_far_device *far, enum kt_queue queue, const char *operation,
+                       const char *operand, const void *address, uint64_t bytes)
+{
+    struct kt_far_allocation *a = kt_far_find(&far->addresses, address);
+    if (!a) {
+        kt_far_remember(far, "%s: %s is not memory of this device", operation, operand);
+        return NULL;
+    }
+    uint64_t begin = (uint64_t)(uintptr_t)address - a->address;
+    if (bytes > a->bytes - begin) {
+        kt_far_remember(far,
+                        "%s: %s is %llu bytes from byte %llu of \"%s\" on, which has %llu bytes",
+                        operation, operand, (unsigned long long)bytes, (unsigned long long)begin,
+                        a->what, (unsigned long long)a->bytes);
+        return NULL;
+    }
+    a->last_use[queue] = far->queues[queue].queued + 1;
+    return a->real + begin;
+}
+
+static void *translate_operand(struct kt_far_device *far, enum kt_op op, const char *operand,
+                               const void *address, uint64_t bytes)
+{
+    const struct kt_far_allocation *a = kt_far_find(&far->addresses, address);
+    if (a && a->kind == KT_MEMORY_PINNED) {
+        kt_far_remember(far, "%s: %s is memory of the host", kt_op_name(op), operand);
+        return NULL;
+    }
+    return translate(far, KT_QUEUE_COMPUTE, kt_op_name(op), operand, address, bytes);
+}
+
+static bool translate_operands(struct kt_far_device *far, enum kt_op op, const void *args,
+                               union kt_far_args *real)
+{
+    for (const struct kt_far_operand *o = kt_far_operands[op]; o->name; o++) {
+        uint64_t bytes = o->bytes(args);
+        void *address;
+        if (!bytes) /* nobody follows it */
+            continue;
+        memcpy(&address, (const char *)args + o->offset, sizeof address);
+        address = translate_operand(far, op, o->name, address, bytes);
+        if (!address)
+            return false;
+        memcpy((char *)real + o->offset, &address, sizeof address);
+    }
+    return true;
+}
+
+static void enqueue(struct kt_device *dev, enum kt_op op, const void *args, void *scratch)
+{
+    struct kt_far_device *far = kt_far(dev);
+    struct kt_far_job job = {.kind = KT_FAR_OPERATION, .op = op};
+    uint64_t scratch_bytes = dev->ops->scratch_bytes(dev, op, args);
+    memcpy(&job.args, args, kt_op_args_size(op));
+    if (!translate_operands(far, op, args, &job.args))
+        return;
+    if (scratch_bytes) {
+        job.scratch = translate_operand(far, op, "scratch", scratch, scratch_bytes);
+        if (!job.scratch)
+            return;
+    }
+    if (op == KT_OP_ATTENTION_FORWARD || op == KT_OP_ATTENTION_BACKWARD)
+        job.args.attention.queries.host = job.args.attention.keys.host = NULL;
+    kt_far_push(far, KT_QUEUE_COMPUTE, &job);
+}
+
+void kt_far_copy(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
+                 uint64_t bytes)
+{
+    struct kt_far_device *far = kt_far(dev);
+    struct kt_far_job job = {.kind = KT_FAR_COPY, .from = from, .bytes = bytes};
+    job.to = translate(far, queue, "copy", "the target", to, bytes);
+    if (kt_far_is_reserved(&far->addresses, from) || kt_far_find(&far->addresses, from))
+        job.from = translate(far, queue, "copy", "the source", from, bytes);
+    if (job.to && job.from)
+        kt_far_push(far, queue, &job);
+}
+
+#define OPERATION(name, op)                                                                        \
+    static void name(struct kt_device *dev, const void *args, void *scratch)                       \
+    {                                                                                              \
+        enqueue(dev, op, args, scratch);                                                           \
+    }
+
+OPERATION(linear_forward, KT_OP_LINEAR_FORWARD)
+OPERATION(linear_backward, KT_OP_LINEAR_BACKWARD)
+OPERATION(gemm, KT_OP_GEMM)
+OPERATION(embedding, KT_OP_EMBEDDING)
+OPERATION(norm_forward, KT_OP_NORM_FORWARD)
+OPERATION(norm_backward, KT_OP_NORM_BACKWARD)
+OPERATION(rope, KT_OP_ROPE)
+OPERATION(attention_forward, KT_OP_ATTENTION_FORWARD)
+OPERATION(attention_backward, KT_OP_ATTENTION_BACKWARD)
+OPERATION(glu_forward, KT_OP_GLU_FORWARD)
+OPERATION(glu_backward, KT_OP_GLU_BACKWARD)
+OPERATION(router_forward, KT_OP_ROUTER_FORWARD)
+OPERATION(router_backward, KT_OP_ROUTER_BACKWARD)
+OPERATION(cross_entropy, KT_OP_CROSS_ENTROPY)
+OPERATION(add, KT_OP_ADD)
+OPERATION(zero, KT_OP_ZERO)
+OPERATION(dropout, KT_OP_DROPOUT)
+OPERATION(convert, KT_OP_CONVERT)
+
+const kt_op_fn kt_far_run[KT_OPS] = {
+    [KT_OP_LINEAR_FORWARD] = linear_forward,
+    [KT_OP_LINEAR_BACKWARD] = linear_backward,
+    [KT_OP_GEMM] = gemm,
+    [KT_OP_EMBEDDING] = embedding,
+    [KT_OP_NORM_FORWARD] = norm_forward,
+    [KT_OP_NORM_BACKWARD] = norm_backward,
+    [KT_OP_ROPE] = rope,
+    [KT_OP_ATTENTION_FORWARD] = attention_forward,
+    [KT_OP_ATTENTION_BACKWARD] = attention_backward,
+    [KT_OP_GLU_FORWARD] = glu_forward,
+    [KT_OP_GLU_BACKWARD] = glu_backward,
+    [KT_OP_ROUTER_FORWARD] = router_forward,
+    [KT_OP_ROUTER_BACKWARD] = router_backward,
+    [KT_OP_CROSS_ENTROPY] = cross_entropy,
+    [KT_OP_ADD] = add,
+    [KT_OP_ZERO] = zero,
+    [KT_OP_DROPOUT] = dropout,
+    [KT_OP_CONVERT] = convert,
+};
