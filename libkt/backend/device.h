@@ -233,8 +233,8 @@ struct kt_device_ops {
     uint64_t (*scratch_bytes)(const struct kt_device *dev, enum kt_op op, const void *args);
     /** Whether the device does the operation on views of these dtypes. */
     bool (*supports)(const struct kt_device *dev, enum kt_op op, const void *args);
-    /** Between memory of the device, pinned memory, and (`from` alone) any memory of the host that
-     * stays as it is until the copy is done. */
+    /** Between memory of the device and of the host, which leaves it alone until the copy is done.
+     * Pinned memory is the fastest, but any will do. */
     void (*copy)(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
                  uint64_t bytes);
     kt_mark (*mark)(struct kt_device *dev, enum kt_queue queue);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Activations that cross to the host's experts and back. A device with host memory shares them. */
+#include "core/context.h"
 #include "executor/pass.h"
 
 static bool shares_memory(const struct kt_pass *pass)
@@ -38,18 +39,25 @@ struct kt_view kt_to_host(struct kt_pass *pass, struct kt_view x, int64_t tokens
 kt_status kt_host_wait(struct kt_pass *pass)
 {
     const struct kt_runner *run = &pass->stage->run;
+    KT_TRY(kt_run_sync(run, pass->stage->sent));
     return kt_run_sync(run, kt_run_mark(run, KT_QUEUE_OUT));
+}
+
+void kt_host_send(struct kt_pass *pass, void *to, const void *from, int64_t words)
+{
+    const struct kt_runner *run = &pass->stage->run;
+    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
+    kt_run_copy(run, KT_QUEUE_IN, to, from, (uint64_t)words * 4);
+    pass->stage->sent = kt_run_mark(run, KT_QUEUE_IN);
+    kt_run_wait(run, KT_QUEUE_COMPUTE, pass->stage->sent);
 }
 
 const void *kt_words_to_device(struct kt_pass *pass, const void *from, int64_t words)
 {
-    const struct kt_runner *run = &pass->stage->run;
     if (shares_memory(pass))
         return from;
     void *to = kt_arena_take(&pass->stage->arena, words, 1, 4);
-    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
-    kt_run_copy(run, KT_QUEUE_IN, to, from, (uint64_t)words * 4);
-    kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+    kt_host_send(pass, to, from, words);
     return to;
 }
 

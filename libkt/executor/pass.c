@@ -47,11 +47,8 @@ void kt_pass_embed(struct kt_pass *pass, const int32_t *ids, int64_t tokens, str
                                      .ids = ids,
                                      .x = direct ? x : kt_host_take(pass, tokens, x.ld)};
     kt_run_embedding(&pass->host.run, &args);
-    if (direct)
-        return;
-    kt_run_copy(&pass->stage->run, KT_QUEUE_IN, x.data, args.x.data,
-                (uint64_t)(tokens * x.ld) * sizeof(float));
-    kt_run_order(&pass->stage->run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+    if (!direct)
+        kt_host_send(pass, x.data, args.x.data, tokens * x.ld);
 }
 
 kt_status kt_pass_tick(const struct kt_pass *pass, const char *what, int64_t done)
@@ -74,10 +71,8 @@ static kt_status move(struct kt_pass *pass, struct kt_stage *to, enum kt_stream 
         kt_to_host(pass, stream == KT_STREAM_X ? from->x : from->dy, pass->tokens, hidden);
     KT_TRY(kt_host_wait(pass));
     pass->stage = to;
-    kt_run_order(&to->run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
-    kt_run_copy(&to->run, KT_QUEUE_IN, stream == KT_STREAM_X ? to->x.data : to->dy.data, x.data,
-                (uint64_t)(pass->tokens * hidden) * sizeof(float));
-    kt_run_order(&to->run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+    kt_host_send(pass, stream == KT_STREAM_X ? to->x.data : to->dy.data, x.data,
+                 pass->tokens * hidden);
     pass->host.arena.used = mark;
     return KT_OK;
 }

@@ -27,6 +27,7 @@ struct kt_stage {
     struct kt_tally tally;
     struct kt_arena arena;
     struct kt_feed feed;  /**< addresses of the device */
+    kt_mark sent;         /**< on IN: the latest copy from the host's arena */
     struct kt_view x, dy; /**< [tokens, hidden_size] the residual stream, and its gradient */
 };
 
@@ -163,7 +164,10 @@ struct kt_arena *kt_host_arena(struct kt_pass *pass);
 struct kt_view kt_to_host(struct kt_pass *pass, struct kt_view x, int64_t tokens, int64_t dim);
 /** The same for 4-byte words, into given memory of the host, which may be the device's. */
 void kt_words_to_host(struct kt_pass *pass, void *to, const void *from, int64_t words);
+/** Waits until what was taken to the host is there, and what was sent from it is away. */
 kt_status kt_host_wait(struct kt_pass *pass);
+/** Copies 4-byte words of the host to the current device, for what is queued from here on. */
+void kt_host_send(struct kt_pass *pass, void *to, const void *from, int64_t words);
 /** The other way round: on the arena, for what is queued from here on. The host must leave the
  * memory as it is until its next kt_host_wait. */
 struct kt_view kt_to_device(struct kt_pass *pass, struct kt_view x, int64_t tokens, int64_t dim);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Linears and embeddings of the CPU device with weights in every format, against kt_weight_decode
- * and products in double precision, on every instruction set. */
-#include "backend/device.h"
-#include "weights.h"
+/* Linears and embeddings of every device with weights in every format, against kt_weight_decode and
+ * products in double precision, on every instruction set. */
+#include "device_fixture.h"
 #include "main.h"
 
 static const struct setting {

@@ -72,14 +72,22 @@ static void enqueue(struct kt_device *dev, enum kt_op op, const void *args, void
     kt_far_push(far, KT_QUEUE_COMPUTE, &job);
 }
 
+/** One end of a copy: memory of the device, or any memory of the host. */
+static void *translate_end(struct kt_far_device *far, enum kt_queue queue, const char *end,
+                           const void *address, uint64_t bytes)
+{
+    if (kt_far_is_reserved(&far->addresses, address) || kt_far_find(&far->addresses, address))
+        return translate(far, queue, "copy", end, address, bytes);
+    return (void *)(uintptr_t)address;
+}
+
 void kt_far_copy(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
                  uint64_t bytes)
 {
     struct kt_far_device *far = kt_far(dev);
-    struct kt_far_job job = {.kind = KT_FAR_COPY, .from = from, .bytes = bytes};
-    job.to = translate(far, queue, "copy", "the target", to, bytes);
-    if (kt_far_is_reserved(&far->addresses, from) || kt_far_find(&far->addresses, from))
-        job.from = translate(far, queue, "copy", "the source", from, bytes);
+    struct kt_far_job job = {.kind = KT_FAR_COPY, .bytes = bytes};
+    job.to = translate_end(far, queue, "the target", to, bytes);
+    job.from = translate_end(far, queue, "the source", from, bytes);
     if (job.to && job.from)
         kt_far_push(far, queue, &job);
 }
