@@ -39,14 +39,16 @@ KT_API kt_status kt_executor_create(kt_model *model, kt_lora *lora,
 /** Lets go of an executor; its generators keep it. */
 KT_API void kt_executor_free(kt_executor *executor);
 
-/** The backend that computes the routed experts of a layer ("amx", "llamafile" ...), with "auto"
+/** The backend that computes the routed experts of a layer ("amx", "cpu" ...), with "auto"
  * replaced by what it chose. A constant; NULL where the layer has no routed experts. */
 KT_API const char *kt_executor_experts_backend(const kt_executor *executor, int32_t layer);
 
 /** Bits from KT_FORWARD_FLAGS up are flags for what may come, beside one of these. There is none
  * yet, and one that the library does not know is INVALID_ARGUMENT. */
 typedef enum kt_forward_mode {
-    KT_FORWARD_EVAL = 0,   /**< loss and log-probabilities only; dropout off */
+    KT_FORWARD_EVAL = 0,   /**< loss and log-probabilities only; dropout off. Without dropout they
+                                are the bits of the other modes, so that a loss that compares two
+                                passes (DPO) begins where it should */
     KT_FORWARD_TRAIN = 1,  /**< keeps what backward needs; the loss is the token mean */
     KT_FORWARD_CUSTOM = 2, /**< keeps what backward needs for a loss of the host's own */
     KT_FORWARD_FLAGS = 1 << 8

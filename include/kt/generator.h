@@ -35,8 +35,13 @@ KT_API kt_status kt_generator_create(kt_executor *executor, const kt_generator_o
 /** Frees a generator and its cache. */
 KT_API void kt_generator_free(kt_generator *generator);
 
+/** Forgets the context and what the cache holds; memory is kept. Random numbers go on.
+ * Errors: INVALID_ARGUMENT (NULL), STATE. */
+KT_API kt_status kt_generator_reset(kt_generator *generator);
+
 /** Makes the context exactly `input_ids[0..length)`: what the cache already holds of that prefix is
- * kept, the rest is recomputed. So a chat passes its whole history each turn.
+ * kept, the rest is recomputed. So a chat passes its whole history each turn. Nothing is kept of a
+ * prefix that other values of the adapter made, whoever changed them.
  * Errors: INVALID_ARGUMENT (no token, more than max_length, an id outside the vocabulary),
  * OUT_OF_MEMORY, CANCELLED. After the last two the context is as asked, and the next call goes on
  * computing it. */
@@ -44,7 +49,8 @@ KT_API kt_status kt_generator_prompt(kt_generator *generator, const int32_t *inp
                                      size_t length);
 
 /** Samples the next token and appends it to the context (it is run through the model by the next
- * call). Errors: STATE before a prompt, INVALID_ARGUMENT when max_length is reached, NUMERIC
+ * call). Errors: STATE before a prompt and after a change of the adapter (kt_optimizer_step,
+ * kt_lora_touch), INVALID_ARGUMENT when max_length is reached, NUMERIC
  * (logits that are not finite), OUT_OF_MEMORY, CANCELLED; no token is appended then. */
 KT_API kt_status kt_generator_next(kt_generator *generator, int32_t *token);
 

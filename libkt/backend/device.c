@@ -61,7 +61,7 @@ static void count_attention(struct kt_tally *tally, const struct kt_attention_ar
     for (int32_t s = 0; s < a->queries.num; s++) {
         double q = a->queries.host[s + 1] - a->queries.host[s];
         double k = a->keys.host[s + 1] - a->keys.host[s];
-        pairs += q * (k - q / 2);
+        pairs += q * (k - (q - 1) / 2); /* the last query sees all keys, each before one less */
         tokens += q;
         keys += k;
     }

@@ -20,6 +20,8 @@ struct kt_generator {
     int32_t *tokens; /**< the context; the cache holds its first cache.length */
     size_t length, capacity;
     struct kt_kv_cache cache;
+    uint64_t adapter; /**< fingerprint of the adapter that made the rows of the cache */
+    uint64_t version; /**< of the adapter then */
     int64_t plain; /**< first rows of the cache, rotated as kt_rope_is_plain says */
     struct kt_workspace workspace;
     float *logits, *heap; /**< [vocab_size] */
@@ -193,6 +195,31 @@ static int64_t reusable(const struct kt_generator *g, size_t length)
     return kt_rope_is_plain(rope, (int64_t)length) ? g->plain : 0;
 }
 
+static void forget(struct kt_generator *g)
+{
+    g->length = 0;
+    g->cache.length = g->plain = 0;
+}
+
+kt_status kt_generator_reset(kt_generator *g)
+{
+    KT_ENTER(g, "generator");
+    forget(g);
+    return KT_OK;
+}
+
+/** Rows that another adapter made are of no use. The host may have written its values without a
+ * word, so all are looked at. */
+static void follow_adapter(struct kt_generator *g)
+{
+    const kt_lora *lora = g->executor->lora;
+    uint64_t adapter = kt_adapter_fingerprint(lora);
+    if (adapter != g->adapter)
+        forget(g);
+    g->adapter = adapter;
+    g->version = lora ? lora->version : 0;
+}
+
 kt_status kt_generator_prompt(kt_generator *g, const int32_t *input_ids, size_t length)
 {
     KT_ENTER(g, "generator");
@@ -211,6 +238,7 @@ kt_status kt_generator_prompt(kt_generator *g, const int32_t *input_ids, size_t 
                            "ids; check that tokenizer and model belong together",
                            t, input_ids[t], vocab);
     KT_TRY(reserve_tokens(g, length));
+    follow_adapter(g);
     int64_t most = kt_min_i64(reusable(g, length), (int64_t)length - 1);
     while (common < most && g->tokens[common] == input_ids[common])
         common++;
@@ -238,6 +266,9 @@ kt_status kt_generator_next(kt_generator *g, int32_t *token)
     uint32_t words[4];
     if (g->length == 0)
         return kt_fail(ctx, KT_ERROR_STATE, "generation needs a prompt first");
+    if (g->executor->lora && g->executor->lora->version != g->version)
+        return kt_fail(ctx, KT_ERROR_STATE,
+                       "the adapter has changed since the prompt; prompt the generator again");
     if (g->length >= (size_t)g->options.max_length)
         return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
                        "the context has reached %d tokens (max_length); shorten the history or "

@@ -107,6 +107,11 @@ static inline struct kt_view kt_take(struct kt_pass *pass, int64_t rows, int64_t
     return kt_take_on(pass->stage, rows, cols);
 }
 
+static inline struct kt_view kt_take_bf16(struct kt_pass *pass, int64_t rows, int64_t cols)
+{
+    return (struct kt_view){kt_arena_take(&pass->stage->arena, rows, cols, 2), cols, KT_DTYPE_BF16};
+}
+
 static inline int32_t *kt_take_ints(struct kt_pass *pass, int64_t rows, int64_t cols)
 {
     return kt_arena_take(&pass->stage->arena, rows, cols, 4);

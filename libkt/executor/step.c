@@ -64,19 +64,26 @@ static void convert(struct kt_pass *pass, int64_t tokens, struct kt_view x, stru
         kt_run_convert(&pass->stage->run, &args);
 }
 
-/** Keeps x as the input of a layer. In bfloat16 x goes on as rounded, so that backward recomputes
- * from what forward used. */
+/** Keeps x as the input of a layer where backward will need it. In bfloat16 x goes on as rounded, so
+ * that backward recomputes from what forward used; where nothing is kept it is rounded too, so that
+ * log-probabilities depend neither on the mode nor on where LoRA is. */
 static void keep_input(struct kt_step *step, int32_t layer)
 {
     struct kt_pass *pass = &step->pass;
-    struct kt_view x = pass->stage->x;
+    struct kt_view x = pass->stage->x, kept;
     int64_t tokens = pass->tokens - pass->padding;
-    if (!keeps_inputs(step) || layer < step->lowest)
+    bool keeps = keeps_inputs(step) && layer >= step->lowest;
+    uint64_t mark = kt_pass_mark(pass);
+    if (keeps)
+        kept = place_of_input(step, layer, tokens);
+    else if (input_dtype(pass->executor) == KT_DTYPE_BF16)
+        kept = kt_take_bf16(pass, tokens, x.ld);
+    else
         return;
-    struct kt_view kept = place_of_input(step, layer, tokens);
     convert(pass, tokens, x, kept);
     if (kept.dtype != x.dtype)
         convert(pass, tokens, kept, x);
+    kt_pass_release(pass, mark);
 }
 
 /** The kept input of a layer; in bfloat16 it is widened into the stage's x. */

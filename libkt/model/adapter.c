@@ -28,6 +28,28 @@ int32_t kt_adapter_lowest_layer(const kt_lora *lora)
     return lowest;
 }
 
+uint64_t kt_adapter_fingerprint(const kt_lora *lora)
+{
+    enum { LANES = 8 };
+    uint64_t lanes[LANES] = {0}, sum = 0;
+    uint64_t whole = lora ? lora->num_parameters / LANES * LANES : 0, words = whole;
+    for (uint64_t i = 0; i < whole; i += LANES) {
+        for (int lane = 0; lane < LANES; lane++) {
+            uint32_t bits;
+            memcpy(&bits, &lora->data[i + (uint64_t)lane], sizeof bits);
+            lanes[lane] = (lanes[lane] ^ bits) * 0x9e3779b97f4a7c15u;
+        }
+    }
+    for (; lora && words < lora->num_parameters; words++) {
+        uint32_t bits;
+        memcpy(&bits, &lora->data[words], sizeof bits);
+        lanes[0] = (lanes[0] ^ bits) * 0x9e3779b97f4a7c15u;
+    }
+    for (int lane = 0; lane < LANES; lane++)
+        sum = (sum ^ lanes[lane] ^ lanes[lane] >> 29) * 0xbf58476d1ce4e5b9u;
+    return sum;
+}
+
 void kt_adapter_zero_pair(kt_lora *lora, int32_t k)
 {
     const struct kt_linear *linear = &lora->model->linears[lora->attached[k]];

@@ -44,6 +44,10 @@ bool kt_adapter_has(const kt_lora *lora, const struct kt_linear *linear);
 /** The lowest layer with an attached linear; num_hidden_layers if there is none. */
 int32_t kt_adapter_lowest_layer(const kt_lora *lora);
 
+/** A number that differs, but for an unlikely accident, when any value of the adapter does; 0 for
+ * NULL. Reads them all. */
+uint64_t kt_adapter_fingerprint(const kt_lora *lora);
+
 /** Clears the gradients of all attached linears, or of the k-th. */
 void kt_adapter_zero_pair(kt_lora *lora, int32_t k);
 void kt_adapter_zero_grad(kt_lora *lora);
