@@ -38,8 +38,7 @@ KT_API void kt_generator_free(kt_generator *generator);
 /** Makes the context exactly `input_ids[0..length)`: what the cache already holds of that prefix is
  * kept, the rest is recomputed. So a chat passes its whole history each turn.
  * Errors: INVALID_ARGUMENT (no token, more than max_length, an id outside the vocabulary),
- * OUT_OF_MEMORY, CANCELLED. After the last two the context is as asked, and the next call goes on
- * computing it. */
+ * OUT_OF_MEMORY, CANCELLED. After the last two, ask again: what was computed is kept. */
 KT_API kt_status kt_generator_prompt(kt_generator *generator, const int32_t *input_ids,
                                      size_t length);
 

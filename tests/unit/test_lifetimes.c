@@ -367,8 +367,6 @@ START_TEST(cancel_from_a_signal_handler)
     kt_context_options o = options_with();
     struct sigaction action = {.sa_handler = on_signal};
     o.progress = raise_once;
-    world_open(&w, NULL);
-    world_close(&w);
     world_open(&w, &o);
     cancelled = w.ctx;
     sigaction(SIGUSR1, &action, NULL);
