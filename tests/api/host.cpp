@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A host in C++ that frees in the wrong order and makes mistakes: each is answered by a status and a
- * sentence.
+/* A host in C++ that frees in the wrong order and makes mistakes: each is answered by a status and
+ * a sentence.
  *
  *     host MODEL_DIR */
 #include <cstdio>
