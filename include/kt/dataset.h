@@ -34,7 +34,8 @@ KT_API void kt_dataset_options_init(kt_dataset_options *options, size_t size);
  * not take turns) are left out with a warning in the log. Entries whose answer cutoff_len cuts away
  * entirely stay, as they do there, with every label KT_IGNORE_LABEL, and a warning counts them.
  * Errors name the file and the entry: NOT_FOUND, FORMAT (malformed, empty, no entry with a label),
- * INVALID_ARGUMENT (cutoff_len, dataset or template_name not given), UNSUPPORTED, CANCELLED. */
+ * INVALID_ARGUMENT (cutoff_len, dataset or template_name not given), UNSUPPORTED, MISMATCH (a
+ * tokenizer of another context), CANCELLED. */
 KT_API kt_status kt_dataset_load(kt_context *ctx, const kt_tokenizer *tokenizer,
                                  const kt_dataset_options *options, kt_dataset **out);
 /** Lets go of a dataset, and with it of the arrays of its examples. */

@@ -32,8 +32,7 @@ KT_API void kt_executor_options_init(kt_executor_options *options, size_t size);
 
 /** An executor of a model with an adapter; `lora` NULL = without one, and without backward.
  * Errors: MISMATCH (the adapter belongs to another model), INVALID_ARGUMENT (options), NOT_FOUND
- * (no experts backend of the name that the options give), UNSUPPORTED (a weight that the backend
- * cannot read), OUT_OF_MEMORY. */
+ * (no experts backend of the name that the options give), OUT_OF_MEMORY. */
 KT_API kt_status kt_executor_create(kt_model *model, kt_lora *lora,
                                     const kt_executor_options *options, kt_executor **out);
 /** Lets go of an executor; its generators keep it. */
@@ -65,8 +64,8 @@ typedef struct kt_loss {
 /** Forward over the whole batch; `mode` is a kt_forward_mode. `loss` may be NULL. The batch must
  * stay unchanged until kt_executor_backward returns; it may be freed. After a failure there is
  * nothing to go backward through. Errors: INVALID_ARGUMENT (an id outside the vocabulary, no token,
- * no target in TRAIN, a mode), OUT_OF_MEMORY (the sentence has the bytes needed), NUMERIC (the loss
- * is not finite), CANCELLED. */
+ * no target in TRAIN, a mode), MISMATCH (a batch of another context), OUT_OF_MEMORY (the sentence
+ * has the bytes needed), NUMERIC (the loss is not finite), CANCELLED. */
 KT_API kt_status kt_executor_forward(kt_executor *executor, const kt_batch *batch, int32_t mode,
                                      kt_loss *loss);
 

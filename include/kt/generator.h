@@ -43,8 +43,7 @@ KT_API kt_status kt_generator_reset(kt_generator *generator);
  * kept, the rest is recomputed. So a chat passes its whole history each turn. Nothing is kept of a
  * prefix that other values of the adapter made, whoever changed them.
  * Errors: INVALID_ARGUMENT (no token, more than max_length, an id outside the vocabulary),
- * OUT_OF_MEMORY, CANCELLED. After the last two the context is as asked, and the next call goes on
- * computing it. */
+ * OUT_OF_MEMORY, CANCELLED. After the last two, ask again: what was computed is kept. */
 KT_API kt_status kt_generator_prompt(kt_generator *generator, const int32_t *input_ids,
                                      size_t length);
 
