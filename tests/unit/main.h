@@ -43,11 +43,11 @@ static TCase *begin_group(Suite *suite, const char *name, const struct test *opt
 }
 
 /* Tests before the first GROUP are in one named like the program. */
-static int run_tests(const char *name, const struct test *tests, size_t num)
+static int run_tests(const char *name, const struct test *tests, size_t num_tests)
 {
     Suite *suite = suite_create(name);
     TCase *group = NULL;
-    for (size_t i = 0; i < num; i++) {
+    for (size_t i = 0; i < num_tests; i++) {
         if (!group || tests[i].group)
             group = begin_group(suite, tests[i].group ? tests[i].group : name, &tests[i]);
         if (tests[i].run)

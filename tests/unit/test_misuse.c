@@ -242,6 +242,7 @@ END_TEST
 int main(void)
 {
     const struct test tests[] = {
+        GROUP("misuse", .setup = misuse_setup, .teardown = misuse_teardown),
         TEST(nonsense_values),
         TEST(a_context_that_fails_says_why),
         TEST(a_failed_step_tells_the_norm),

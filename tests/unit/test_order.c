@@ -48,13 +48,13 @@ START_TEST(a_generator_between_forward_and_backward_changes_nothing)
 {
     struct golden_case c = golden_open(_i ? "dynamic" : "v3", 2, KT_COMPUTE_F32);
     float *want = alone(&c, KT_COMPUTE_F32);
-    int32_t ids[200], token;
+    int32_t ids[60], token;
     kt_generator *g;
-    for (int i = 0; i < 200; i++)
+    for (int i = 0; i < 60; i++)
         ids[i] = 2 + i % 50;
     ck_assert_ok(c.ctx, kt_generator_create(c.executor, NULL, &g));
     ck_assert_ok(c.ctx, kt_executor_forward(c.executor, c.batch, KT_FORWARD_TRAIN, NULL));
-    ck_assert_ok(c.ctx, kt_generator_prompt(g, ids, _i ? 30 : 200));
+    ck_assert_ok(c.ctx, kt_generator_prompt(g, ids, _i ? 30 : 60));
     ck_assert_ok(c.ctx, kt_generator_next(g, &token));
     ck_assert_ok(c.ctx, kt_executor_backward(c.executor, NULL));
     expect_gradients(&c, want);
@@ -240,23 +240,12 @@ static void fill_batch(struct world *w, uint32_t b)
             forget_step(w, e);
 }
 
-/** The gradients alone, computed by an executor that is thrown away; the adapter's are kept. */
+/** The gradients alone; those of the adapter are cleared. */
 static float *oracle(struct world *w, uint32_t b)
 {
-    size_t bytes = kt_lora_num_parameters(w->c.lora) * sizeof(float);
-    float *before = golden_gradients(w->c.lora), *end = before;
     struct golden_case c = w->c;
     c.batch = w->batches[b];
-    float *want = alone(&c, KT_COMPUTE_F32);
-    for (size_t i = 0; i < kt_lora_num_tensors(w->c.lora); i++) {
-        kt_lora_tensor t = {.size = sizeof t};
-        ck_assert_ok(w->c.ctx, kt_lora_get_tensor(w->c.lora, i, &t));
-        memcpy(t.grad, end, (size_t)(t.rows * t.cols) * sizeof *end);
-        end += t.rows * t.cols;
-    }
-    (void)bytes;
-    free(before);
-    return want;
+    return alone(&c, KT_COMPUTE_F32);
 }
 
 static void random_forward(struct world *w)

@@ -210,7 +210,9 @@ END_TEST
 
 int main(void)
 {
+    enum { NUM_SIZED = sizeof sized / sizeof *sized };
     const struct test tests[] = {
+        GROUP("sized", .setup = misuse_setup, .teardown = misuse_teardown),
         LOOP(sizes_that_no_struct_has, NUM_SIZED),
         LOOP(bytes_that_nobody_knows, NUM_SIZED),
         LOOP(structs_of_other_versions, NUM_SIZED),
