@@ -8,6 +8,7 @@
 #include "backends/cpu/cpu.h"
 #include "backends/cpu_far/far.h"
 #include "backends/experts_cpu/experts.h"
+#include "backends/module.h"
 #include "backends/reference/reference.h"
 #include "config.h"
 
@@ -19,6 +20,7 @@ static const struct device_kind {
 } device_kinds[] = {
     {"cpu", kt_cpu_open},
     {"cpu-far", kt_cpu_far_open},
+    {"cuda", kt_module_open_beside},
 };
 
 static const struct experts_kind {

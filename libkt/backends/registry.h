@@ -6,8 +6,9 @@
 
 #include "backend/experts.h"
 
-/** Opens "cpu" or "cpu:N", each a device of its own with the context's threads, or for tests
- * "cpu-far" (see backends/cpu_far/far.h). Errors: NOT_FOUND for a device this build or machine
+/** Opens "cpu" or "cpu:N", each a device of its own with the context's threads; "cuda" or "cuda:N"
+ * of libkt-cuda.so, where there is one; or for tests "cpu-far" or "cpu-far:N" (see
+ * backends/cpu_far/far.h). Errors: NOT_FOUND for a device this build or machine
  * lacks. Close with kt_device_close. */
 kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out);
 /** Whether there is a device of that name. */

@@ -9,7 +9,7 @@
 #include "weights.h"
 
 /** Devices that every test of operations runs on. */
-static const char *const device_names[] = {"cpu", "cpu:1"};
+static const char *const device_names[] = {"cpu", "cpu:1", "cpu-far"};
 
 static const struct device_setting {
     int32_t threads;

@@ -1,111 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The device that behaves like a GPU finds what it is there to find: addresses that the host
- * follows, operands that are not the device's, waits that are missing. */
-#include "backends/cpu_far/far.h"
+/* The device that behaves like a GPU finds addresses that the host follows and operands that are
+ * not the device's. */
+#include "far_fixture.h"
+#include "main.h"
 
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include "backends/registry.h"
-#include "compare.h"
-#include "main.h"
-
-enum { N = 64, TRIES = 200 };
-
-struct far {
-    kt_context *ctx;
-    struct kt_device *dev;
-    struct kt_runner run;
-};
-
-static struct far far_open(uint64_t seed)
-{
-    struct far f = {.ctx = test_context(2, 0)};
-    ck_assert_int_eq(kt_device_open(f.ctx, "cpu-far:3", &f.dev), KT_OK);
-    ck_assert_str_eq(f.dev->ops->name, "cpu-far:3");
-    ck_assert(!kt_device_is_host(f.dev));
-    kt_cpu_far_seed(f.dev, seed);
-    f.run.device = f.dev;
-    return f;
-}
-
-/** Everything of the device is gone, freed or not. */
-static void far_close(struct far *f)
-{
-    kt_device_close(f->dev);
-    ck_assert_uint_eq(kt_context_memory_used(f->ctx), 0);
-    kt_context_free(f->ctx);
-}
-
-static void *take(struct far *f, enum kt_memory kind, uint64_t bytes, const char *what)
-{
-    void *memory;
-    ck_assert_int_eq(f->dev->ops->alloc(f->dev, kind, bytes, what, &memory), KT_OK);
-    ck_assert_uint_eq((uintptr_t)memory % 64, 0);
-    return memory;
-}
-
-static float *take_floats(struct far *f, enum kt_memory kind, int64_t n)
-{
-    return take(f, kind, (uint64_t)n * sizeof(float), "floats");
-}
-
-static void give(struct far *f, enum kt_memory kind, void *memory)
-{
-    f->dev->ops->free(f->dev, kind, memory);
-}
-
-static kt_status sync_queue(struct far *f, enum kt_queue queue)
-{
-    return kt_run_sync(&f->run, kt_run_mark(&f->run, queue));
-}
-
-static void add(struct far *f, float alpha, const float *x, float *y)
-{
-    kt_run_add(
-        &f->run,
-        &(struct kt_rows_args){
-            .tokens = 1, .dim = N, .alpha = alpha, .x = kt_view_f32(x, N), .y = kt_view_f32(y, N)});
-}
-
-static void copy_in(struct far *f, float *to, const float *from)
-{
-    kt_run_copy(&f->run, KT_QUEUE_IN, to, from, N * sizeof *to);
-}
-
-/* x and y of the device, and what goes in and comes out. */
-struct operands {
-    float *x, *y, *in, *out;
-};
-
-static struct operands take_operands(struct far *f)
-{
-    struct operands o = {take_floats(f, KT_MEMORY_DEVICE, N), take_floats(f, KT_MEMORY_DEVICE, N),
-                         take_floats(f, KT_MEMORY_PINNED, N), take_floats(f, KT_MEMORY_PINNED, N)};
-    for (int i = 0; i < N; i++)
-        o.in[i] = (float)i;
-    return o;
-}
-
-static void give_operands(struct far *f, struct operands *o)
-{
-    for (int queue = 0; queue < KT_QUEUES; queue++)
-        sync_queue(f, (enum kt_queue)queue);
-    give(f, KT_MEMORY_DEVICE, o->x);
-    give(f, KT_MEMORY_DEVICE, o->y);
-    give(f, KT_MEMORY_PINNED, o->in);
-    give(f, KT_MEMORY_PINNED, o->out);
-}
-
-/** y = 2 x is what came out. */
-static bool doubled(const float *out)
-{
-    for (int i = 0; i < N; i++)
-        if (out[i] != 2 * (float)i)
-            return false;
-    return true;
-}
 
 static int signal_of_child(void (*body)(void *), void *arg)
 {
@@ -149,13 +50,6 @@ START_TEST(host_cannot_follow_addresses)
     far_close(&f);
 }
 END_TEST
-
-static void expect_failure(struct far *f, const char *sentence)
-{
-    ck_assert_int_eq(sync_queue(f, KT_QUEUE_COMPUTE), KT_ERROR_INTERNAL);
-    ck_assert_msg(strstr(kt_last_error(f->ctx), sentence), "%s", kt_last_error(f->ctx));
-    ck_assert_ptr_nonnull(strstr(kt_last_error(f->ctx), "cpu-far:3"));
-}
 
 START_TEST(operands_must_be_of_the_device)
 {
@@ -275,106 +169,48 @@ START_TEST(each_operand_of_attention_is_looked_at)
 }
 END_TEST
 
-/* In -> compute -> out, with the waits that `waits` has a bit for. */
-static bool runs_right(uint64_t seed, unsigned waits)
+/* C of a product on any device; `from` has A and B. */
+static void multiply(kt_context *ctx, const char *name, const float *from, int64_t n, float *to)
 {
-    struct far f = far_open(seed);
-    struct operands o = take_operands(&f);
-    copy_in(&f, o.x, o.in);
-    if (waits & 1)
-        kt_run_order(&f.run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
-    add(&f, 2, o.x, o.y);
-    if (waits & 2)
-        kt_run_order(&f.run, KT_QUEUE_OUT, KT_QUEUE_COMPUTE);
-    kt_run_copy(&f.run, KT_QUEUE_OUT, o.out, o.y, N * sizeof *o.out);
-    if (waits & 4)
-        ck_assert_int_eq(sync_queue(&f, KT_QUEUE_OUT), KT_OK);
-    float got[N];
-    memcpy(got, o.out, sizeof got);
-    ck_assert_int_eq(sync_queue(&f, KT_QUEUE_OUT), KT_OK);
-    give_operands(&f, &o);
-    far_close(&f);
-    return doubled(got);
+    struct kt_device *dev;
+    struct kt_tally tally = {0};
+    float *memory[4];
+    uint64_t bytes = (uint64_t)(n * n) * sizeof *to;
+    ck_assert_int_eq(kt_device_open(ctx, name, &dev), KT_OK);
+    struct far f = {ctx, dev, {.device = dev}};
+    for (int i = 0; i < 4; i++)
+        memory[i] = take_floats(&f, i < 3 ? KT_MEMORY_DEVICE : KT_MEMORY_PINNED, n * n);
+    struct kt_gemm_args a = {.m = n,
+                             .n = n,
+                             .k = n,
+                             .alpha = 0.3f,
+                             .a = kt_view_f32(memory[0], n),
+                             .b = kt_view_f32(memory[1], n),
+                             .c = kt_view_f32(memory[2], n)};
+    kt_run_gemm(&(struct kt_runner){dev, &tally}, &a);
+    ck_assert_int_eq(kt_device_reserve_scratch(dev, tally.scratch), KT_OK);
+    kt_run_copy(&f.run, KT_QUEUE_COMPUTE, memory[0], from, bytes);
+    kt_run_copy(&f.run, KT_QUEUE_COMPUTE, memory[1], from + n * n, bytes);
+    kt_run_gemm(&f.run, &a);
+    kt_run_copy(&f.run, KT_QUEUE_COMPUTE, memory[3], memory[2], bytes);
+    ck_assert_int_eq(sync_queue(&f, KT_QUEUE_COMPUTE), KT_OK);
+    memcpy(to, memory[3], bytes);
+    for (int i = 0; i < 4; i++)
+        give(&f, i < 3 ? KT_MEMORY_DEVICE : KT_MEMORY_PINNED, memory[i]);
+    kt_device_close(dev);
 }
 
-static int count_right(unsigned waits, int tries)
+START_TEST(results_are_the_bits_of_cpu)
 {
-    int right = 0;
-    for (int seed = 0; seed < tries; seed++)
-        right += runs_right((uint64_t)seed, waits);
-    return right;
-}
-
-START_TEST(a_missing_wait_gives_wrong_numbers)
-{
-    ck_assert_int_eq(count_right(7, TRIES), TRIES);
-    ck_assert_int_lt(count_right(6, TRIES), TRIES / 2); /* compute does not wait for in */
-    ck_assert_int_lt(count_right(5, TRIES), TRIES / 2); /* out does not wait for compute */
-}
-END_TEST
-
-/* The host that does not wait reads while the device may write, so nothing runs early here. */
-START_TEST(a_host_that_does_not_wait_reads_nothing)
-{
-    ck_assert(!runs_right(0, 3));
-}
-END_TEST
-
-START_TEST(a_staging_buffer_is_read_late)
-{
-    struct far f = far_open(0);
-    struct operands o = take_operands(&f);
-    copy_in(&f, o.x, o.in);
-    kt_run_order(&f.run, KT_QUEUE_OUT, KT_QUEUE_IN);
-    kt_run_copy(&f.run, KT_QUEUE_OUT, o.out, o.x, N * sizeof *o.out);
-    o.in[5] = -1; /* too early */
-    ck_assert_int_eq(sync_queue(&f, KT_QUEUE_OUT), KT_OK);
-    ck_assert(o.out[5] == -1 && o.out[6] == 6);
-    copy_in(&f, o.x, o.in);
-    kt_mark copied = kt_run_mark(&f.run, KT_QUEUE_IN);
-    kt_run_order(&f.run, KT_QUEUE_OUT, KT_QUEUE_IN);
-    kt_run_copy(&f.run, KT_QUEUE_OUT, o.out, o.x, N * sizeof *o.out);
-    ck_assert_int_eq(kt_run_sync(&f.run, copied), KT_OK);
-    o.in[5] = -2;
-    ck_assert_int_eq(sync_queue(&f, KT_QUEUE_OUT), KT_OK);
-    ck_assert(o.out[5] == -1);
-    give_operands(&f, &o);
-    far_close(&f);
-}
-END_TEST
-
-/* A buffer that two steps use in turn: the second step's copy must wait for the first's work. */
-static bool reuses_right(uint64_t seed, bool waits)
-{
-    struct far f = far_open(seed);
-    struct operands o = take_operands(&f);
-    float *other = take_floats(&f, KT_MEMORY_PINNED, N);
-    for (int i = 0; i < N; i++)
-        other[i] = -7;
-    copy_in(&f, o.x, o.in);
-    kt_run_order(&f.run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
-    add(&f, 2, o.x, o.y);
-    if (waits)
-        kt_run_order(&f.run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
-    copy_in(&f, o.x, other);
-    kt_run_order(&f.run, KT_QUEUE_OUT, KT_QUEUE_COMPUTE);
-    kt_run_copy(&f.run, KT_QUEUE_OUT, o.out, o.y, N * sizeof *o.out);
-    ck_assert_int_eq(sync_queue(&f, KT_QUEUE_OUT), KT_OK);
-    bool right = doubled(o.out);
-    give_operands(&f, &o);
-    give(&f, KT_MEMORY_PINNED, other);
-    far_close(&f);
-    return right;
-}
-
-START_TEST(work_runs_early_too)
-{
-    int right = 0;
-    for (int seed = 0; seed < TRIES; seed++) {
-        ck_assert(reuses_right((uint64_t)seed, true));
-        right += reuses_right((uint64_t)seed, false);
-    }
-    ck_assert_int_lt(right, TRIES * 19 / 20);
+    enum { SIZE = 150 };
+    kt_context *ctx = test_context(3, 0);
+    float *from = test_random(1, 2 * SIZE * SIZE);
+    float *near = test_random(2, SIZE * SIZE), *far = test_random(3, SIZE * SIZE);
+    multiply(ctx, "cpu", from, SIZE, near);
+    multiply(ctx, "cpu-far", from, SIZE, far);
+    ck_assert_mem_eq(near, far, SIZE * SIZE * sizeof *far);
+    free(from), free(near), free(far);
+    kt_context_free(ctx);
 }
 END_TEST
 
@@ -413,41 +249,12 @@ START_TEST(memory_in_use_must_not_be_freed)
 }
 END_TEST
 
-/* More jobs than a queue holds, over more allocations than the table begins with. */
-START_TEST(long_queues_and_many_allocations)
-{
-    enum { MANY = 3 * KT_FAR_JOBS };
-    struct far f = far_open(1);
-    float *list[MANY], one[N], out[MANY];
-    float *pinned = take_floats(&f, KT_MEMORY_PINNED, MANY);
-    for (int k = 0; k < N; k++)
-        one[k] = 1;
-    for (int i = 0; i < MANY; i++)
-        list[i] = take_floats(&f, KT_MEMORY_DEVICE, N);
-    copy_in(&f, list[0], one);
-    kt_run_order(&f.run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
-    for (int i = 1; i < MANY; i++) {
-        add(&f, i % 2 ? 2.0f : 0.5f, list[i - 1], list[i]);
-        kt_run_order(&f.run, KT_QUEUE_OUT, KT_QUEUE_COMPUTE);
-        kt_run_copy(&f.run, KT_QUEUE_OUT, pinned + i, list[i], sizeof *pinned);
-    }
-    ck_assert_int_eq(sync_queue(&f, KT_QUEUE_OUT), KT_OK);
-    memcpy(out, pinned, sizeof out);
-    for (int i = 1; i < MANY; i++)
-        ck_assert(out[i] == (i % 2 ? 2.0f : 1.0f));
-    for (int i = 0; i < MANY; i++)
-        give(&f, KT_MEMORY_DEVICE, list[i * 7 % MANY]); /* 7 and MANY have no factor in common */
-    give(&f, KT_MEMORY_PINNED, pinned);
-    ck_assert_int_eq(sync_queue(&f, KT_QUEUE_COMPUTE), KT_OK);
-    far_close(&f);
-}
-END_TEST
-
-START_TEST(more_memory_than_there_is_is_refused)
+START_TEST(memory_beyond_the_limit_is_refused)
 {
     struct far f = far_open(1);
     void *memory;
-    ck_assert_int_eq(f.dev->ops->alloc(f.dev, KT_MEMORY_DEVICE, 1ull << 60, "too much", &memory),
+    f.ctx->options.memory_limit = 1 << 20;
+    ck_assert_int_eq(f.dev->ops->alloc(f.dev, KT_MEMORY_DEVICE, 2 << 20, "too much", &memory),
                      KT_ERROR_OUT_OF_MEMORY);
     ck_assert_ptr_nonnull(strstr(kt_last_error(f.ctx), "too much"));
     ck_assert_int_eq(sync_queue(&f, KT_QUEUE_COMPUTE), KT_OK);
@@ -462,14 +269,10 @@ int main(void)
         TEST(host_cannot_follow_addresses),
         LOOP(operands_must_be_of_the_device, 8),
         TEST(each_operand_of_attention_is_looked_at),
-        TEST(a_missing_wait_gives_wrong_numbers),
-        TEST(a_host_that_does_not_wait_reads_nothing),
-        TEST(a_staging_buffer_is_read_late),
-        TEST(work_runs_early_too),
+        TEST(results_are_the_bits_of_cpu),
         TEST(fresh_memory_is_not_a_number),
         TEST(memory_in_use_must_not_be_freed),
-        TEST(long_queues_and_many_allocations),
-        TEST(more_memory_than_there_is_is_refused),
+        TEST(memory_beyond_the_limit_is_refused),
     };
     return RUN_TESTS("far", tests);
 }
