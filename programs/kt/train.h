@@ -70,6 +70,7 @@ typedef struct train_state {
     double loss_window;     /**< of the steps since the last log entry */
     uint64_t last_logged;   /**< step of that entry */
     json_t *history;        /**< log_history */
+    bool unevaluated;       /**< this step's evaluation is due and not done */
 } train_state;
 
 typedef struct train_run {
@@ -84,7 +85,8 @@ typedef struct train_run {
     int64_t *order;      /**< [num_examples] of the epoch order_epoch */
     int64_t order_epoch; /**< -1 = none yet */
     double flops_per_token;
-    uint64_t saved_step; /**< of the newest checkpoint that training can go on from; 0 = none */
+    char *saved;         /**< the newest checkpoint that training can go on from, or NULL */
+    uint64_t saved_step; /**< of that one; 0 = none */
     double start_time;   /**< of this process's training, seconds */
     uint64_t start_step;
     double grad_norm, learning_rate; /**< of the latest step */

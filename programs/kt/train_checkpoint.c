@@ -217,11 +217,11 @@ static int save_training_state(train_run *run, const char *folder)
     const train_options *o = &run->options;
     char *hash = data_hash(run->dataset);
     json_t *json = json_pack(
-        "{sIsIsIsfsfsIsIsssIsIsIsIsb}", "step", (json_int_t)s->step, "tokens",
+        "{sIsIsIsfsfsIsbsIsssIsIsIsIsb}", "step", (json_int_t)s->step, "tokens",
         (json_int_t)s->tokens, "padded_tokens", (json_int_t)s->padded_tokens, "loss_total",
         s->loss_total, "loss_window", s->loss_window, "last_logged", (json_int_t)s->last_logged,
-        "num_examples", (json_int_t)run->plan.num_examples, "data", hash,
-        "per_device_train_batch_size", (json_int_t)o->batch, "gradient_accumulation_steps",
+        "unevaluated", s->unevaluated, "num_examples", (json_int_t)run->plan.num_examples, "data",
+        hash, "per_device_train_batch_size", (json_int_t)o->batch, "gradient_accumulation_steps",
         (json_int_t)o->accumulation, "seed", (json_int_t)o->seed, "data_seed",
         (json_int_t)o->data_seed, "disable_shuffling", o->disable_shuffling);
     char *path = app_text("%s/training_state.json", folder);
@@ -328,8 +328,11 @@ int output_checkpoint(train_run *run, bool whole)
         folder_remove(fresh);
     else
         rotate(o);
-    if (rc == APP_OK && whole)
+    if (rc == APP_OK && whole) {
+        free(run->saved);
+        run->saved = app_copy(target);
         run->saved_step = step;
+    }
     free(target);
     free(fresh);
     return rc;
@@ -400,6 +403,7 @@ static int read_state(train_run *run, const json_t *json, json_t *trainer)
     s->loss_total = json_number_value(json_object_get(json, "loss_total"));
     s->loss_window = json_number_value(json_object_get(json, "loss_window"));
     s->last_logged = whole_number(json, "last_logged");
+    s->unevaluated = run->evaluation && json_is_true(json_object_get(json, "unevaluated"));
     if (!json_is_array(history) || !s->step)
         return config_fail(run->cfg, "resume_from_checkpoint",
                            "%s/trainer_state.json is not what kt train writes",
@@ -411,6 +415,7 @@ static int read_state(train_run *run, const json_t *json, json_t *trainer)
                            (unsigned long long)run->plan.total_steps);
     json_array_extend(s->history, history);
     run->saved_step = s->step;
+    run->saved = app_copy(run->options.resume);
     return APP_OK;
 }
 
