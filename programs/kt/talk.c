@@ -108,7 +108,8 @@ static int emit(talk *t, kt_decode_state *state, int32_t id, text *answer)
     memcpy(answer->data + answer->length, piece, length);
     answer->length += length;
     answer->data[answer->length] = 0;
-    return out_flush() ? APP_ERROR : APP_OK; /* main tells it */
+    int error = out_flush();
+    return error ? app_fail("cannot write the output: %s", strerror(error)) : APP_OK;
 }
 
 static int64_t token_limit(const config *cfg, size_t prompt)
