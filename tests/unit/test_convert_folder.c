@@ -123,6 +123,20 @@ START_TEST(torn_files_are_removed)
 }
 END_TEST
 
+START_TEST(a_torn_record_stops_nobody)
+{
+    write_source();
+    ck_assert_int_eq(mkdir(target, 0777), 0);
+    touch("target/kt_convert.json.4711-0.tmp");
+    touch("target/notes.tmp");
+    ck_assert_fails(convert_to(source, target, KT_DTYPE_BF16, 0), KT_ERROR_STATE, "not empty");
+    ck_assert_int_eq(convert_entries(target), 2);
+    ck_assert_int_eq(unlink(fixture_path("target/notes.tmp")), 0);
+    ck_assert_converts(source, target, KT_DTYPE_BF16, 0);
+    ck_assert_int_eq(convert_entries(target), 2);
+}
+END_TEST
+
 static void interrupt(void)
 {
     write_source();
@@ -461,6 +475,7 @@ int main(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, interrupted_conversions_go_on);
     tcase_add_test(t, torn_files_are_removed);
+    tcase_add_test(t, a_torn_record_stops_nobody);
     tcase_add_test(t, another_conversion_is_refused);
     tcase_add_test(t, a_source_that_changed_is_refused);
     tcase_add_test(t, another_file_in_the_folder_is_refused);
