@@ -37,17 +37,6 @@ static int remove_unfinished(const char *folder)
     return result;
 }
 
-int output_make_folder(train_run *run)
-{
-    const char *folder = run->options.output_dir;
-    if (folder_make(folder))
-        return failed(run, folder);
-    int rc = output_lock(run->cfg, folder);
-    if (rc != APP_OK)
-        return rc;
-    return remove_unfinished(folder) ? failed(run, folder) : APP_OK;
-}
-
 /* In new memory; that of a GGUF file is the one it lies in. */
 static char *model_folder(const char *model)
 {
@@ -240,6 +229,21 @@ static void rotate(const train_options *o, long long newest)
         }
     }
     free(all);
+}
+
+int output_make_folder(train_run *run)
+{
+    const char *folder = run->options.output_dir;
+    if (folder_make(folder))
+        return failed(run, folder);
+    int rc = output_lock(run->cfg, folder);
+    if (rc != APP_OK)
+        return rc;
+    if (remove_unfinished(folder))
+        return failed(run, folder);
+    if (run->options.resume) /* a kill may have come after a checkpoint and before its rotation */
+        rotate(&run->options, (long long)run->state.step);
+    return APP_OK;
 }
 
 int output_checkpoint(train_run *run, bool whole)

@@ -68,6 +68,12 @@ rm -r out/checkpoint-8
 train save_total_limit=1
 [ "$(cd out && echo checkpoint-*)" = checkpoint-8 ] || fail "left: $(ls out)"
 
+# Killed between a checkpoint and the removal of the oldest.
+fresh
+cp -rp out/checkpoint-4 out/checkpoint-2
+train save_total_limit=2
+[ "$(cd out && echo checkpoint-*)" = 'checkpoint-4 checkpoint-8' ] || fail "left: $(ls out)"
+
 # What a kill leaves, on file systems that cannot exchange names too.
 fresh
 rm -r out/checkpoint-8

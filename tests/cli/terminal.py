@@ -168,6 +168,34 @@ def test_second_ctrl_c():
         same("never/" + name, "twice/" + name)
 
 
+def history(folder):
+    """The log without what depends on the clock."""
+    items = json.load(open(folder + "/trainer_state.json"))["log_history"]
+    return [{k: v for k, v in item.items() if "runtime" not in k and "per_second" not in k} for item in items]
+
+
+def test_dropped_evaluation():
+    """The resumed run makes up for it."""
+    slow = ["train", "sft.yaml", "max_steps=2", "cpu_infer=1", "eval_dataset=many", "dataset_dir=many", "eval_steps=1",
+            "eval_strategy=steps", "per_device_eval_batch_size=4", "plot_loss=false", "--experts", "reference"]
+    os.mkdir("many")
+    json.dump({"pairs": {"file_name": "pairs.json"}, "many": {"file_name": "many.json"}},
+              open("many/dataset_info.json", "w"))
+    shutil.copy("data/pairs.json", "many")
+    json.dump(json.load(open("data/pairs.json")) * 8, open("many/many.json", "w"))
+    t = Terminal(*slow, "output_dir=dropped")
+    t.until("step 1/2")
+    t.type("\x03")
+    t.until("stopping after this step")
+    t.type("\x03")
+    t.until("stopped after step 1\n")
+    check(t.end() == 130 and "eval_loss" not in t.text, t.text)
+    check(run(*slow, "output_dir=evaluated").returncode == 0, "evaluated")
+    resume(t.text)
+    same("evaluated/adapter_model.safetensors", "dropped/adapter_model.safetensors")
+    check(history("evaluated") == history("dropped"), history("dropped"))
+
+
 def test_hostile_data():
     os.mkdir("hostile")
     shutil.copy("data/dataset_info.json", "hostile")
