@@ -18,10 +18,11 @@
  * longjmp.
  *
  * The thread that calls libkt works too. libkt never changes its affinity, nor that of any thread
- * of the host. The other threads take no signals. With pin_threads they are bound: a context that
- * has a thread for every core binds each to its own; one with fewer threads, or made while another
- * context of the process holds the cores, binds them to the cores of their NUMA node, which with
- * one node leaves them free.
+ * of the host. The other threads take no signals but those that they cause themselves (faults,
+ * abort, SIGPROF), which the thread that makes the context must not block. With pin_threads they
+ * are bound: a context that has a thread for every core binds each to its own; one with fewer
+ * threads, or made while another context of the process holds the cores, binds them to the cores
+ * of their NUMA node, which with one node leaves them free.
  *
  * fork(): the child has none of the threads. It must neither use nor free what its parent made; it
  * may make contexts of its own. */

@@ -86,26 +86,32 @@ static int each_name(const struct kt_converter *c,
     DIR *folder = opendir(c->target);
     if (!folder)
         return -1;
-    for (struct dirent *entry; !result && (entry = readdir(folder));)
+    while (!result) {
+        errno = 0; /* tells the end from an error */
+        struct dirent *entry = readdir(folder);
+        if (!entry) {
+            result = errno ? -1 : 0;
+            break;
+        }
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
             result = visit(c, entry->d_name);
+    }
+    int error = errno;
     closedir(folder);
+    errno = error;
     return result;
 }
 
-static int is_there(const struct kt_converter *c, const char *name)
+/* What a kill leaves while the record itself is written does not count. */
+static int is_whole(const struct kt_converter *c, const char *name)
 {
-    (void)c, (void)name;
-    return 1;
+    (void)c;
+    return !kt_atomic_is_unfinished(name);
 }
 
-/* Names that formats/atomic_file.c gives to files that are not whole. */
 static int remove_torn(const struct kt_converter *c, const char *name)
 {
-    size_t length = strlen(name);
-    if (length > 4 && strcmp(name + length - 4, ".tmp") == 0)
-        return unlinkat(c->folder, name, 0);
-    return 0;
+    return kt_atomic_is_unfinished(name) ? unlinkat(c->folder, name, 0) : 0;
 }
 
 static int is_config(const struct kt_converter *c, const char *name)
@@ -116,7 +122,7 @@ static int is_config(const struct kt_converter *c, const char *name)
 
 static kt_status begin_record(struct kt_converter *c, const char *path, const char *text)
 {
-    int found = each_name(c, is_there);
+    int found = each_name(c, is_whole);
     if (found < 0)
         return failed(c);
     if (found)
@@ -124,6 +130,8 @@ static kt_status begin_record(struct kt_converter *c, const char *path, const ch
             c->ctx, KT_ERROR_STATE, "%s: %s; choose another folder, or empty this one", c->target,
             each_name(c, is_config) > 0 ? "holds a complete checkpoint already"
                                         : "is not empty and holds no conversion that could go on");
+    if (each_name(c, remove_torn))
+        return failed(c);
     KT_TRY(kt_atomic_write_file(c->ctx, path, text, strlen(text)));
     c->recorded = true;
     return KT_OK;
@@ -143,12 +151,17 @@ static kt_status compare_record(struct kt_converter *c, const char *path, const 
 
 static kt_status check_record(struct kt_converter *c)
 {
+    struct stat info;
     char *path = kt_path_join(c->target, record_name), *text;
     if (!path)
         return kt_fail_memory(c->ctx, strlen(c->target), "a file name");
     kt_status status = make_record(c, &text);
     if (status == KT_OK) {
-        status = kt_file_exists(path) ? compare_record(c, path, text) : begin_record(c, path, text);
+        bool found = fstatat(c->folder, record_name, &info, AT_SYMLINK_NOFOLLOW) == 0;
+        if (!found && errno != ENOENT)
+            status = failed(c);
+        else
+            status = found ? compare_record(c, path, text) : begin_record(c, path, text);
         free(text);
     }
     free(path);
@@ -199,8 +212,7 @@ kt_status kt_convert_finish_folder(struct kt_converter *c)
 {
     if (unlinkat(c->folder, record_name, 0) != 0)
         return failed(c);
-    (void)!fsync(c->folder);
-    return KT_OK;
+    return kt_sync_folder(c->target) == 0 ? KT_OK : failed(c);
 }
 
 void kt_convert_close_folder(struct kt_converter *c, bool undo)

@@ -159,12 +159,16 @@ static void bind_worker(struct kt_pool *pool, const struct kt_topology *t,
         pool->num_refused++;
 }
 
-/* Workers leave every signal to the host's threads. */
+/* Workers leave what comes from outside to the host's threads. What a thread causes itself, a fault
+ * or a tick of a profiler, skips the host's handler where it is blocked. */
 static int start_worker(struct worker *w)
 {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
+    sigset_t outside, old;
+    sigfillset(&outside);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        sigdelset(&outside, own[i]);
+    pthread_sigmask(SIG_BLOCK, &outside, &old);
     int error = pthread_create(&w->handle, NULL, worker_main, w);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return error;

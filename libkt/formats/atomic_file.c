@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "formats/atomic_file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/context.h"
+#include "formats/file.h"
 
 enum { BUFFER_BYTES = 1 << 16, NAME_ATTEMPTS = 100 };
 
@@ -29,17 +33,74 @@ static kt_status fail(struct kt_atomic_file *f, int error)
     return kt_fail(f->ctx, KT_ERROR_IO, "%s: cannot write: %s%s", f->path, strerror(error), advice);
 }
 
+/* Length of the name whose unfinished file this is; 0 when it is none. */
+static size_t finished_length(const char *name)
+{
+    int end = 0;
+    const char *dot = strrchr(name, '.');
+    if (!dot || strcmp(dot, ".tmp") != 0)
+        return 0;
+    while (dot > name && *--dot != '.')
+        ;
+    sscanf(dot, ".%*[0-9]-%*[0-9].tmp%n", &end);
+    return end && !dot[end] ? (size_t)(dot - name) : 0;
+}
+
+bool kt_atomic_is_unfinished(const char *name)
+{
+    return finished_length(name) > 0;
+}
+
+static void remove_if_dead(int folder, const char *name)
+{
+    struct stat st;
+    int fd = openat(folder, name, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0)
+        unlinkat(folder, name, 0);
+    close(fd);
+}
+
+/* What killed writers of `path` left. That some of it cannot be removed stops nobody. */
+static void remove_dead(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    char *folder = kt_path_beside(path, "");
+    DIR *dir = folder ? opendir(*folder ? folder : ".") : NULL;
+    size_t length = strlen(base);
+    for (struct dirent *e; dir && (e = readdir(dir));)
+        if (finished_length(e->d_name) == length && strncmp(e->d_name, base, length) == 0)
+            remove_if_dead(dirfd(dir), e->d_name);
+    if (dir)
+        closedir(dir);
+    free(folder);
+}
+
+/* Until it is locked, another writer may take a new file for a dead one and remove it. */
+static bool is_ours(int fd)
+{
+    struct stat st;
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0)
+        return errno != EWOULDBLOCK; /* locks may be unknown here: then nobody removes */
+    return fstat(fd, &st) != 0 || st.st_nlink > 0;
+}
+
 /* mkstemp would make the file private to the user; O_EXCL with the usual mode obeys the umask. */
 static int open_beside(struct kt_atomic_file *f, size_t capacity)
 {
-    int fd = -1;
-    for (int i = 0; i < NAME_ATTEMPTS && fd < 0; i++) {
+    for (int i = 0; i < NAME_ATTEMPTS; i++) {
         snprintf(f->temporary, capacity, "%s.%ld-%d.tmp", f->path, (long)getpid(), i);
-        fd = open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        int fd = open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
         if (fd < 0 && errno != EEXIST)
-            break;
+            return -1;
+        if (fd >= 0 && is_ours(fd))
+            return fd;
+        if (fd >= 0)
+            close(fd);
+        errno = EEXIST;
     }
-    return fd;
+    return -1;
 }
 
 static void release(struct kt_atomic_file *f)
@@ -63,6 +124,7 @@ kt_status kt_atomic_open(kt_context *ctx, const char *path, struct kt_atomic_fil
     f->path = strdup(path);
     f->temporary = malloc(capacity);
     kt_status status = KT_OK;
+    remove_dead(path);
     if (!f->path || !f->temporary)
         status = kt_fail_memory(ctx, capacity, "a file name");
     else if ((f->fd = open_beside(f, capacity)) < 0)
@@ -80,8 +142,8 @@ static kt_status write_all(struct kt_atomic_file *f, const char *data, size_t by
         ssize_t n = write(f->fd, data, bytes);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0)
-            return fail(f, errno);
+        if (n <= 0)
+            return fail(f, n < 0 ? errno : EIO);
         data += n;
         bytes -= (size_t)n;
     }
@@ -96,8 +158,8 @@ kt_status kt_atomic_write_at(struct kt_atomic_file *f, uint64_t offset, const vo
         ssize_t n = pwrite(f->fd, from, bytes, (off_t)offset);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0)
-            return fail(f, errno);
+        if (n <= 0)
+            return fail(f, n < 0 ? errno : EIO);
         from += n;
         offset += (uint64_t)n;
         bytes -= (size_t)n;
@@ -124,15 +186,16 @@ kt_status kt_atomic_write(struct kt_atomic_file *f, const void *data, size_t byt
     return KT_OK;
 }
 
-/* Makes the rename itself durable. Some file systems cannot sync a folder; that loses nothing that
- * was promised. */
-static void sync_folder(struct kt_atomic_file *f)
+int kt_sync_folder(const char *folder)
 {
-    int fd = open(dirname(f->temporary), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
-        (void)!fsync(fd);
-        close(fd);
-    }
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == EACCES ? 0 : -1; /* one may write into a folder that one cannot read */
+    int result = fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP ? -1 : 0;
+    int error = errno;
+    close(fd);
+    errno = error;
+    return result;
 }
 
 kt_status kt_atomic_commit(struct kt_atomic_file *f)
@@ -146,10 +209,10 @@ kt_status kt_atomic_commit(struct kt_atomic_file *f)
         status = fail(f, errno);
     if (status == KT_OK && rename(f->temporary, f->path) != 0)
         status = fail(f, errno);
-    if (status == KT_OK)
-        sync_folder(f);
-    else
+    if (status != KT_OK)
         unlink(f->temporary);
+    else if (kt_sync_folder(dirname(f->temporary)) != 0)
+        status = fail(f, errno);
     release(f);
     return status;
 }

@@ -73,7 +73,7 @@ bool kt_is_directory(const char *path)
 bool kt_file_exists(const char *path)
 {
     struct stat st;
-    return stat(path, &st) == 0;
+    return stat(path, &st) == 0 || (errno != ENOENT && errno != ENOTDIR);
 }
 
 char *kt_path_join(const char *folder, const char *name)

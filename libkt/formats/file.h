@@ -15,7 +15,8 @@ kt_status kt_file_read(kt_context *ctx, const char *path, uint64_t max_bytes, ch
 /** True when `path` exists as a directory. */
 bool kt_is_directory(const char *path);
 
-/** True when `path` exists, whatever it is. */
+/** True when `path` exists, whatever it is, and when that cannot be found out: opening it tells
+ * why. */
 bool kt_file_exists(const char *path);
 
 /** "folder/name" (no doubled slash; `name` alone when it is absolute or folder is ""), malloc'ed;

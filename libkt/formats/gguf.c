@@ -214,7 +214,9 @@ kt_status kt_gguf_locate(kt_context *ctx, const char *path, char **file)
     }
     KT_TRY(has_safetensors(ctx, path, &other));
     DIR *dir = other ? NULL : opendir(path);
-    if (!dir) /* what cannot be listed holds no model that can be found */
+    if (!dir && !other && errno != EACCES) /* a folder that may not be listed can be read by name */
+        return kt_fail(ctx, KT_ERROR_IO, "%s: cannot be listed: %s", path, strerror(errno));
+    if (!dir)
         return KT_OK;
     kt_status status = search_folder(ctx, path, dir, file);
     closedir(dir);

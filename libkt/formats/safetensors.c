@@ -122,10 +122,10 @@ static kt_status open_folder(struct kt_checkpoint *c, const char *folder)
     kt_status status;
     if (!single || !index) {
         status = kt_fail_memory(c->ctx, 0, "a file name");
-    } else if (access(single, F_OK) == 0) {
+    } else if (kt_file_exists(single)) {
         status = open_single(c, single);
         single = NULL;
-    } else if (access(index, F_OK) == 0) {
+    } else if (kt_file_exists(index)) {
         status = open_index(c, folder, index);
     } else {
         status = kt_fail(c->ctx, KT_ERROR_NOT_FOUND, "%s: has neither %s nor %s nor a GGUF file",

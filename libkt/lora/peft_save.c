@@ -2,12 +2,14 @@
 #include <kt/lora.h>
 
 #include <errno.h>
+#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/context.h"
+#include "formats/atomic_file.h"
 #include "formats/file.h"
 #include "formats/safetensors.h"
 #include "lora/peft_config.h"
@@ -40,6 +42,14 @@ static kt_status write_tensors(const kt_lora *lora, const char *file)
     return status;
 }
 
+static int sync_parent(const char *path)
+{
+    char *copy = strdup(path);
+    int result = copy ? kt_sync_folder(dirname(copy)) : -1;
+    free(copy);
+    return result;
+}
+
 /* Creates the folder and those it lies in; *created is set when the last one is new. */
 static kt_status make_folder(kt_context *ctx, const char *path, bool *created)
 {
@@ -57,6 +67,8 @@ static kt_status make_folder(kt_context *ctx, const char *path, bool *created)
     free(copy);
     *created = mkdir(path, 0777) == 0;
     int error = errno;
+    if (*created && sync_parent(path) != 0)
+        return kt_fail(ctx, KT_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
     if (*created || kt_is_directory(path))
         return KT_OK;
     return kt_fail(ctx, KT_ERROR_IO, "%s: cannot make this folder: %s", path, strerror(error));

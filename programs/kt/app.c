@@ -7,19 +7,13 @@
 #include <string.h>
 #include <time.h>
 
-static void print_error(const char *kind, const char *format, va_list args)
-{
-    fflush(stdout);
-    fputs(kind, stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-}
+#include "output.h"
 
 int app_fail(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    print_error("kt: ", format, args);
+    err_sentence("kt: ", format, args);
     va_end(args);
     return APP_ERROR;
 }
@@ -28,7 +22,7 @@ int app_usage(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    print_error("kt: ", format, args);
+    err_sentence("kt: ", format, args);
     va_end(args);
     return APP_USAGE;
 }
@@ -37,7 +31,7 @@ void app_warn(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    print_error("kt: warning: ", format, args);
+    err_sentence("kt: warning: ", format, args);
     va_end(args);
 }
 

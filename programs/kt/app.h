@@ -12,7 +12,7 @@ enum {
     APP_OK = 0,
     APP_ERROR = 1,         /**< something could not be done; one sentence is on stderr */
     APP_USAGE = 2,         /**< the command line makes no sense */
-    APP_INTERRUPTED = 130, /**< stopped by Ctrl-C or SIGTERM */
+    APP_INTERRUPTED = 130, /**< stopped by Ctrl-C, SIGTERM or SIGHUP */
 };
 
 /** Each command gets the arguments after its name and returns an exit code. */
@@ -21,6 +21,7 @@ typedef struct command {
     int (*run)(int argc, char **argv);
     const char *summary; /**< one line for `kt help` */
     const char *help;    /**< the whole text of `kt help NAME` */
+    bool makes_files;    /**< what counts are its files: it is done even if nobody could read it */
 } command;
 
 extern const command commands[];

@@ -2,10 +2,11 @@
 #include "bar.h"
 
 #include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+
+#include "output.h"
 
 enum { WIDEST = 40, PERCENT_COLUMNS = 6 };
 
@@ -20,7 +21,7 @@ static int columns(void)
 void bar_clear(void)
 {
     if (shown)
-        fputs("\r\033[K", stdout);
+        out_control("\r\033[K");
     shown = false;
 }
 
@@ -29,10 +30,10 @@ void bar_draw(double share, const char *text)
     int room = columns() - PERCENT_COLUMNS, width = room - (int)strlen(text);
     width = width > WIDEST ? WIDEST : width;
     bar_clear();
-    printf("%3.0f%% ", 100 * share);
+    out_print("%3.0f%% ", 100 * share);
     for (int i = 0; i < width; i++)
-        fputs(i < (int)(width * share) ? "█" : "░", stdout);
-    printf("%.*s", room, text);
+        out_print("%s", i < (int)(width * share) ? "█" : "░");
+    out_print("%.*s", room, text);
     shown = true;
-    fflush(stdout);
+    out_flush();
 }

@@ -10,6 +10,7 @@
 #include "app.h"
 #include "args.h"
 #include "files.h"
+#include "output.h"
 #include "prompt.h"
 #include "talk.h"
 
@@ -76,17 +77,17 @@ static int say(talk *t, conversation *c, const char *line, bool interactive)
     interrupted = 0;
     int rc = talk_encode(t, c->messages, c->num, &ids, &num_ids);
     if (rc == APP_OK && interactive)
-        fputs("Assistant: ", stdout);
+        out_print("Assistant: ");
     if (rc == APP_OK)
         rc = talk_answer(t, ids, num_ids, &answer);
     if (rc == APP_OK) {
-        puts(interrupted ? " [stopped]" : "");
+        out_print("%s\n", interrupted ? " [stopped]" : "");
         add(c, "assistant", answer);
     } else {
         free(answer);
         shorten(c, before);
     }
-    fflush(stdout);
+    out_flush();
     kt_free(ids);
     return rc;
 }
@@ -111,7 +112,7 @@ static bool run_command(conversation *c, const config *cfg, const char *line, bo
     } else if (!strcmp(line, "/clear")) {
         start(c, cfg);
     } else if (!strcmp(line, "/help")) {
-        fputs(chat_commands, stdout);
+        out_print("%s", chat_commands);
     } else if (!strncmp(line, "/save", 5) && (line[5] == ' ' || !line[5])) {
         const char *path = line + 5 + strspn(line + 5, " ");
         *rc = *path ? save(c, path) : app_fail("/save needs a file name");
@@ -135,7 +136,7 @@ static int converse(talk *t, const config *cfg)
         char *line;
         prompt_result got = prompt_read(&line);
         if (got == PROMPT_INTERRUPTED)
-            putchar('\n');
+            out_print("\n");
         leave = got == PROMPT_END;
         if (got == PROMPT_LINE && *line && !run_command(&c, cfg, line, &leave, &rc))
             rc = say(t, &c, line, interactive);
@@ -144,7 +145,7 @@ static int converse(talk *t, const config *cfg)
     }
     prompt_close();
     if (interactive)
-        putchar('\n');
+        out_print("\n");
     shorten(&c, 0);
     free(c.messages);
     return interactive ? APP_OK : rc;
@@ -153,10 +154,11 @@ static int converse(talk *t, const config *cfg)
 static void greet(const session *s)
 {
     char *experts = session_experts(s);
-    printf("%s%s", config_string(s->cfg, "model_name_or_path"), s->lora ? " with an adapter" : "");
+    out_print("%s%s", config_string(s->cfg, "model_name_or_path"),
+              s->lora ? " with an adapter" : "");
     if (experts)
-        printf("; experts: %s", experts);
-    puts("; /help lists the commands");
+        out_print("; experts: %s", experts);
+    out_print("; /help lists the commands\n");
     free(experts);
 }
 

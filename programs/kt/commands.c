@@ -4,7 +4,7 @@
 #include "app.h"
 
 #define EXPERTS                                                                                    \
-    "  --experts NAME  how routed experts are computed: amx, amx-int8, llamafile (CPUs without "   \
+    "  --experts NAME  how routed experts are computed: amx, amx-int8, cpu (those without "   \
     "AMX),\n"                                                                                      \
     "                  reference (plain C, slow), or auto; the same as kt_experts=NAME\n"
 
@@ -34,7 +34,8 @@ static const char train_help[] =
     "  --check         read and check the configuration, then stop\n" EXPERTS "\n"
     "Ctrl-C finishes the running step, saves a checkpoint and prints the command that goes on "
     "from\n"
-    "it with the same result as an uninterrupted run. A second Ctrl-C stops at once.\n";
+    "it with the same result as an uninterrupted run. A second Ctrl-C drops the running step and\n"
+    "saves the one before it; a third ends the program. SIGTERM and SIGHUP are a Ctrl-C.\n";
 
 static const char chat_help[] =
     "usage: kt chat X.yaml|MODEL [--experts NAME] [key=value ...]\n\n"
@@ -61,15 +62,16 @@ static const char convert_help[] =
     "released;\n"
     "                  int8: one scale for a row; int4: one scale for 128 numbers of a row\n"
     "  --experts-only  the routed experts alone\n\n"
-    "Ctrl-C leaves only whole files, and the same command goes on from there.\n";
+    "Ctrl-C leaves only whole files, and the same command goes on from there; so do SIGTERM and\n"
+    "SIGHUP.\n";
 
 const command commands[] = {
-    {"train", train_command, "fine-tune a model with LoRA", train_help},
-    {"chat", chat_command, "talk with a model", chat_help},
-    {"generate", generate_command, "answer one prompt", generate_help},
-    {"data", data_command, "show what a dataset becomes", data_help},
-    {"convert", convert_command, "write a checkpoint in another format", convert_help},
-    {"info", info_command, "describe a checkpoint", info_help},
+    {"train", train_command, "fine-tune a model with LoRA", train_help, true},
+    {"chat", chat_command, "talk with a model", chat_help, false},
+    {"generate", generate_command, "answer one prompt", generate_help, false},
+    {"data", data_command, "show what a dataset becomes", data_help, false},
+    {"convert", convert_command, "write a checkpoint in another format", convert_help, true},
+    {"info", info_command, "describe a checkpoint", info_help, false},
     {0},
 };
 

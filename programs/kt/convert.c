@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kt convert: a checkpoint in another format of weights. */
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "app.h"
 #include "args.h"
 #include "bar.h"
+#include "output.h"
 #include "session.h"
+#include "stop.h"
 
 static const struct {
     const char *name;
@@ -20,18 +20,9 @@ static const struct {
                {"f32", KT_DTYPE_F32}};
 enum { NUM_FORMATS = sizeof formats / sizeof *formats };
 
-static volatile sig_atomic_t interrupts;
-
-static void on_interrupt(int signal_number)
-{
-    (void)signal_number;
-    if (interrupts++)
-        _exit(APP_INTERRUPTED);
-}
-
 static int is_interrupted(void)
 {
-    return interrupts != 0;
+    return stop_requests() > 0;
 }
 
 static struct {
@@ -64,17 +55,15 @@ static void on_progress(const char *what, uint64_t done, uint64_t total)
     } else if (!screen.terminal && now - screen.drawn > 1 && (int)(10 * share) > screen.tenths) {
         screen.tenths = (int)(10 * share);
         screen.drawn = now;
-        printf("%3.0f%%%s\n", 100 * share, text);
-        fflush(stdout);
+        out_print("%3.0f%%%s\n", 100 * share, text);
+        out_flush();
     }
 }
 
 static void begin(void)
 {
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    screen.terminal = isatty(STDOUT_FILENO);
+    stop_catch("stopping after what is being written; Ctrl-C again to leave at once", NULL);
+    screen.terminal = out_is_terminal();
     screen.begun = screen.drawn = now_seconds();
     session_cancelled = is_interrupted;
     session_progress = on_progress;
@@ -103,8 +92,8 @@ static int print_result(session *s, const char *target)
         if (kt_model_get_tensor(s->model, i, &t) == KT_OK)
             bytes += t.num_bytes;
     }
-    printf("%s: %s from %s in %s\n", target, format_bytes(a, bytes), format_bytes(b, screen.total),
-           format_time(c, now_seconds() - screen.begun));
+    out_print("%s: %s from %s in %s\n", target, format_bytes(a, bytes),
+              format_bytes(b, screen.total), format_time(c, now_seconds() - screen.begun));
     return APP_OK;
 }
 
@@ -124,7 +113,7 @@ static int convert(const config *cfg, const char *target, const kt_convert_optio
             kt_convert(s.ctx, config_string(cfg, "model_name_or_path"), target, options);
         end();
         if (status == KT_ERROR_CANCELLED) {
-            printf("stopped; the same command goes on from here\n");
+            out_print("stopped; the same command goes on from here\n");
             rc = APP_INTERRUPTED;
         } else {
             rc = status == KT_OK ? print_result(&s, target) : app_fail("%s", kt_last_error(s.ctx));

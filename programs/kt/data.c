@@ -1,25 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kt data: what a dataset becomes, as ids for programs and as text for people. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "app.h"
 #include "args.h"
+#include "output.h"
 #include "session.h"
 
 static void print_ids(const char *name, const int32_t *ids, size_t num, const char *end)
 {
-    printf("\"%s\": [", name);
+    out_print("\"%s\": [", name);
     for (size_t i = 0; i < num; i++)
-        printf("%s%d", i ? ", " : "", ids[i]);
-    printf("]%s", end);
+        out_print("%s%d", i ? ", " : "", ids[i]);
+    out_print("]%s", end);
 }
 
 static void print_json(const kt_example *e)
 {
-    putchar('{');
+    out_print("{");
     print_ids("input_ids", e->input_ids, e->length, ", ");
     print_ids("labels", e->labels, e->length, "}\n");
 }
@@ -30,30 +29,36 @@ static int print_text(session *s, const int32_t *ids, size_t num)
     size_t length;
     if (kt_tokenizer_decode(s->tokenizer, ids, num, 0, &text, &length) != KT_OK)
         return app_fail("%s", kt_last_error(s->ctx));
-    fwrite(text, 1, length, stdout);
+    out_text(text, length);
     kt_free(text);
     return APP_OK;
 }
 
 /* On a terminal the masked runs are dimmed; elsewhere the trained ones stand between >>> and <<<.
  */
-static int print_example(session *s, size_t index, const kt_example *e, bool terminal)
+static int print_example(session *s, size_t index, const kt_example *e)
 {
     size_t trained = 0;
     for (size_t i = 0; i < e->length; i++)
         trained += e->labels[i] != KT_IGNORE_LABEL;
-    printf("%s--- example %zu: %zu tokens, %zu in the loss ---\n", index ? "\n" : "", index,
-           e->length, trained);
+    out_print("%s--- example %zu: %zu tokens, %zu in the loss ---\n", index ? "\n" : "", index,
+              e->length, trained);
     int rc = APP_OK;
     for (size_t start = 0, end; start < e->length && rc == APP_OK; start = end) {
         bool masked = e->labels[start] == KT_IGNORE_LABEL;
         for (end = start; end < e->length && (e->labels[end] == KT_IGNORE_LABEL) == masked;)
             end++;
-        fputs(terminal ? masked ? "\033[2m" : "\033[0m" : masked ? "" : ">>>", stdout);
+        if (out_is_terminal())
+            out_control(masked ? "\033[2m" : "\033[0m");
+        else
+            out_print("%s", masked ? "" : ">>>");
         rc = print_text(s, e->input_ids + start, end - start);
-        fputs(terminal ? "\033[0m" : masked ? "" : "<<<", stdout);
+        if (out_is_terminal())
+            out_control("\033[0m");
+        else
+            out_print("%s", masked ? "" : "<<<");
     }
-    putchar('\n');
+    out_print("\n");
     return rc;
 }
 
@@ -62,7 +67,6 @@ static int print_examples(session *s, const kt_dataset *dataset, bool jsonl, siz
     size_t total = kt_dataset_num_examples(dataset);
     if (jsonl || num > total)
         num = total;
-    bool terminal = isatty(STDOUT_FILENO);
     int rc = APP_OK;
     for (size_t i = 0; i < num && rc == APP_OK; i++) {
         kt_example e = {.size = sizeof e};
@@ -71,10 +75,10 @@ static int print_examples(session *s, const kt_dataset *dataset, bool jsonl, siz
         if (jsonl)
             print_json(&e);
         else
-            rc = print_example(s, i, &e, terminal);
+            rc = print_example(s, i, &e);
     }
     if (!jsonl)
-        printf("\n%zu examples in all\n", total);
+        out_print("\n%zu examples in all\n", total);
     return rc;
 }
 

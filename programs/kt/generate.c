@@ -7,6 +7,7 @@
 #include "app.h"
 #include "args.h"
 #include "files.h"
+#include "output.h"
 #include "talk.h"
 
 static int answer(const config *cfg, const char *prompt)
@@ -27,7 +28,7 @@ static int answer(const config *cfg, const char *prompt)
     if (rc == APP_OK)
         rc = talk_answer(&t, ids, num_ids, &text);
     if (rc == APP_OK)
-        putchar('\n');
+        out_print("\n");
     free(text);
     kt_free(ids);
     talk_close(&t);

@@ -1,31 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kt info: what a checkpoint is. */
-#include <stdio.h>
 #include <string.h>
 
 #include "app.h"
 #include "args.h"
+#include "output.h"
 #include "session.h"
 
 static void print_model(const kt_model_info *m)
 {
     char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE], d[FORMAT_SIZE];
-    printf("architecture:  %s\n", m->architecture);
-    printf("layers:        %d (%d dense)\n", m->num_hidden_layers, m->num_dense_layers);
-    printf("hidden size:   %d, %d attention heads\n", m->hidden_size, m->num_attention_heads);
+    out_print("architecture:  %s\n", m->architecture);
+    out_print("layers:        %d (%d dense)\n", m->num_hidden_layers, m->num_dense_layers);
+    out_print("hidden size:   %d, %d attention heads\n", m->hidden_size, m->num_attention_heads);
     if (m->n_routed_experts)
-        printf("experts:       %d routed, %d for each token, %d shared\n", m->n_routed_experts,
-               m->num_experts_per_tok, m->n_shared_experts);
-    printf("vocabulary:    %d\n", m->vocab_size);
-    printf("context:       %d tokens\n", m->max_position_embeddings);
-    printf("parameters:    %s (%s), %s (%s) active for a token\n",
-           format_grouped(a, m->num_parameters), format_count(b, m->num_parameters),
-           format_grouped(c, m->num_active_parameters), format_count(d, m->num_active_parameters));
-    printf("size:          %s", format_bytes(a, m->num_bytes));
+        out_print("experts:       %d routed, %d for each token, %d shared\n", m->n_routed_experts,
+                  m->num_experts_per_tok, m->n_shared_experts);
+    out_print("vocabulary:    %d\n", m->vocab_size);
+    out_print("context:       %d tokens\n", m->max_position_embeddings);
+    out_print("parameters:    %s (%s), %s (%s) active for a token\n",
+              format_grouped(a, m->num_parameters), format_count(b, m->num_parameters),
+              format_grouped(c, m->num_active_parameters),
+              format_count(d, m->num_active_parameters));
+    out_print("size:          %s", format_bytes(a, m->num_bytes));
     if (m->num_skipped_bytes)
-        printf(", and %s that are not used (multi-token prediction)",
-               format_bytes(a, m->num_skipped_bytes));
-    putchar('\n');
+        out_print(", and %s that are not used (multi-token prediction)",
+                  format_bytes(a, m->num_skipped_bytes));
+    out_print("\n");
 }
 
 enum { USED_AS_SCALES = 2 }; /* kt_tensor_info.used */
@@ -46,8 +47,8 @@ static void print_sum(const char *name, const dtype_sum *sum)
 {
     char a[FORMAT_SIZE], b[FORMAT_SIZE];
     if (sum->tensors)
-        printf("%-8s %9llu %20s %12s\n", name, (unsigned long long)sum->tensors,
-               format_grouped(a, sum->parameters), format_bytes(b, sum->bytes));
+        out_print("%-8s %9llu %20s %12s\n", name, (unsigned long long)sum->tensors,
+                  format_grouped(a, sum->parameters), format_bytes(b, sum->bytes));
 }
 
 static void print_dtypes(const kt_model *model)
@@ -62,7 +63,7 @@ static void print_dtypes(const kt_model *model)
         sum->parameters += t.used == USED_AS_SCALES ? 0 : num_elements(&t);
         sum->bytes += t.num_bytes;
     }
-    printf("\n%-8s %9s %20s %12s\n", "dtype", "tensors", "parameters", "size");
+    out_print("\n%-8s %9s %20s %12s\n", "dtype", "tensors", "parameters", "size");
     for (int i = 0; i <= KT_DTYPE_UNKNOWN; i++)
         print_sum(kt_dtype_name((kt_dtype)i), &sums[i]);
     print_sum("scales", &scales);
@@ -70,16 +71,16 @@ static void print_dtypes(const kt_model *model)
 
 static void print_tensors(const kt_model *model)
 {
-    putchar('\n');
+    out_print("\n");
     for (size_t i = 0; i < kt_model_num_tensors(model); i++) {
         kt_tensor_info t = {.size = sizeof t};
         if (kt_model_get_tensor(model, i, &t) != KT_OK)
             continue;
         const char *slash = strrchr(t.file, '/');
-        printf("%s %s [", t.name, kt_dtype_name(t.dtype));
+        out_print("%s %s [", t.name, kt_dtype_name(t.dtype));
         for (int32_t d = 0; d < t.ndim; d++)
-            printf("%s%lld", d ? ", " : "", (long long)t.shape[d]);
-        printf("] %s%s\n", slash ? slash + 1 : t.file, t.used ? "" : " (not used)");
+            out_print("%s%lld", d ? ", " : "", (long long)t.shape[d]);
+        out_print("] %s%s\n", slash ? slash + 1 : t.file, t.used ? "" : " (not used)");
     }
 }
 

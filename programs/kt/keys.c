@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "app.h"
+#include "output.h"
 
 const key *key_find(const char *name)
 {
@@ -199,28 +201,27 @@ int key_check(const config *cfg, const entry *e)
     return check_domain(cfg, k, &e->value);
 }
 
-void key_print_ignored(const config *cfg, FILE *out)
+void key_print_ignored(const config *cfg)
 {
     bool first = true;
     for (size_t i = 0; i < key_table_size; i++) {
         const key *k = &key_table[i];
         if (k->use != KEY_NO_EFFECT || !config_find(cfg, k->name))
             continue;
-        fprintf(out, "%s%s: %s\n", first ? "keys without effect here:\n  " : "  ", k->name,
-                k->note);
+        out_print("%s%s: %s\n", first ? "keys without effect here:\n  " : "  ", k->name, k->note);
         first = false;
     }
 }
 
-void key_print_table(FILE *out)
+void key_print_table(void)
 {
     static const char *const types[] = {"text", "int", "float", "bool", "list", "map", "any"};
     static const char *const uses[] = {"supported", "no effect", "limited"};
     for (size_t i = 0; i < key_table_size; i++) {
         const key *k = &key_table[i];
-        fprintf(out, "%s\t%s\t%s\t%s\t%s\t%s\n", k->name, types[k->type], uses[k->use],
-                k->fallback ? k->fallback : "null", k->domain ? k->domain : "",
-                k->note ? k->note : "");
+        out_print("%s\t%s\t%s\t%s\t%s\t%s\n", k->name, types[k->type], uses[k->use],
+                  k->fallback ? k->fallback : "null", k->domain ? k->domain : "",
+                  k->note ? k->note : "");
     }
 }
 

@@ -6,8 +6,6 @@
 #ifndef KT_KEYS_H
 #define KT_KEYS_H
 
-#include <stdio.h>
-
 #include "config.h"
 
 typedef enum key_type {
@@ -46,9 +44,9 @@ const key *key_find(const char *name);
 int key_check(const config *cfg, const entry *e);
 
 /** Names, once, the given keys that have no effect, with the reason. */
-void key_print_ignored(const config *cfg, FILE *out);
+void key_print_ignored(const config *cfg);
 
 /** The table as text, for `kt help keys`. */
-void key_print_table(FILE *out);
+void key_print_table(void);
 
 #endif

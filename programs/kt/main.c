@@ -1,25 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <errno.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 
 #include <kt/kt.h>
 
 #include "app.h"
 #include "keys.h"
+#include "output.h"
 
-static void print_overview(FILE *out)
+static void print_overview(void (*print)(const char *format, ...))
 {
-    fputs("kt fine-tunes mixture-of-experts language models with LoRA, and chats with them.\n\n"
-          "usage: kt COMMAND ...\n\n",
-          out);
+    print("kt fine-tunes mixture-of-experts language models with LoRA, and chats with them.\n\n"
+          "usage: kt COMMAND ...\n\n");
     for (const command *c = commands; c->name; c++)
-        fprintf(out, "  %-10s %s\n", c->name, c->summary);
-    fputs("  help       kt help COMMAND: all about a command; kt help keys: every key\n\n"
+        print("  %-10s %s\n", c->name, c->summary);
+    print("  help       kt help COMMAND: all about a command; kt help keys: every key\n\n"
           "Exit codes: 0 done, 1 an error (one sentence on stderr), 2 a command line without\n"
-          "meaning, 130 stopped by Ctrl-C.\n",
-          out);
+          "meaning, 130 stopped by Ctrl-C.\n");
 }
 
 static int unknown_command(const char *name)
@@ -30,24 +27,24 @@ static int unknown_command(const char *name)
 static int print_help(const char *topic)
 {
     if (!topic) {
-        print_overview(stdout);
+        print_overview(out_print);
         return APP_OK;
     }
     if (!strcmp(topic, "keys")) {
-        key_print_table(stdout);
+        key_print_table();
         return APP_OK;
     }
     const command *c = command_find(topic);
     if (!c)
         return unknown_command(topic);
-    fputs(c->help, stdout);
+    out_print("%s", c->help);
     return APP_OK;
 }
 
 static void print_version(void)
 {
     uint32_t v = kt_version();
-    printf("kt %u.%u.%u\n", v >> 16, v >> 8 & 0xff, v & 0xff);
+    out_print("kt %u.%u.%u\n", v >> 16, v >> 8 & 0xff, v & 0xff);
 }
 
 static bool asks_help(const char *argument)
@@ -58,7 +55,7 @@ static bool asks_help(const char *argument)
 static int run(int argc, char **argv)
 {
     if (argc < 2) {
-        print_overview(stderr);
+        print_overview(err_print);
         return APP_USAGE;
     }
     if (asks_help(argv[1]) || !strcmp(argv[1], "help"))
@@ -80,8 +77,14 @@ int main(int argc, char **argv)
 {
     /* A file over the size limit is an error of the write call, not the end of the program. */
     signal(SIGXFSZ, SIG_IGN);
-    int rc = run(argc, argv);
-    if ((fflush(stdout) || ferror(stdout)) && rc == APP_OK)
-        rc = app_fail("cannot write the output: %s", strerror(errno));
+    /* So is a reader that ended, such as the tee that Ctrl-C stops as well. */
+    signal(SIGPIPE, SIG_IGN);
+    output_open();
+    const command *c = argc > 1 ? command_find(argv[1]) : NULL;
+    int rc = run(argc, argv), error = out_flush();
+    if (error && rc == APP_OK && c && c->makes_files)
+        app_warn("cannot write to standard output: %s", strerror(error));
+    else if (error && rc == APP_OK)
+        rc = app_fail("cannot write the output: %s", strerror(error));
     return rc;
 }

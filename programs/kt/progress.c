@@ -2,10 +2,10 @@
 /* A bar at the bottom of a terminal; lines where there is none. */
 #include <stdarg.h>
 #include <stdio.h>
-#include <unistd.h>
 
 #include "app.h"
 #include "bar.h"
+#include "output.h"
 #include "train.h"
 
 static struct {
@@ -22,7 +22,7 @@ static void show_layers(const char *what, uint64_t done, uint64_t total);
 void progress_begin(const train_run *run)
 {
     screen.run = run;
-    screen.terminal = isatty(STDOUT_FILENO) && !run->options.quiet;
+    screen.terminal = out_is_terminal() && !run->options.quiet;
     screen.tokens = run->state.tokens;
     screen.time = now_seconds();
     session_before_warning = bar_clear;
@@ -94,20 +94,20 @@ void progress_log(const train_run *run, const json_t *item)
     if (!trained && !evaluated)
         return;
     bar_clear();
-    printf("step %llu/%llu  epoch %.2f", (unsigned long long)run->state.step,
-           (unsigned long long)run->plan.total_steps, member(item, "epoch"));
+    out_print("step %llu/%llu  epoch %.2f", (unsigned long long)run->state.step,
+              (unsigned long long)run->plan.total_steps, member(item, "epoch"));
     if (evaluated) {
-        printf("  eval_loss %.4f\n", member(item, "eval_loss"));
+        out_print("  eval_loss %.4f\n", member(item, "eval_loss"));
     } else {
-        printf("  loss %.4f", member(item, "loss"));
+        out_print("  loss %.4f", member(item, "loss"));
         if (json_object_get(item, "grad_norm"))
-            printf("  grad_norm %.4f", member(item, "grad_norm"));
-        printf("  lr %.4e  %.0f tokens/s  left %s\n", member(item, "learning_rate"),
-               tokens_per_second(run), format_time(left, seconds_left(run)));
+            out_print("  grad_norm %.4f", member(item, "grad_norm"));
+        out_print("  lr %.4e  %.0f tokens/s  left %s\n", member(item, "learning_rate"),
+                  tokens_per_second(run), format_time(left, seconds_left(run)));
         screen.tokens = run->state.tokens;
         screen.time = now_seconds();
     }
-    fflush(stdout);
+    out_flush();
 }
 
 void progress_message(const char *format, ...)
@@ -115,16 +115,16 @@ void progress_message(const char *format, ...)
     va_list args;
     bar_clear();
     va_start(args, format);
-    vprintf(format, args);
+    out_vprint(format, args);
     va_end(args);
-    putchar('\n');
-    fflush(stdout);
+    out_print("\n");
+    out_flush();
 }
 
 void progress_end(void)
 {
     bar_clear();
-    fflush(stdout);
+    out_flush();
     session_before_warning = NULL;
     session_progress = NULL;
 }

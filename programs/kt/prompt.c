@@ -12,6 +12,7 @@
 #endif
 
 #include "app.h"
+#include "output.h"
 
 static const char *prompt_text;
 
@@ -25,8 +26,8 @@ static prompt_result read_plain(char **line)
     size_t capacity = 0;
     *line = NULL;
     if (prompt_interactive()) {
-        fputs(prompt_text, stdout);
-        fflush(stdout);
+        out_print("%s", prompt_text);
+        out_flush();
     }
     errno = 0;
     ssize_t length = getline(line, &capacity, stdin);
@@ -105,7 +106,7 @@ void prompt_open(const char *text)
 {
     prompt_text = text;
     if (prompt_interactive())
-        puts("(built without libedit: no line editing)");
+        out_print("(built without libedit: no line editing)\n");
 }
 
 prompt_result prompt_read(char **line)

@@ -44,7 +44,7 @@ kt_compute session_infer_compute(const session *s);
  */
 int session_create_executor(session *s, kt_compute compute);
 
-/** Which backends compute the routed experts, such as "llamafile" or "amx in layers 1 to 3, reference
+/** Which backends compute the routed experts, such as "cpu" or "amx in layers 1 to 3, reference
  * in layer 4"; NULL for a model without any. The caller frees it. */
 char *session_experts(const session *s);
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "talk.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "app.h"
+#include "output.h"
 
 static int failed(talk *t)
 {
@@ -103,13 +103,13 @@ static int emit(talk *t, kt_decode_state *state, int32_t id, text *answer)
     if (kt_tokenizer_decode_next(t->session.tokenizer, state, id, piece, sizeof piece, &length) !=
         KT_OK)
         return failed(t);
-    fwrite(piece, 1, length, stdout);
-    fflush(stdout);
+    out_text(piece, length);
     answer->data = app_resize(answer->data, answer->length + length + 1, 1);
     memcpy(answer->data + answer->length, piece, length);
     answer->length += length;
     answer->data[answer->length] = 0;
-    return APP_OK;
+    int error = out_flush();
+    return error ? app_fail("cannot write the output: %s", strerror(error)) : APP_OK;
 }
 
 static int64_t token_limit(const config *cfg, size_t prompt)

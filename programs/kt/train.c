@@ -4,30 +4,19 @@
 #include "train.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "app.h"
 #include "args.h"
 #include "keys.h"
+#include "output.h"
+#include "stop.h"
 
-static volatile sig_atomic_t interrupts;
-
-static void on_interrupt(int signal_number)
+static int step_is_dropped(void)
 {
-    (void)signal_number;
-    if (interrupts++)
-        _exit(APP_INTERRUPTED);
-}
-
-static void catch_interrupts(void)
-{
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    return stop_requests() > 1;
 }
 
 static int library_failed(train_run *run)
@@ -201,7 +190,7 @@ static int fill_batch(train_run *run)
 static int take_step(train_run *run, double *loss)
 {
     session *s = &run->session;
-    train_state *state = &run->state;
+    train_state *state = &run->state, before = *state;
     kt_loss result = {.size = sizeof result};
     int rc = fill_batch(run);
     if (rc != APP_OK)
@@ -215,6 +204,10 @@ static int take_step(train_run *run, double *loss)
         status = kt_executor_backward(s->executor, NULL);
     if (status == KT_OK)
         status = kt_optimizer_step(run->optimizer, run->learning_rate, &run->grad_norm);
+    if (status == KT_ERROR_CANCELLED) {
+        *state = before;
+        return APP_INTERRUPTED;
+    }
     if (status == KT_ERROR_OUT_OF_MEMORY)
         return session_told(s, "per_device_train_batch_size", status);
     if (status != KT_OK)
@@ -244,6 +237,8 @@ static int evaluate_and_log(train_run *run)
 {
     json_t *metrics;
     int rc = train_evaluate(run, &metrics);
+    if (rc == APP_OK)
+        run->state.unevaluated = false;
     return rc == APP_OK ? output_log(run, metrics) : rc;
 }
 
@@ -266,6 +261,7 @@ static int after_step(train_run *run)
                     (o->evaluating == MOMENT_EPOCH && epoch_end && o->eval_delay <= epoch);
     bool save = due(plan->save_every, step) || (last && o->saving == MOMENT_STEPS) ||
                 (o->saving == MOMENT_EPOCH && epoch_end);
+    run->state.unevaluated = evaluate;
     int rc = log ? log_loss(run) : APP_OK;
     if (rc == APP_OK && evaluate)
         rc = evaluate_and_log(run);
@@ -274,10 +270,23 @@ static int after_step(train_run *run)
     return rc;
 }
 
+/* Says what a first Ctrl-C will be answered with. */
+static void announce_stop(const train_run *run)
+{
+    char time[FORMAT_SIZE], text[100];
+    double steps = (double)(run->state.step - run->start_step);
+    double each = steps > 0 ? (now_seconds() - run->start_time) / steps : 0;
+    snprintf(text, sizeof text, "stopping after this step%s%s%s; Ctrl-C again to drop it",
+             each >= 1 ? " (steps take about " : "", each >= 1 ? format_time(time, each) : "",
+             each >= 1 ? ")" : "");
+    stop_announce(text);
+}
+
 static int loop(train_run *run)
 {
     int rc = APP_OK;
-    if (run->options.eval_on_start && run->evaluation && !run->options.resume)
+    if (run->state.unevaluated ||
+        (run->options.eval_on_start && run->evaluation && !run->options.resume))
         rc = evaluate_and_log(run);
     while (rc == APP_OK && run->state.step < run->plan.total_steps) {
         double loss = 0;
@@ -285,9 +294,10 @@ static int loop(train_run *run)
         if (rc == APP_OK) {
             progress_step(loss);
             rc = after_step(run);
+            announce_stop(run);
         }
-        if (rc == APP_OK && interrupts && run->state.step < run->plan.total_steps)
-            rc = train_stop(run);
+        if (rc == APP_OK && stop_requests() && run->state.step < run->plan.total_steps)
+            rc = APP_INTERRUPTED;
     }
     return rc;
 }
@@ -298,13 +308,18 @@ static int train(train_run *run)
     if (rc != APP_OK)
         return rc;
     if (run->options.resume)
-        printf("resuming after step %llu from %s\n", (unsigned long long)run->state.step,
-               run->options.resume);
-    catch_interrupts();
+        out_print("resuming after step %llu from %s\n", (unsigned long long)run->state.step,
+                  run->options.resume);
+    stop_catch("stopping after this step; Ctrl-C again to drop it",
+               "dropping this step; the one before it is kept");
     run->start_time = now_seconds();
     run->start_step = run->state.step;
     progress_begin(run);
+    session_cancelled = step_is_dropped;
     rc = loop(run);
+    session_cancelled = NULL;
+    if (rc == APP_INTERRUPTED)
+        rc = train_stop(run);
     if (rc == APP_OK)
         rc = train_finish(run);
     if (rc == APP_ERROR)
@@ -317,7 +332,7 @@ static int execute(train_run *run)
 {
     int rc = prepare(run);
     if (rc == APP_OK) {
-        key_print_ignored(run->cfg, stdout);
+        key_print_ignored(run->cfg);
         rc = train_report(run);
     }
     run->options.schedule.total_steps = run->plan.total_steps;
@@ -337,6 +352,7 @@ static void free_run(train_run *run)
 {
     json_decref(run->state.history);
     free(run->order);
+    free(run->saved);
     kt_batch_free(run->batch);
     kt_optimizer_free(run->optimizer);
     kt_dataset_free(run->evaluation);
@@ -363,9 +379,9 @@ int train_command(int argc, char **argv)
     if (rc == APP_OK)
         rc = train_options_read(&run.options, &cfg);
     if (rc == APP_OK && check)
-        printf("%s: every key is known and possible\n", args.path);
+        out_print("%s: every key is known and possible\n", args.path);
     if (rc == APP_OK && check)
-        key_print_ignored(&cfg, stdout);
+        key_print_ignored(&cfg);
     if (rc == APP_OK && !check)
         rc = execute(&run);
     free_run(&run);

@@ -70,6 +70,7 @@ typedef struct train_state {
     double loss_window;     /**< of the steps since the last log entry */
     uint64_t last_logged;   /**< step of that entry */
     json_t *history;        /**< log_history */
+    bool unevaluated;       /**< this step's evaluation is due and not done */
 } train_state;
 
 typedef struct train_run {
@@ -84,7 +85,8 @@ typedef struct train_run {
     int64_t *order;      /**< [num_examples] of the epoch order_epoch */
     int64_t order_epoch; /**< -1 = none yet */
     double flops_per_token;
-    uint64_t saved_step; /**< of the newest checkpoint that training can go on from; 0 = none */
+    char *saved;         /**< the newest checkpoint that training can go on from, or NULL */
+    uint64_t saved_step; /**< of that one; 0 = none */
     double start_time;   /**< of this process's training, seconds */
     uint64_t start_step;
     double grad_norm, learning_rate; /**< of the latest step */
@@ -96,10 +98,23 @@ typedef struct train_run {
 kt_status train_add_micro_batch(train_run *run, const kt_dataset *data, const int64_t *indices,
                                 uint64_t num, size_t *width);
 
-/* Output: train_files.c, train_checkpoint.c */
+/* Checkpoints: train_checkpoint.c writes them, train_resume.c reads them */
+/** The files that training_state.json, which is written last, binds to each other; NULL at the end.
+ */
+extern const char *const checkpoint_parts[];
+/** N of "checkpoint-N", -1 for any other name. */
+long long checkpoint_step(const char *name);
+/** Is everything there that training needs to go on, of the right size? */
+bool checkpoint_is_whole(const char *folder);
+/** FNV-1a over the ids and labels of the training set, in new memory. */
+char *checkpoint_data_hash(const kt_dataset *dataset);
+
+/* Output: train_files.c, train_checkpoint.c, train_resume.c */
 /** Finds `resume`, refuses a folder that must not be overwritten or cannot be written. Nothing is
  * loaded yet. Returns an exit code. */
 int output_prepare(train_options *o, const config *cfg);
+/** One kt train at a time writes into a folder. */
+int output_lock(const config *cfg, const char *folder);
 int output_make_folder(train_run *run);
 /** On a fresh start removes an old log; on a resumed one cuts it back to the checkpoint's step. */
 int output_begin(train_run *run);

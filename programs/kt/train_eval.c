@@ -55,6 +55,8 @@ static int evaluate_group(train_run *run, size_t first, size_t num, double *tota
     if (add_group(run, first, num) != KT_OK)
         return app_fail("%s", kt_last_error(s->ctx));
     kt_status status = kt_executor_forward(s->executor, run->batch, KT_FORWARD_EVAL, &loss);
+    if (status == KT_ERROR_CANCELLED)
+        return APP_INTERRUPTED;
     if (status == KT_ERROR_OUT_OF_MEMORY)
         return session_told(s, "per_device_eval_batch_size", status);
     if (status != KT_OK)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The files of a run but for the checkpoints: logs, results, the model card. */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,11 +54,13 @@ int output_begin(train_run *run)
     char *path = app_text("%s/trainer_log.jsonl", o->output_dir);
     int rc = APP_OK;
     size_t size;
-    char *old = o->resume ? file_read(path, &size) : NULL;
+    char *old = o->resume && file_exists(path) ? file_read(path, &size) : NULL;
     if (old)
         rc = write_text(run, o->output_dir, "trainer_log.jsonl", lines_until(old, run->state.step));
-    else
-        unlink(path);
+    else if (o->resume && file_exists(path))
+        rc = config_fail(run->cfg, "output_dir", "cannot read %s: %m", path);
+    else if (unlink(path) && errno != ENOENT)
+        rc = write_failed(run, path);
     free(old);
     free(path);
     return rc;
@@ -166,8 +169,15 @@ int output_save_results(train_run *run, const char *split, json_t *metrics)
     if (rc != APP_OK)
         return rc;
     char *path = app_text("%s/all_results.json", folder);
-    json_t *all = json_load_file(path, 0, NULL);
+    size_t size;
+    char *old = file_exists(path) ? file_read(path, &size) : app_copy("");
+    if (!old)
+        rc = config_fail(run->cfg, "output_dir", "cannot read %s: %m", path);
+    json_t *all = old ? json_loads(old, 0, NULL) : NULL;
+    free(old);
     free(path);
+    if (rc != APP_OK)
+        return rc;
     if (!json_is_object(all)) {
         json_decref(all);
         all = json_object();

@@ -6,52 +6,79 @@
 #include <string.h>
 
 #include "app.h"
+#include "output.h"
+#include "stop.h"
 #include "train.h"
 
-static void print_quoted(const char *text)
+static void put_quoted(FILE *out, const char *text)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
                                 "_-+=:,./@%";
     if (*text && strspn(text, plain) == strlen(text)) {
-        fputs(text, stdout);
+        fputs(text, out);
         return;
     }
-    putchar('\'');
+    fputc('\'', out);
     for (; *text; text++)
-        fputs(*text == '\'' ? "'\\''" : (char[]){*text, 0}, stdout);
-    putchar('\'');
+        fputs(*text == '\'' ? "'\\''" : (char[]){*text, 0}, out);
+    fputc('\'', out);
+}
+
+/* In new memory; "" when there is no checkpoint. */
+static char *resume_text(const train_run *run)
+{
+    const train_options *o = &run->options;
+    char *text = NULL, *argument = app_text("resume_from_checkpoint=%s", run->saved);
+    size_t size;
+    FILE *out = run->saved ? open_memstream(&text, &size) : NULL;
+    if (out) {
+        fprintf(out, "to go on after step %llu of %llu:\n  kt train ",
+                (unsigned long long)run->saved_step, (unsigned long long)run->plan.total_steps);
+        put_quoted(out, o->yaml);
+        for (int i = 0; i < o->num_overrides; i++) {
+            if (!strncmp(o->overrides[i], "resume_from_checkpoint=", 23))
+                continue;
+            fputc(' ', out);
+            put_quoted(out, o->overrides[i]);
+        }
+        fputc(' ', out);
+        put_quoted(out, argument);
+        fclose(out);
+    }
+    free(argument);
+    return text ? text : app_copy("");
+}
+
+/* The reader of standard output may be gone, as tee is after Ctrl-C: then on standard error. */
+static void say_last(const char *what, const train_run *run)
+{
+    char *how = resume_text(run);
+    char *text = app_text("%s%s%s", what, *what && *how ? "\n" : "", how);
+    progress_message("%s", text);
+    if (out_flush())
+        err_print("%s\n", text);
+    free(text);
+    free(how);
 }
 
 void train_say_resume(const train_run *run)
 {
-    const train_options *o = &run->options;
-    if (!run->saved_step)
-        return;
-    progress_message("to go on after step %llu of %llu:", (unsigned long long)run->saved_step,
-                     (unsigned long long)run->plan.total_steps);
-    fputs("  kt train ", stdout);
-    print_quoted(o->yaml);
-    for (int i = 0; i < o->num_overrides; i++) {
-        if (!strncmp(o->overrides[i], "resume_from_checkpoint=", 23))
-            continue;
-        putchar(' ');
-        print_quoted(o->overrides[i]);
-    }
-    char *argument = app_text("resume_from_checkpoint=%s/checkpoint-%llu", o->output_dir,
-                              (unsigned long long)run->saved_step);
-    putchar(' ');
-    print_quoted(argument);
-    putchar('\n');
-    free(argument);
+    if (run->saved)
+        say_last("", run);
 }
 
 int train_stop(train_run *run)
 {
-    int rc = output_checkpoint(run, true);
+    char what[80];
+    unsigned long long step = run->state.step;
+    int rc = step && step != run->saved_step ? output_checkpoint(run, true) : APP_OK;
     if (rc != APP_OK)
         return rc;
-    progress_message("stopped after step %llu", (unsigned long long)run->state.step);
-    train_say_resume(run);
+    snprintf(what, sizeof what,
+             step ? "stopped after step %llu"
+                  : "stopped before the first step was done; nothing to keep",
+             step);
+    say_last(what, run);
     return APP_INTERRUPTED;
 }
 
@@ -125,10 +152,20 @@ int train_finish(train_run *run)
     return rc;
 }
 
+static int is_stopped(void)
+{
+    return stop_requests() > 0;
+}
+
 int train_final_evaluation(train_run *run)
 {
     json_t *metrics;
+    session_cancelled = is_stopped;
     int rc = train_evaluate(run, &metrics);
+    session_cancelled = NULL;
+    if (rc == APP_INTERRUPTED)
+        progress_message("stopped in the last evaluation; the adapter is whole: %s",
+                         run->options.output_dir);
     if (rc != APP_OK)
         return rc;
     if (run->options.do_train)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What kt train prints before the first step, and whether the steps will fit into memory. */
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "app.h"
+#include "output.h"
 #include "train.h"
 
 static int longest_first(const void *a, const void *b)
@@ -69,7 +69,7 @@ static int report_memory(train_run *run)
                  &longest);
     if (kt_executor_plan_memory(run->session.executor, tokens, longest, &plan) != KT_OK)
         return app_fail("%s", kt_last_error(run->session.ctx));
-    printf(
+    out_print(
         "memory   weights %s mapped; adapter %s, layer inputs %s, workspace %s: %s for a step of "
         "up to %zu tokens\n",
         format_bytes(a, plan.weights_mapped), format_bytes(b, plan.adapter),
@@ -80,8 +80,7 @@ static int report_memory(train_run *run)
                           plan.layer_inputs + plan.workspace);
     if (rc == APP_OK && run->evaluation)
         rc = check_evaluation_memory(run);
-    if (rc == APP_OK && run->dataset &&
-        kt_executor_reserve(run->session.executor, tokens) != KT_OK)
+    if (rc == APP_OK && run->dataset && kt_executor_reserve(run->session.executor, tokens) != KT_OK)
         return app_fail("%s", kt_last_error(run->session.ctx));
     return rc;
 }
@@ -89,18 +88,18 @@ static int report_memory(train_run *run)
 static void report_data(const train_run *run)
 {
     if (run->dataset)
-        printf("data     %zu examples", kt_dataset_num_examples(run->dataset));
+        out_print("data     %zu examples", kt_dataset_num_examples(run->dataset));
     else
-        printf("data    ");
+        out_print("data    ");
     if (run->evaluation)
-        printf("%s %zu to evaluate on", run->dataset ? "," : "",
-               kt_dataset_num_examples(run->evaluation));
-    putchar('\n');
+        out_print("%s %zu to evaluate on", run->dataset ? "," : "",
+                  kt_dataset_num_examples(run->evaluation));
+    out_print("\n");
     const train_plan *plan = &run->plan;
     if (run->dataset)
-        printf("steps    %llu: %llu for each epoch, of %llu sequences each\n",
-               (unsigned long long)plan->total_steps, (unsigned long long)plan->epoch_steps,
-               (unsigned long long)plan->step_examples);
+        out_print("steps    %llu: %llu for each epoch, of %llu sequences each\n",
+                  (unsigned long long)plan->total_steps, (unsigned long long)plan->epoch_steps,
+                  (unsigned long long)plan->step_examples);
 }
 
 int train_report(train_run *run)
@@ -113,21 +112,21 @@ int train_report(train_run *run)
     uint64_t all = info.num_parameters + trained;
     run->flops_per_token =
         6.0 * (double)(all - (uint64_t)info.vocab_size * (uint64_t)info.hidden_size);
-    printf("device   %s\n", kt_context_cpu_description(run->session.ctx));
-    printf("model    %s, %s parameters, %s active, %s; arithmetic in %s\n", info.architecture,
-           format_count(a, info.num_parameters), format_count(b, info.num_active_parameters),
-           format_bytes(c, info.num_bytes),
-           run->options.compute == KT_COMPUTE_BF16 ? "bfloat16" : "float32");
+    out_print("device   %s\n", kt_context_cpu_description(run->session.ctx));
+    out_print("model    %s, %s parameters, %s active, %s; arithmetic in %s\n", info.architecture,
+              format_count(a, info.num_parameters), format_count(b, info.num_active_parameters),
+              format_bytes(c, info.num_bytes),
+              run->options.compute == KT_COMPUTE_BF16 ? "bfloat16" : "float32");
     char *experts = session_experts(&run->session);
     if (experts)
-        printf("experts  %s\n", experts);
+        out_print("experts  %s\n", experts);
     free(experts);
     report_data(run);
     int rc = report_memory(run);
     if (rc == APP_OK)
-        printf("trainable params: %s || all params: %s || trainable%%: %.4f\n",
-               format_grouped(a, trained), format_grouped(b, all),
-               100.0 * (double)trained / (double)all);
-    fflush(stdout);
+        out_print("trainable params: %s || all params: %s || trainable%%: %.4f\n",
+                  format_grouped(a, trained), format_grouped(b, all),
+                  100.0 * (double)trained / (double)all);
+    out_flush();
     return rc;
 }

@@ -124,6 +124,20 @@ START_TEST(torn_files_are_removed)
 }
 END_TEST
 
+START_TEST(a_torn_record_stops_nobody)
+{
+    write_source();
+    ck_assert_int_eq(mkdir(target, 0777), 0);
+    touch("target/kt_convert.json.4711-0.tmp");
+    touch("target/notes.tmp");
+    ck_assert_fails(convert_to(source, target, KT_DTYPE_BF16, 0), KT_ERROR_STATE, "not empty");
+    ck_assert_int_eq(convert_entries(target), 2);
+    ck_assert_int_eq(unlink(fixture_path("target/notes.tmp")), 0);
+    ck_assert_converts(source, target, KT_DTYPE_BF16, 0);
+    ck_assert_int_eq(convert_entries(target), 2);
+}
+END_TEST
+
 static void interrupt(void)
 {
     write_source();
@@ -460,6 +474,7 @@ int main(void)
         GROUP("folder", .timeout = 60, .setup = setup, .teardown = teardown),
         TEST(interrupted_conversions_go_on),
         TEST(torn_files_are_removed),
+        TEST(a_torn_record_stops_nobody),
         TEST(another_conversion_is_refused),
         TEST(a_source_that_changed_is_refused),
         TEST(another_file_in_the_folder_is_refused),

@@ -282,7 +282,7 @@ START_TEST(tally_counts_and_runs_nothing)
     ck_assert_double_eq(tally.flops, 4.0 * TOKENS * ROWS * COLS);
     tally = (struct kt_tally){0};
     /* of a sequence, half of the square of its new tokens is hidden */
-    double pairs = 3 * 5 - 3 * 3 / 2.0 + 7 * 7 - 7 * 7 / 2.0;
+    double pairs = 3 * 5 - 3 * 2 / 2.0 + 7 * 7 - 7 * 6 / 2.0;
     kt_run_attention_forward(&measure, &attention);
     ck_assert_double_eq(tally.flops, 2 * pairs * 4 * (12 + 8));
     kt_run_attention_backward(&measure, &attention);

@@ -59,7 +59,7 @@ START_TEST(operands_must_be_of_the_device)
         "add: x is memory of the host",
         "add: x is 256 bytes from byte 4 of \"floats\" on, which has 256 bytes",
         "add: x is not memory of this device",
-        "copy: the target is not memory of this device",
+        "copy: the target is not memory of this device", /* but was */
         "copy: the source is not memory of this device",
         "free: not memory of this device",
     };
@@ -84,7 +84,7 @@ START_TEST(operands_must_be_of_the_device)
         add(&f, 2, gone, o.y);
         break;
     case 5:
-        copy_in(&f, host, o.in);
+        copy_in(&f, gone, o.in);
         break;
     case 6:
         copy_in(&f, o.x, gone);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The thread pool: pieces, nodes, sleeping and waking, and where threads are bound. */
 #include <numaif.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -247,6 +249,62 @@ START_TEST(an_idle_pool_takes_no_time)
     double begin = process_seconds();
     usleep(200000);
     ck_assert_double_lt(process_seconds() - begin, 0.01);
+    kt_pool_free(pool);
+}
+END_TEST
+
+/* -- signals ----------------------------------------------------------------------------------- */
+
+static _Atomic int32_t handled;
+
+static void on_signal(int number)
+{
+    (void)number;
+    handled++;
+}
+
+struct raised {
+    int number;
+    _Atomic int32_t arrived, wanted, blocked;
+};
+
+/* Every thread takes one piece. */
+static void raise_one(void *arg, int64_t begin, int64_t end, int32_t thread)
+{
+    struct raised *r = arg;
+    sigset_t mask;
+    (void)begin, (void)end;
+    pthread_sigmask(SIG_SETMASK, NULL, &mask);
+    if (sigismember(&mask, r->number))
+        r->blocked++;
+    else if (thread > 0)
+        raise(r->number);
+    r->arrived++;
+    while (r->arrived < r->wanted)
+        sched_yield();
+}
+
+static int32_t blocked_on(struct kt_pool *pool, int number)
+{
+    struct raised r = {.number = number, .wanted = 3};
+    kt_parallel_for(pool, 3, 1, raise_one, &r);
+    return r.blocked;
+}
+
+START_TEST(faults_of_workers_reach_the_hosts_handlers)
+{
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
+    static const int outside[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGALRM, SIGCHLD, SIGWINCH};
+    struct kt_pool *pool = new_pool("core:3 pu:1", 3);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        struct sigaction action = {.sa_handler = on_signal};
+        sigaction(own[i], &action, NULL);
+        handled = 0;
+        ck_assert_int_eq(blocked_on(pool, own[i]), 0);
+        ck_assert_int_eq(handled, 2);
+    }
+    for (size_t i = 0; i < sizeof outside / sizeof *outside; i++)
+        ck_assert_int_eq(blocked_on(pool, outside[i]), 2);
     kt_pool_free(pool);
 }
 END_TEST
@@ -536,6 +594,7 @@ int main(void)
         LOOP(no_job_is_lost_or_seen_twice, MACHINES),
         TEST(pools_stop_at_any_time),
         TEST(an_idle_pool_takes_no_time),
+        TEST(faults_of_workers_reach_the_hosts_handlers),
         TEST(a_full_pool_is_bound_to_cores_but_not_its_caller),
         TEST(no_thread_is_bound_to_the_callers_core),
         TEST(one_pool_of_a_process_has_the_cores),

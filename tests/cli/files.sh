@@ -1,0 +1,118 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# What kt train finds in its folder: checkpoints with parts that do not belong together, what a kill
+# left, links, and files that cannot be read.
+. "$(dirname "$0")/common.sh"
+make_all
+run=(plot_loss=false logging_steps=4 cpu_infer=1)
+
+train() {
+    "$KT" train sft.yaml "${run[@]}" "$@" >train.out 2>train.err || fail "$*: $(cat train.err)"
+}
+
+refused() { # PATTERN ARGUMENT...: one sentence, and nothing new in out/
+    local pattern=$1 before
+    shift
+    before=$(find out | sort)
+    "$KT" train sft.yaml "${run[@]}" "$@" >train.out 2>train.err
+    [ $? = 1 ] || fail "$*: not refused"
+    [ "$(wc -l <train.err)" = 1 ] && grep -q "$pattern" train.err || fail "$*: $(cat train.err)"
+    [ "$before" = "$(find out | sort)" ] || fail "$*: out/ changed"
+}
+
+fresh() { # out/ as the run without a break left it, but for the result
+    rm -rf out
+    cp -rp whole out
+    rm out/adapter_model.safetensors
+}
+
+ends_well() {
+    cmp whole/adapter_model.safetensors out/adapter_model.safetensors || fail "$1: another adapter"
+    [ "$(ls whole)" = "$(ls out)" ] || fail "$1: $(diff <(ls whole) <(ls out))"
+}
+
+train output_dir=whole
+
+# Parts of another checkpoint, and damaged ones of the right size.
+fresh
+for part in adapter_model.safetensors optimizer.zst trainer_state.json; do
+    cp -r out/checkpoint-4 mixed
+    cp out/checkpoint-8/$part mixed
+    refused "resume_from_checkpoint: mixed/$part is not the file" resume_from_checkpoint=mixed
+    cp out/checkpoint-4/$part mixed
+    printf '\x55' | dd of=mixed/$part bs=1 seek=300 conv=notrunc status=none
+    cmp -s mixed/$part out/checkpoint-4/$part && fail "$part is what it was"
+    refused "resume_from_checkpoint: mixed/$part is not the file" resume_from_checkpoint=mixed
+    rm -r mixed
+done
+
+# The newest checkpoint that can be gone on from is taken.
+rm out/checkpoint-8/optimizer.zst
+train
+grep -q 'warning: .*out/checkpoint-8; it goes on from checkpoint-4' train.err || fail "$(cat train.err)"
+ends_well "without checkpoint-8"
+[ -s out/checkpoint-8/optimizer.zst ] || fail "checkpoint-8 was not made whole"
+
+# Checkpoints of weights alone push none out that can be gone on from, and replace none.
+fresh
+rm -r out/checkpoint-8
+train save_only_model=true save_steps=1 save_total_limit=1 resume_from_checkpoint=out/checkpoint-4
+[ "$(cd out && echo checkpoint-*)" = 'checkpoint-4 checkpoint-8' ] || fail "left: $(ls out)"
+[ -e out/checkpoint-8/optimizer.zst ] && fail "save_only_model"
+fresh
+train save_only_model=true resume_from_checkpoint=out/checkpoint-4
+[ -s out/checkpoint-8/optimizer.zst ] || fail "a checkpoint was replaced by weights alone"
+fresh
+touch -d '2100-01-01' out/checkpoint-4 # the clock was wrong
+rm -r out/checkpoint-8
+train save_total_limit=1
+[ "$(cd out && echo checkpoint-*)" = checkpoint-8 ] || fail "left: $(ls out)"
+
+# Killed between a checkpoint and the removal of the oldest.
+fresh
+cp -rp out/checkpoint-4 out/checkpoint-2
+train save_total_limit=2
+[ "$(cd out && echo checkpoint-*)" = 'checkpoint-4 checkpoint-8' ] || fail "left: $(ls out)"
+
+# What a kill leaves, on file systems that cannot exchange names too.
+fresh
+rm -r out/checkpoint-8
+mv out/checkpoint-4 out/checkpoint-4.old
+mkdir out/tmp-checkpoint-8
+touch out/README.md.1-0.tmp out/.kt-probe.1-0.tmp
+train
+grep -q 'resuming after step 4' train.out || fail "checkpoint-4.old was not put back"
+ends_well "after a kill"
+[ -z "$(ls -A out | grep '\.tmp')" ] || fail "left: $(ls -A out)"
+cp -r out/checkpoint-4 out/checkpoint-4.old
+train
+[ -e out/checkpoint-4.old ] && fail "checkpoint-4.old stays beside checkpoint-4"
+
+# Nothing is written through a link.
+mkdir victim
+echo mine >victim/file
+fresh
+rm -r out/checkpoint-8 out/trainer_log.jsonl out/README.md
+ln -s ../victim out/tmp-checkpoint-8
+ln -s ../victim/file out/trainer_log.jsonl
+ln -s ../victim/file out/README.md
+train
+[ "$(ls victim)" = file ] && [ "$(cat victim/file)" = mine ] || fail "written through a link"
+ends_well "with links"
+
+# What cannot be read is not absent.
+fresh
+rm out/trainer_log.jsonl
+mkdir out/trainer_log.jsonl
+refused 'output_dir: cannot read out/trainer_log.jsonl: Is a directory'
+fresh
+mv out/checkpoint-8/optimizer.zst out/checkpoint-8/x
+ln -s optimizer.zst out/checkpoint-8/optimizer.zst
+refused 'resume_from_checkpoint: out/checkpoint-8/optimizer.zst: cannot be read: Too many' \
+    resume_from_checkpoint=out/checkpoint-8
+if [ "$(id -u)" != 0 ]; then
+    chmod 300 out
+    refused 'output_dir: cannot list out: Permission denied' 2>/dev/null
+    chmod 755 out
+fi
+echo ok
