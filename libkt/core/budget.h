@@ -10,7 +10,7 @@
 
 /** At `size` bytes of input. Ordinary files take a tenth of it. */
 #define KT_BUDGET_BYTES(size) (((uint64_t)64 << 20) + 24 * (size))
-#define KT_BUDGET_STEPS(size) (((uint64_t)64 << 20) + 256 * (size))
+#define KT_BUDGET_STEPS(size) (((uint64_t)256 << 20) + 256 * (size))
 
 struct kt_budget {
     kt_context *ctx;

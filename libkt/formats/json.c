@@ -23,9 +23,6 @@ struct builder {
     kt_status status; /* of the budget */
 };
 
-/* What jansson takes for a value, its place in a list and malloc's own bytes included. */
-enum { NUMBER_COST = 56, STRING_COST = 104, ARRAY_COST = 152, OBJECT_COST = 248, KEY_COST = 96 };
-
 static bool charge(struct builder *b, uint64_t bytes)
 {
     b->status = kt_budget_bytes(&b->budget, bytes, "its contents");
@@ -62,7 +59,7 @@ static bool build_pair(struct builder *b, json_t *object, int depth)
         r->problem = "a key holds a NUL character";
         return false;
     }
-    if (!charge(b, KEY_COST + length))
+    if (!charge(b, KT_JSON_KEY_COST + length))
         return false;
     char *key = strndup(text, length); /* the value may need the reader's buffer */
     json_t *value = NULL;
@@ -91,7 +88,7 @@ static json_t *build_container(struct builder *b, char open, int depth)
         b->reader.problem = "lists and objects are nested too deeply";
         return NULL;
     }
-    if (!charge(b, open == '[' ? ARRAY_COST : OBJECT_COST))
+    if (!charge(b, open == '[' ? KT_JSON_ARRAY_COST : KT_JSON_OBJECT_COST))
         return NULL;
     json_t *value = open == '[' ? json_array() : json_object();
     bool ok = value &&
@@ -106,7 +103,8 @@ static json_t *build_string(struct builder *b)
 {
     const char *text;
     size_t length;
-    if (!kt_json_read_string(&b->reader, &text, &length) || !charge(b, STRING_COST + length))
+    if (!kt_json_read_string(&b->reader, &text, &length) ||
+        !charge(b, KT_JSON_STRING_COST + length))
         return NULL;
     return json_stringn_nocheck(text, length);
 }
@@ -123,7 +121,7 @@ static json_t *build_word(struct builder *b, const char *word)
 static json_t *build_number(struct builder *b)
 {
     struct kt_json_number number;
-    if (!kt_json_read_number(&b->reader, &number) || !charge(b, NUMBER_COST))
+    if (!kt_json_read_number(&b->reader, &number) || !charge(b, KT_JSON_NUMBER_COST))
         return NULL;
     return number.is_integer ? json_integer(number.integer) : json_real(number.real);
 }

@@ -38,6 +38,15 @@ kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, co
 kt_status kt_json_encode(kt_context *ctx, const char *path, const json_t *json, size_t flags,
                          char **text);
 
+/** Bytes that jansson takes for a value, with its place in a list and malloc's own; for budgets. */
+enum {
+    KT_JSON_NUMBER_COST = 56,
+    KT_JSON_STRING_COST = 104,
+    KT_JSON_ARRAY_COST = 152,
+    KT_JSON_OBJECT_COST = 248,
+    KT_JSON_KEY_COST = 96
+};
+
 /** An object to read keys from. `prefix` comes before keys in errors: "" or "rope_scaling.". */
 struct kt_json {
     kt_context *ctx;

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "core/context.h"
+#include "core/random.h"
 #include "formats/file.h"
 
 /* Dropped entries that are named one by one in the log. */
