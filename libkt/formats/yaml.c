@@ -21,11 +21,10 @@ static kt_status parse(struct kt_yaml *y, const char *data, size_t size)
     kt_status status = KT_OK;
     if (!yaml_parser_load(&parser, &y->document)) {
         memset(&y->document, 0, sizeof y->document);
-        status = parser.error == YAML_MEMORY_ERROR
+        status = !parser.problem || parser.error == YAML_MEMORY_ERROR
                      ? kt_fail_memory(y->ctx, size, y->path)
                      : kt_fail(y->ctx, KT_ERROR_FORMAT, "%s: line %zu: malformed YAML: %s", y->path,
-                               parser.problem_mark.line + 1,
-                               parser.problem ? parser.problem : "cannot be read");
+                               parser.problem_mark.line + 1, parser.problem);
     } else if (!yaml_document_get_root_node(&y->document)) {
         status = kt_fail(y->ctx, KT_ERROR_FORMAT, "%s: the file is empty", y->path);
     }
