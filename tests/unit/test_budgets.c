@@ -114,8 +114,8 @@ static const struct {
     size_t size;
 } regexes[] = {
     {"(?:a|a){22}b|a", "a", "ab", 1000}, {"(?:a|a){22}b|a", "a", "ab", 100000},
-    {"a*b|a", "a", "ab", 400000},        {"\\s+(?=y)|\\s", " ", " y", 400000},
-    {"(a+)+c|a", "a", "b", 400000},
+    {"a*b|a", "a", "ab", 150000},        {"\\s+(?=y)|\\s", " ", " y", 400000},
+    {"(a+)+c|a", "a", "b", 150000},
 };
 
 START_TEST(regular_expressions_that_backtrack)
@@ -145,13 +145,13 @@ START_TEST(many_added_tokens)
 {
     char content[16];
     json_t *json = base();
-    for (int i = 0; i < 60000; i++) {
+    for (int i = 0; i < 20000; i++) {
         snprintf(content, sizeof content, "<%d>", i);
         add_token(json, content);
     }
     ck_assert_int_eq(load(json), KT_OK);
-    ck_assert_int_eq(kt_tokenizer_token_id(tokenizer, "<59999>"),
-                     kt_tokenizer_token_id(tokenizer, "<0>") + 59999);
+    ck_assert_int_eq(kt_tokenizer_token_id(tokenizer, "<19999>"),
+                     kt_tokenizer_token_id(tokenizer, "<0>") + 19999);
     ck_assert_int_eq(encode("<", 1000000), KT_OK);
     ck_assert_int_eq(encode("<123", 1000000), KT_OK);
 }
