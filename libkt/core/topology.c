@@ -2,10 +2,11 @@
 #include "core/topology.h"
 
 #include <errno.h>
-#include <hwloc.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "core/context.h"
 
 void kt_topology_free(struct kt_topology *t)
 {
@@ -28,122 +29,55 @@ static kt_status allocate(struct kt_topology *t, size_t nodes, size_t pus)
     return KT_ERROR_OUT_OF_MEMORY;
 }
 
-/* -- from hwloc -------------------------------------------------------------------------------- */
+/* -- from processors --------------------------------------------------------------------------- */
 
-/* A core of hwloc's with its node; hardware threads without a core are cores themselves. */
-struct found {
-    hwloc_obj_t object, node;
-    int32_t kind, order;
-};
-
-static int better_node(hwloc_obj_t a, hwloc_obj_t b)
+void kt_processor_near(struct kt_processor *p, const struct kt_near_node *node)
 {
-    bool a_memory = a->attr->numanode.local_memory > 0,
-         b_memory = b->attr->numanode.local_memory > 0;
-    int a_weight = hwloc_bitmap_weight(a->cpuset), b_weight = hwloc_bitmap_weight(b->cpuset);
-    if (a_memory != b_memory)
-        return a_memory;
-    if (a_weight != b_weight)
-        return a_weight < b_weight;
-    return a->os_index < b->os_index;
+    const struct kt_near_node *old = &p->node;
+    bool better = node->memory != old->memory ? node->memory
+                  : node->cpus != old->cpus   ? node->cpus < old->cpus
+                                              : node->os_index < old->os_index;
+    if (old->os_index < 0 || better)
+        p->node = *node;
 }
 
-/* NULL when no node says that it is near. */
-static hwloc_obj_t node_of(hwloc_topology_t hwloc, hwloc_obj_t core)
+static int in_order(const void *a, const void *b)
 {
-    hwloc_obj_t best = NULL, node = NULL;
-    while ((node = hwloc_get_next_obj_by_type(hwloc, HWLOC_OBJ_NUMANODE, node)))
-        if (hwloc_bitmap_intersects(node->cpuset, core->cpuset) &&
-            (!best || better_node(node, best)))
-            best = node;
-    return best;
-}
-
-static int node_then_kind(const void *a, const void *b)
-{
-    const struct found *x = a, *y = b;
-    int64_t x_node = x->node ? (int64_t)x->node->os_index : -1;
-    int64_t y_node = y->node ? (int64_t)y->node->os_index : -1;
-    if (x_node != y_node)
-        return x_node < y_node ? -1 : 1;
+    const struct kt_processor *x = a, *y = b;
+    if (x->node.os_index != y->node.os_index)
+        return x->node.os_index < y->node.os_index ? -1 : 1;
     if (x->kind != y->kind)
         return x->kind > y->kind ? -1 : 1;
-    return x->order < y->order ? -1 : 1;
+    if (x->core != y->core)
+        return x->core < y->core ? -1 : 1;
+    return (x->pu > y->pu) - (x->pu < y->pu);
 }
 
-static int32_t find_cores(hwloc_topology_t hwloc, struct found *cores)
+kt_status kt_topology_build(struct kt_topology *t, struct kt_processor *p, int32_t num,
+                            bool this_system)
 {
-    int32_t num = 0;
-    hwloc_obj_t pu = NULL;
-    while ((pu = hwloc_get_next_obj_by_type(hwloc, HWLOC_OBJ_PU, pu))) {
-        hwloc_obj_t core = hwloc_get_ancestor_obj_by_type(hwloc, HWLOC_OBJ_CORE, pu);
-        core = core ? core : pu;
-        if (num && cores[num - 1].object == core)
-            continue;
-        int kind = hwloc_cpukinds_get_by_cpuset(hwloc, core->cpuset, 0);
-        cores[num] = (struct found){core, node_of(hwloc, core), kind > 0 ? kind : 0, num};
-        num++;
-    }
-    qsort(cores, (size_t)num, sizeof *cores, node_then_kind);
-    return num;
-}
-
-static void add_core(struct kt_topology *t, const struct found *f)
-{
-    struct kt_topology_core *core = &t->cores[t->num_cores++];
-    core->kind = f->kind;
-    core->first_pu = t->num_pus;
-    for (int pu = hwloc_bitmap_first(f->object->cpuset); pu >= 0;
-         pu = hwloc_bitmap_next(f->object->cpuset, pu))
-        t->pus[t->num_pus++] = pu;
-    core->num_pus = t->num_pus - core->first_pu;
-}
-
-kt_status kt_topology_from_hwloc(struct kt_topology *t, struct hwloc_topology *hwloc,
-                                 bool this_system)
-{
-    int pus = hwloc_get_nbobjs_by_type(hwloc, HWLOC_OBJ_PU);
-    memset(t, 0, sizeof *t);
-    if (pus < 1)
-        return KT_ERROR_INVALID_ARGUMENT;
-    struct found *cores = calloc((size_t)pus, sizeof *cores);
-    if (!cores || allocate(t, (size_t)pus, (size_t)pus) != KT_OK) {
-        free(cores);
-        return KT_ERROR_OUT_OF_MEMORY;
-    }
-    int32_t num = find_cores(hwloc, cores);
+    KT_TRY(allocate(t, (size_t)num, (size_t)num));
+    qsort(p, (size_t)num, sizeof *p, in_order);
     for (int32_t i = 0; i < num; i++) {
-        hwloc_obj_t node = cores[i].node;
-        if (!i || node != cores[i - 1].node)
-            t->nodes[t->num_nodes++] =
-                (struct kt_topology_node){node ? (int32_t)node->os_index : 0, i, 0,
-                                          node && node->attr->numanode.local_memory > 0};
-        t->nodes[t->num_nodes - 1].num_cores++;
-        add_core(t, &cores[i]);
+        bool new_node = !i || p[i].node.os_index != p[i - 1].node.os_index;
+        if (new_node)
+            t->nodes[t->num_nodes++] = (struct kt_topology_node){
+                p[i].node.os_index < 0 ? 0 : p[i].node.os_index, t->num_cores, 0, p[i].node.memory};
+        if (new_node || p[i].core != p[i - 1].core) {
+            t->cores[t->num_cores++] = (struct kt_topology_core){i, 0, p[i].kind};
+            t->nodes[t->num_nodes - 1].num_cores++;
+        }
+        t->cores[t->num_cores - 1].num_pus++;
+        t->pus[t->num_pus++] = p[i].pu;
     }
     t->this_system = this_system;
-    free(cores);
     return KT_OK;
 }
 
-kt_status kt_topology_detect(struct kt_topology *t)
-{
-    hwloc_topology_t hwloc;
-    kt_status status = KT_ERROR_INVALID_ARGUMENT;
-    if (hwloc_topology_init(&hwloc) == 0) {
-        hwloc_topology_set_flags(hwloc, HWLOC_TOPOLOGY_FLAG_RESTRICT_TO_CPUBINDING |
-                                            HWLOC_TOPOLOGY_FLAG_IS_THISSYSTEM);
-        if (hwloc_topology_load(hwloc) == 0)
-            status = kt_topology_from_hwloc(t, hwloc, true);
-        hwloc_topology_destroy(hwloc);
-    }
-    return status == KT_ERROR_INVALID_ARGUMENT ? kt_topology_from_affinity(t) : status;
-}
-
-/* -- without hwloc ----------------------------------------------------------------------------- */
+/* -- from affinity alone ----------------------------------------------------------------------- */
 
 /* The kernel refuses masks that are shorter than its own, whose length it does not tell. */
-static cpu_set_t *read_affinity(int *length)
+cpu_set_t *kt_affinity_read(int *length)
 {
     for (*length = 1024; *length <= 1 << 20; *length *= 2) {
         cpu_set_t *set = CPU_ALLOC((size_t)*length);
@@ -159,7 +93,7 @@ static cpu_set_t *read_affinity(int *length)
 kt_status kt_topology_from_affinity(struct kt_topology *t)
 {
     int length;
-    cpu_set_t *set = read_affinity(&length);
+    cpu_set_t *set = kt_affinity_read(&length);
     size_t bytes = CPU_ALLOC_SIZE((size_t)length);
     int num = set ? CPU_COUNT_S(bytes, set) : 0;
     kt_status status = allocate(t, 1, num ? (size_t)num : 1);

@@ -6,6 +6,7 @@
 #define KT_CORE_TOPOLOGY_H
 
 #include <kt/types.h>
+#include <sched.h>
 
 /** A NUMA node with cores. Nodes of memory alone, and nodes none of whose cores this process may
  * use, are left out. */
@@ -31,17 +32,36 @@ struct kt_topology {
 };
 
 /** The topology of this process: affinity and control groups are honoured, the threads' affinities
- * taken together. Where hwloc knows nothing, kt_topology_from_affinity.
- * Errors of all three: OUT_OF_MEMORY. The result is freed with kt_topology_free. */
+ * taken together. Where /sys tells nothing, kt_topology_from_affinity.
+ * Errors of all: OUT_OF_MEMORY. The result is freed with kt_topology_free. */
 kt_status kt_topology_detect(struct kt_topology *t);
 
-struct hwloc_topology;
+/** The same of the processors in `set` [set_bytes], of the machine whose /sys is root/sys. */
+kt_status kt_topology_from_sysfs(struct kt_topology *t, const char *root, const cpu_set_t *set,
+                                 size_t set_bytes);
 
-/** A loaded topology of hwloc's. A core belongs to the node, among those it is local to, that has
- * memory, then the fewest processors, then the lowest number (the operating system numbers nodes of
- * special memory last). INVALID_ARGUMENT when it has no processor. */
-kt_status kt_topology_from_hwloc(struct kt_topology *t, struct hwloc_topology *hwloc,
-                                 bool this_system);
+struct kt_processor {
+    int32_t pu;   /**< the operating system's number */
+    int32_t core; /**< any number that the core's hardware threads share */
+    int32_t kind; /**< see struct kt_topology_core */
+    struct kt_near_node {
+        int32_t os_index; /**< -1 = none yet */
+        int32_t cpus;     /**< how many processors are near it */
+        bool memory;
+    } node;
+};
+
+/** A processor belongs to the node, among those that are near, that has memory, then the fewest
+ * processors, then the lowest number (the operating system numbers nodes of special memory last).
+ */
+void kt_processor_near(struct kt_processor *processor, const struct kt_near_node *node);
+
+/** Of one or more processors, which are sorted in place. */
+kt_status kt_topology_build(struct kt_topology *t, struct kt_processor *processors, int32_t num,
+                            bool this_system);
+
+/** This thread's mask, for *length processors; CPU_FREE it. NULL when it cannot be read. */
+cpu_set_t *kt_affinity_read(int *length);
 
 /** One node, with a core for each processor of this thread's affinity mask. */
 kt_status kt_topology_from_affinity(struct kt_topology *t);

@@ -7,11 +7,14 @@
 #include <jansson.h>
 #include <kt/types.h>
 
+#include "core/budget.h"
+
 struct kt_gguf_bytes {
     kt_context *ctx;
     const char *path;
     const uint8_t *bytes;
     uint64_t size, at;
+    struct kt_budget budget; /**< of the metadata as a tree */
 };
 
 /** The next `count` bytes. FORMAT when the file has fewer; `what` names them in the sentence. */

@@ -219,13 +219,17 @@ static kt_status read_all(struct kt_gguf_bytes *b, struct kt_tensor **tensors, s
     return place_data(b, alignment, *tensors, *num);
 }
 
+/* Most of a file is weights; this much may be metadata. */
+enum { METADATA_BYTES = 40 << 20 };
+
 kt_status kt_gguf_parse(kt_context *ctx, const char *path, const void *bytes, uint64_t size,
                         struct kt_tensor **tensors, size_t *num, json_t **metadata)
 {
-    struct kt_gguf_bytes b = {ctx, path, bytes, size, 0};
+    struct kt_gguf_bytes b = {.ctx = ctx, .path = path, .bytes = bytes, .size = size};
     *tensors = NULL;
     *num = 0;
     *metadata = NULL;
+    kt_budget_start(&b.budget, ctx, path, size < METADATA_BYTES ? size : METADATA_BYTES);
     kt_status status = read_all(&b, tensors, num, metadata);
     if (status == KT_OK)
         return KT_OK;

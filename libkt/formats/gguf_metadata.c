@@ -7,6 +7,7 @@
 
 #include "core/context.h"
 #include "formats/gguf_bytes.h"
+#include "formats/json.h"
 
 enum { MAX_NAME = 65535, MAX_ELEMENTS = 1 << 22, TYPE_STRING = 8, TYPE_ARRAY = 9 };
 
@@ -81,6 +82,11 @@ kt_status kt_gguf_count(struct kt_gguf_bytes *b, const char *what, uint64_t leas
     return KT_OK;
 }
 
+static kt_status charge(struct kt_gguf_bytes *b, uint64_t bytes)
+{
+    return kt_budget_bytes(&b->budget, bytes, "the metadata");
+}
+
 static kt_status memory(const struct kt_gguf_bytes *b)
 {
     return kt_fail_memory(b->ctx, 0, "the header of a GGUF file");
@@ -140,6 +146,7 @@ static kt_status read_string(struct kt_gguf_bytes *b, const char *key, json_t **
     const char *text;
     uint64_t length;
     KT_TRY(kt_gguf_string(b, key, &text, &length));
+    KT_TRY(charge(b, KT_JSON_STRING_COST + length));
     int saved = errno;
     errno = 0;
     *value = json_stringn(text, (size_t)length);
@@ -198,6 +205,7 @@ static kt_status read_array(struct kt_gguf_bytes *b, const char *key, json_t **v
         *value = json_null();
         return kt_gguf_take(b, count * least, key, &skipped);
     }
+    KT_TRY(charge(b, KT_JSON_ARRAY_COST + KT_JSON_NUMBER_COST * count));
     *value = json_array();
     return *value ? read_elements(b, type, count, key, *value) : memory(b);
 }
@@ -210,6 +218,7 @@ static kt_status read_pair(struct kt_gguf_bytes *b, const char *key, json_t *met
         return kt_fail(b->ctx, KT_ERROR_FORMAT, "%s: metadata key %s is there twice", b->path, key);
     KT_TRY(kt_gguf_number(b, 4, key, &type));
     KT_TRY(check_type(b, type, key));
+    KT_TRY(charge(b, KT_JSON_KEY_COST + strlen(key)));
     kt_status status =
         type == TYPE_ARRAY ? read_array(b, key, &value) : read_scalar(b, type, key, &value);
     if (status != KT_OK) {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "formats/json.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/budget.h"
 #include "core/context.h"
 #include "formats/file.h"
+#include "formats/json_read.h"
 
 static const char *const type_names[] = {
     [JSON_OBJECT] = "an object",   [JSON_ARRAY] = "a list",  [JSON_STRING] = "a string",
@@ -15,57 +16,199 @@ static const char *const type_names[] = {
     [JSON_FALSE] = "false",        [JSON_NULL] = "null",
 };
 
-kt_status kt_json_decode(kt_context *ctx, const char *path, const char *data, size_t size,
-                         size_t flags, json_t **out, json_error_t *error)
+struct builder {
+    struct kt_json_reader reader;
+    struct kt_budget budget;
+    bool lenient;
+    kt_status status; /* of the budget */
+};
+
+static bool charge(struct builder *b, uint64_t bytes)
 {
-    int saved = errno;
-    errno = 0;
-    *out = json_loadb(data, size, flags, error);
-    /* jansson tells most failures of memory as syntax errors, and some not at all. */
-    bool no_memory =
-        errno == ENOMEM || (!*out && json_error_code(error) == json_error_out_of_memory);
-    errno = saved;
-    if (!no_memory)
-        return *out ? KT_OK : KT_ERROR_FORMAT;
-    json_decref(*out);
-    *out = NULL;
-    return kt_fail_memory(ctx, size, path);
+    b->status = kt_budget_bytes(&b->budget, bytes, "its contents");
+    return b->status == KT_OK;
 }
 
-kt_status kt_json_encode(kt_context *ctx, const char *path, const json_t *json, size_t flags,
-                         char **text)
+static json_t *build(struct builder *b, int depth);
+
+static bool build_items(struct builder *b, json_t *array, int depth)
 {
-    int saved = errno;
-    errno = 0;
-    *text = json_dumps(json, flags);
-    bool no_memory = !*text || errno == ENOMEM; /* jansson may leave out what it cannot keep */
-    errno = saved;
-    if (!no_memory)
-        return KT_OK;
-    free(*text);
-    *text = NULL;
-    return kt_fail_memory(ctx, 0, path);
+    struct kt_json_reader *r = &b->reader;
+    bool more = kt_json_peek(r) != ']';
+    if (!more)
+        return kt_json_take(r, ']', "");
+    while (more) {
+        json_t *item = build(b, depth);
+        if (!item)
+            return false;
+        if (json_array_append_new(array, item) != 0 || !kt_json_more(r, ']', &more))
+            return false;
+    }
+    return true;
+}
+
+/* A key that came before gets the later value, as in Python. */
+static bool build_pair(struct builder *b, json_t *object, int depth)
+{
+    struct kt_json_reader *r = &b->reader;
+    const char *text;
+    size_t length;
+    if (!kt_json_read_string(r, &text, &length))
+        return false;
+    if (memchr(text, 0, length)) {
+        r->problem = "a key holds a NUL character";
+        return false;
+    }
+    if (!charge(b, KT_JSON_KEY_COST + length))
+        return false;
+    char *key = strndup(text, length); /* the value may need the reader's buffer */
+    json_t *value = NULL;
+    bool ok = key && kt_json_take(r, ':', "expected a colon") && (value = build(b, depth)) &&
+              json_object_set_new_nocheck(object, key, value) == 0;
+    free(key);
+    return ok;
+}
+
+static bool build_pairs(struct builder *b, json_t *object, int depth)
+{
+    struct kt_json_reader *r = &b->reader;
+    bool more = kt_json_peek(r) != '}';
+    if (!more)
+        return kt_json_take(r, '}', "");
+    while (more)
+        if (!build_pair(b, object, depth) || !kt_json_more(r, '}', &more))
+            return false;
+    return true;
+}
+
+static json_t *build_container(struct builder *b, char open, int depth)
+{
+    b->reader.at++;
+    if (depth >= KT_JSON_DEPTH) {
+        b->reader.problem = "lists and objects are nested too deeply";
+        return NULL;
+    }
+    if (!charge(b, open == '[' ? KT_JSON_ARRAY_COST : KT_JSON_OBJECT_COST))
+        return NULL;
+    json_t *value = open == '[' ? json_array() : json_object();
+    bool ok = value &&
+              (open == '[' ? build_items(b, value, depth + 1) : build_pairs(b, value, depth + 1));
+    if (ok)
+        return value;
+    json_decref(value);
+    return NULL;
+}
+
+static json_t *build_string(struct builder *b)
+{
+    const char *text;
+    size_t length;
+    if (!kt_json_read_string(&b->reader, &text, &length) ||
+        !charge(b, KT_JSON_STRING_COST + length))
+        return NULL;
+    return json_stringn_nocheck(text, length);
+}
+
+/* jansson has no number that is none. In data an empty cell of a table is written so, which is
+ * null; elsewhere it becomes a string, which is no number either and harms nobody unless read. */
+static json_t *build_word(struct builder *b, const char *word)
+{
+    if (word[0] == 't' || word[0] == 'f')
+        return json_boolean(word[0] == 't');
+    return word[0] == 'n' || b->lenient ? json_null() : json_string_nocheck(word);
+}
+
+static json_t *build_number(struct builder *b)
+{
+    struct kt_json_number number;
+    if (!kt_json_read_number(&b->reader, &number) || !charge(b, KT_JSON_NUMBER_COST))
+        return NULL;
+    return number.is_integer ? json_integer(number.integer) : json_real(number.real);
+}
+
+static json_t *build(struct builder *b, int depth)
+{
+    char first = kt_json_peek(&b->reader);
+    if (first == '[' || first == '{')
+        return build_container(b, first, depth);
+    if (first == '"')
+        return build_string(b);
+    const char *word = kt_json_word(&b->reader);
+    return word ? build_word(b, word) : build_number(b);
+}
+
+static kt_status syntax_error(const struct builder *b, size_t line)
+{
+    const struct kt_json_reader *r = &b->reader;
+    const char *start = r->begin;
+    for (const char *s = r->begin; s < r->at; s++) {
+        if (*s == '\n') {
+            start = s + 1;
+            line++;
+        }
+    }
+    return kt_fail(b->budget.ctx, KT_ERROR_FORMAT, "%s: line %zu, column %zu: malformed JSON: %s",
+                   b->budget.name, line, (size_t)(r->at - start) + 1, r->problem);
 }
 
 kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, const char *data,
-                        size_t size, json_t **out)
+                        size_t size, enum kt_json_dialect dialect, json_t **out)
 {
-    json_error_t error;
-    size_t flags = JSON_DECODE_ANY | JSON_ALLOW_NUL;
+    struct builder b = {.lenient = dialect == KT_JSON_DATA};
     *out = NULL;
     if (size >= 3 && !memcmp(data, "\xef\xbb\xbf", 3))
         return kt_fail(ctx, KT_ERROR_FORMAT,
                        "%s: begins with a byte order mark; save it as UTF-8 without one", path);
-    kt_status status = kt_json_decode(ctx, path, data, size, flags, out, &error);
-    /* transformers writes 10^30 as an integer for "no limit" (model_max_length). */
-    if (status == KT_ERROR_FORMAT && json_error_code(&error) == json_error_numeric_overflow)
-        status =
-            kt_json_decode(ctx, path, data, size, flags | JSON_DECODE_INT_AS_REAL, out, &error);
-    if (status != KT_ERROR_FORMAT)
-        return status;
-    size_t line = first_line + (error.line > 0 ? (size_t)error.line - 1 : 0);
-    return kt_fail(ctx, KT_ERROR_FORMAT, "%s: line %zu, column %d: malformed JSON: %s", path, line,
-                   error.column > 0 ? error.column : 1, error.text);
+    kt_budget_start(&b.budget, ctx, path, size);
+    kt_json_reader_start(&b.reader, data, size, b.lenient);
+    json_t *root = build(&b, 0);
+    kt_status status = KT_OK;
+    if (!root || !kt_json_end(&b.reader))
+        status = b.status != KT_OK  ? b.status
+                 : b.reader.problem ? syntax_error(&b, first_line)
+                                    : kt_fail_memory(ctx, size, path);
+    kt_json_reader_free(&b.reader);
+    if (status == KT_OK)
+        *out = root;
+    else
+        json_decref(root);
+    return status;
+}
+
+struct text {
+    char *data;
+    size_t count, capacity;
+};
+
+static int append(const char *more, size_t count, void *user)
+{
+    struct text *text = user;
+    if (text->capacity - text->count <= count) {
+        size_t capacity = 2 * text->capacity + count + 256;
+        char *grown = realloc(text->data, capacity);
+        if (!grown)
+            return -1;
+        text->data = grown;
+        text->capacity = capacity;
+    }
+    memcpy(text->data + text->count, more, count);
+    text->count += count;
+    text->data[text->count] = 0;
+    return 0;
+}
+
+/* json_dumps may leave out what it could not keep. */
+kt_status kt_json_encode(kt_context *ctx, const char *path, const json_t *json, size_t flags,
+                         char **text)
+{
+    struct text all = {0};
+    *text = NULL;
+    if (json_dump_callback(json, append, &all, flags) != 0 || !all.data) {
+        free(all.data);
+        return kt_fail_memory(ctx, 0, path);
+    }
+    *text = all.data;
+    return KT_OK;
 }
 
 kt_status kt_json_load(kt_context *ctx, const char *path, uint64_t max_bytes, json_t **out)
@@ -74,7 +217,7 @@ kt_status kt_json_load(kt_context *ctx, const char *path, uint64_t max_bytes, js
     size_t size;
     *out = NULL;
     KT_TRY(kt_file_read(ctx, path, max_bytes, &data, &size));
-    kt_status status = kt_json_parse(ctx, path, 1, data, size, out);
+    kt_status status = kt_json_parse(ctx, path, 1, data, size, KT_JSON_STRICT, out);
     free(data);
     return status;
 }

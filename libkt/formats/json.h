@@ -23,19 +23,29 @@
  * those of kt_file_read; FORMAT with the line and column of a syntax error. */
 kt_status kt_json_load(kt_context *ctx, const char *path, uint64_t max_bytes, json_t **out);
 
-/** Parses `size` bytes; `path` and `first_line` (1 for a whole file) are for the error. With an
- * integer that 64 bits do not hold, all integers are reals. */
-kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, const char *data,
-                        size_t size, json_t **out);
+/** How Python's json.load reads, or a little less strictly, as data are read: control characters in
+ * strings as they are, and NaN and Infinity for null. Strictly these two are strings, so that only
+ * a key that must be a number refuses them. */
+enum kt_json_dialect { KT_JSON_STRICT, KT_JSON_DATA };
 
-/** json_loadb that finds out when memory was missing. Errors: OUT_OF_MEMORY; FORMAT, for which only
- * `error` is filled and the caller words the sentence. */
-kt_status kt_json_decode(kt_context *ctx, const char *path, const char *data, size_t size,
-                         size_t flags, json_t **out, json_error_t *error);
+/** Parses `size` bytes; `path` and `first_line` (1 for a whole file) are for the error. The last of
+ * equal keys counts; an integer that 64 bits do not hold is a real. Errors: FORMAT (also a tree out
+ * of proportion to its text, see core/budget.h), OUT_OF_MEMORY. */
+kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, const char *data,
+                        size_t size, enum kt_json_dialect dialect, json_t **out);
 
 /** json_dumps; free(*text) when done. Errors: OUT_OF_MEMORY. */
 kt_status kt_json_encode(kt_context *ctx, const char *path, const json_t *json, size_t flags,
                          char **text);
+
+/** Bytes that jansson takes for a value, with its place in a list and malloc's own; for budgets. */
+enum {
+    KT_JSON_NUMBER_COST = 56,
+    KT_JSON_STRING_COST = 104,
+    KT_JSON_ARRAY_COST = 152,
+    KT_JSON_OBJECT_COST = 248,
+    KT_JSON_KEY_COST = 96
+};
 
 /** An object to read keys from. `prefix` comes before keys in errors: "" or "rope_scaling.". */
 struct kt_json {

@@ -11,15 +11,20 @@
 static kt_status parse(struct kt_yaml *y, const char *data, size_t size)
 {
     yaml_parser_t parser;
+    size_t line = 0;
+    const char *problem = kt_yaml_scan(data, size, &line);
+    if (problem)
+        return kt_fail(y->ctx, KT_ERROR_FORMAT, "%s: line %zu: %s", y->path, line, problem);
     if (!yaml_parser_initialize(&parser))
         return kt_fail_memory(y->ctx, size, y->path);
     yaml_parser_set_input_string(&parser, (const unsigned char *)data, size);
     kt_status status = KT_OK;
     if (!yaml_parser_load(&parser, &y->document)) {
         memset(&y->document, 0, sizeof y->document);
-        status = kt_fail(y->ctx, KT_ERROR_FORMAT, "%s: line %zu: malformed YAML: %s", y->path,
-                         parser.problem_mark.line + 1,
-                         parser.problem ? parser.problem : "cannot be read");
+        status = !parser.problem || parser.error == YAML_MEMORY_ERROR
+                     ? kt_fail_memory(y->ctx, size, y->path)
+                     : kt_fail(y->ctx, KT_ERROR_FORMAT, "%s: line %zu: malformed YAML: %s", y->path,
+                               parser.problem_mark.line + 1, parser.problem);
     } else if (!yaml_document_get_root_node(&y->document)) {
         status = kt_fail(y->ctx, KT_ERROR_FORMAT, "%s: the file is empty", y->path);
     }

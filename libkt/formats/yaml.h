@@ -8,7 +8,7 @@
 #include <kt/types.h>
 #include <yaml.h>
 
-#define KT_YAML_MAX ((uint64_t)1 << 20)
+#include "formats/yaml_scan.h"
 
 struct kt_yaml {
     kt_context *ctx;
@@ -17,7 +17,8 @@ struct kt_yaml {
 };
 
 /** Reads the first document of a file. kt_yaml_free(*out) when done. Errors: those of kt_file_read;
- * FORMAT with the line of a syntax error, or for an empty document. */
+ * FORMAT with the line of a syntax error or of what is too much (yaml_scan.h), or for an empty
+ * document. */
 kt_status kt_yaml_load(kt_context *ctx, const char *path, uint64_t max_bytes, struct kt_yaml **out);
 void kt_yaml_free(struct kt_yaml *yaml);
 

@@ -43,6 +43,8 @@ static kt_status compile(kt_context *ctx, const char *regex, void **out)
         pcre2_compile((PCRE2_SPTR)regex, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &error, &offset, NULL);
     if (*out)
         return KT_OK;
+    if (error == PCRE2_ERROR_HEAP_FAILED)
+        return kt_fail_memory(ctx, strlen(regex), "the regular expression of a rule");
     pcre2_get_error_message(error, text, sizeof text);
     return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
                    "the regular expression \"%s\" of a rule is wrong at character %zu: %s", regex,

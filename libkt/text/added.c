@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "text/added.h"
 
+#include "core/context.h"
 #include "text/normalize.h"
 #include "text/utf8.h"
 
@@ -10,6 +11,8 @@ static void free_index(struct kt_added *added)
         free(added->normalized[i]);
     free(added->normalized);
     added->normalized = NULL;
+    free(added->by_id);
+    added->by_id = NULL;
     for (int s = 0; s < 2; s++) {
         free(added->sets[s].patterns);
         added->sets[s] = (struct kt_added_set){0};
@@ -22,34 +25,57 @@ void kt_added_free(struct kt_added *added)
     for (size_t i = 0; i < added->count; i++)
         free(added->tokens[i].content);
     free(added->tokens);
+    kt_vocab_free(&added->places);
     *added = (struct kt_added){0};
 }
 
 struct kt_added_token *kt_added_find(const struct kt_added *added, const char *content,
                                      size_t length)
 {
-    for (size_t i = 0; i < added->count; i++)
-        if (added->tokens[i].length == length &&
-            memcmp(added->tokens[i].content, content, length) == 0)
-            return &added->tokens[i];
-    return NULL;
+    int32_t place = kt_vocab_find(&added->places, content, length);
+    return place < 0 ? NULL : &added->tokens[place];
 }
 
 const struct kt_added_token *kt_added_by_id(const struct kt_added *added, int32_t id)
 {
-    for (size_t i = 0; i < added->count; i++)
-        if (added->tokens[i].id == id)
-            return &added->tokens[i];
-    return NULL;
+    size_t low = 0, high = added->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (added->tokens[added->by_id[middle]].id < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    const struct kt_added_token *found =
+        low < added->count ? &added->tokens[added->by_id[low]] : NULL;
+    return found && found->id == id ? found : NULL;
 }
 
-static int32_t next_id(const struct kt_added *added, const struct kt_vocab *vocab)
+/* Takes copy->content. */
+static bool append(struct kt_added *added, const struct kt_added_token *copy)
 {
-    int32_t largest = -1, size = (int32_t)vocab->count;
-    for (size_t i = 0; i < added->count; i++)
-        if (added->tokens[i].id > largest)
-            largest = added->tokens[i].id;
-    return largest >= size ? largest + 1 : size;
+    if (!copy->content)
+        return false;
+    if (added->count >= KT_VOCAB_LIMIT ||
+        !kt_grow((void **)&added->tokens, &added->capacity, added->count + 1, sizeof *copy) ||
+        !kt_vocab_add(&added->places, copy->content, copy->length, (int32_t)added->count)) {
+        free(copy->content);
+        return false;
+    }
+    added->tokens[added->count++] = *copy;
+    if (copy->id >= added->next_id)
+        added->next_id = copy->id + 1;
+    return true;
+}
+
+static char *copy_content(const struct kt_added_token *token)
+{
+    char *content = malloc(token->length + 1);
+    if (content) {
+        memcpy(content, token->content, token->length);
+        content[token->length] = 0;
+    }
+    return content;
 }
 
 bool kt_added_put(struct kt_added *added, const struct kt_vocab *vocab,
@@ -63,34 +89,23 @@ bool kt_added_put(struct kt_added *added, const struct kt_vocab *vocab,
         *old = copy;
         return true;
     }
-    if (!kt_grow((void **)&added->tokens, &added->capacity, added->count + 1, sizeof copy))
-        return false;
-    copy.content = malloc(token->length + 1);
-    if (!copy.content)
-        return false;
-    memcpy(copy.content, token->content, token->length);
-    copy.content[token->length] = 0;
-    copy.id = kt_vocab_find(vocab, copy.content, copy.length);
+    copy.content = copy_content(token);
+    copy.id = kt_vocab_find(vocab, token->content, token->length);
     if (copy.id < 0)
-        copy.id = next_id(added, vocab);
-    added->tokens[added->count++] = copy;
-    return true;
+        copy.id = added->next_id > (int32_t)vocab->count ? added->next_id : (int32_t)vocab->count;
+    return append(added, &copy);
 }
 
 bool kt_added_copy(struct kt_added *to, const struct kt_added *from)
 {
     *to = (struct kt_added){0};
-    if (!kt_grow((void **)&to->tokens, &to->capacity, from->count, sizeof *to->tokens))
-        return false;
-    for (; to->count < from->count; to->count++) {
-        struct kt_added_token copy = from->tokens[to->count];
-        copy.content = malloc(copy.length + 1);
-        if (!copy.content) {
+    for (size_t i = 0; i < from->count; i++) {
+        struct kt_added_token copy = from->tokens[i];
+        copy.content = copy_content(&copy);
+        if (!append(to, &copy)) {
             kt_added_free(to);
             return false;
         }
-        memcpy(copy.content, from->tokens[to->count].content, copy.length + 1);
-        to->tokens[to->count] = copy;
     }
     return true;
 }
@@ -117,72 +132,130 @@ static void index_first_bytes(struct kt_added_set *set)
     }
 }
 
-/* Puts the pattern of a token into its set; false when memory ran out. */
-static bool add_pattern(struct kt_added *added, size_t i, const struct kt_normalizer *normalizer)
+/* Puts the pattern of a token into its set. */
+static kt_status add_pattern(struct kt_budget *budget, struct kt_added *added, size_t i,
+                             const struct kt_normalizer *normalizer)
 {
     const struct kt_added_token *token = &added->tokens[i];
     struct kt_added_set *set = &added->sets[token->normalized];
     struct kt_added_pattern pattern = {token->content, token->length, (int32_t)i, token->special};
     if (token->normalized && normalizer->count) {
         struct kt_bytes text = {0};
-        bool ok = kt_normalizer_apply(normalizer, token->content, token->length, &text);
+        kt_status status =
+            kt_normalizer_apply(budget, normalizer, token->content, token->length, &text);
         added->normalized[i] = text.data;
-        if (!ok)
-            return false;
+        KT_TRY(status);
         pattern.text = text.data;
         pattern.length = text.count;
     }
     if (pattern.length)
         set->patterns[set->count++] = pattern;
-    return true;
+    return KT_OK;
 }
 
-bool kt_added_index(struct kt_added *added, const struct kt_normalizer *normalizer)
+/* The first of several tokens that have an id stays first. */
+static int compare_ids(const void *a, const void *b, void *tokens)
 {
-    free_index(added);
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    int32_t x_id = ((const struct kt_added_token *)tokens)[x].id;
+    int32_t y_id = ((const struct kt_added_token *)tokens)[y].id;
+    return x_id != y_id ? (x_id > y_id) - (x_id < y_id) : (x > y) - (x < y);
+}
+
+static bool allocate_index(struct kt_added *added)
+{
     added->normalized = calloc(added->count + 1, sizeof *added->normalized);
-    bool ok = added->normalized != NULL;
-    for (int s = 0; s < 2 && ok; s++) {
+    added->by_id = calloc(added->count + 1, sizeof *added->by_id);
+    for (int s = 0; s < 2; s++) {
         added->sets[s].patterns = calloc(added->count + 1, sizeof *added->sets[s].patterns);
-        ok = added->sets[s].patterns != NULL;
+        if (!added->sets[s].patterns)
+            return false;
     }
-    for (size_t i = 0; i < added->count && ok; i++)
-        ok = add_pattern(added, i, normalizer);
-    if (!ok) {
-        free_index(added);
-        return false;
+    return added->normalized && added->by_id;
+}
+
+static kt_status fill_index(struct kt_budget *budget, struct kt_added *added,
+                            const struct kt_normalizer *normalizer)
+{
+    if (!allocate_index(added))
+        return kt_fail_memory(budget->ctx, 0, "the added tokens");
+    for (size_t i = 0; i < added->count; i++) {
+        added->by_id[i] = (int32_t)i;
+        KT_TRY(add_pattern(budget, added, i, normalizer));
     }
+    qsort_r(added->by_id, added->count, sizeof *added->by_id, compare_ids, added->tokens);
     for (int s = 0; s < 2; s++) {
         struct kt_added_set *set = &added->sets[s];
-        if (set->count)
-            qsort(set->patterns, set->count, sizeof *set->patterns, compare_patterns);
+        qsort(set->patterns, set->count, sizeof *set->patterns, compare_patterns);
         index_first_bytes(set);
     }
-    return true;
+    return KT_OK;
+}
+
+kt_status kt_added_index(kt_context *ctx, const char *path, struct kt_added *added,
+                         const struct kt_normalizer *normalizer)
+{
+    struct kt_budget budget;
+    uint64_t size = 0;
+    free_index(added);
+    for (size_t i = 0; i < added->count; i++)
+        size += added->tokens[i].length;
+    kt_budget_start(&budget, ctx, path, size);
+    kt_status status = fill_index(&budget, added, normalizer);
+    if (status != KT_OK)
+        free_index(added);
+    return status;
+}
+
+/* The first of the patterns from `begin` to `end`, which are alike in `n` bytes and longer, whose
+ * next byte is `byte` or more. */
+static int32_t lower_bound(const struct kt_added_pattern *p, int32_t begin, int32_t end, size_t n,
+                           int byte)
+{
+    while (begin < end) {
+        int32_t middle = begin + (end - begin) / 2;
+        if ((unsigned char)p[middle].text[n] < byte)
+            begin = middle + 1;
+        else
+            end = middle;
+    }
+    return begin;
+}
+
+/* Behind those that are `n` bytes long, which stand first. */
+static int32_t past_length(const struct kt_added_pattern *p, int32_t begin, int32_t end, size_t n)
+{
+    while (begin < end) {
+        int32_t middle = begin + (end - begin) / 2;
+        if (p[middle].length == n)
+            begin = middle + 1;
+        else
+            end = middle;
+    }
+    return begin;
 }
 
 /* The longest pattern that text begins with; NULL when there is none. The candidates, sorted,
- * narrow to those that share one more byte with the text at each round. */
+ * narrow to those that share one more byte with the text at each round; *rounds counts them. */
 static const struct kt_added_pattern *longest(const struct kt_added_set *set, const char *text,
-                                              size_t length)
+                                              size_t length, size_t *rounds)
 {
     const struct kt_added_pattern *best = NULL, *p = set->patterns;
     int32_t begin = set->first[(unsigned char)text[0]].begin;
     int32_t end = set->first[(unsigned char)text[0]].end;
-    for (size_t n = 1; begin < end; n++) {
+    size_t n = 1;
+    for (; begin < end; n++) {
         if (p[begin].length == n) {
             best = &p[begin];
-            while (begin < end && p[begin].length == n)
-                begin++;
+            begin = past_length(p, begin, end, n);
         }
         if (n == length)
             break;
-        unsigned char byte = (unsigned char)text[n];
-        while (begin < end && (unsigned char)p[begin].text[n] < byte)
-            begin++;
-        while (begin < end && (unsigned char)p[end - 1].text[n] > byte)
-            end--;
+        int byte = (unsigned char)text[n];
+        begin = lower_bound(p, begin, end, n, byte);
+        end = lower_bound(p, begin, end, n, byte + 1);
     }
+    *rounds = n;
     return best;
 }
 
@@ -231,13 +304,18 @@ static bool push(struct kt_added_spans *spans, size_t begin, size_t end, int32_t
     return true;
 }
 
-bool kt_added_split(const struct kt_added *added, int which, const char *text, size_t length,
-                    struct kt_added_spans *spans)
+enum { ROUND = 16 }; /* steps of a round of `longest` */
+
+kt_status kt_added_split(struct kt_budget *budget, const struct kt_added *added, int which,
+                         const char *text, size_t length, struct kt_added_spans *spans)
 {
+    static const char what[] = "looking for added tokens";
     const struct kt_added_set *set = &added->sets[which];
     size_t done = 0;
     for (size_t at = 0; at < length;) {
-        const struct kt_added_pattern *pattern = longest(set, text + at, length - at);
+        size_t rounds;
+        const struct kt_added_pattern *pattern = longest(set, text + at, length - at, &rounds);
+        KT_TRY(kt_budget_steps(budget, ROUND * rounds, what));
         if (!pattern) {
             at++;
             continue;
@@ -251,11 +329,12 @@ bool kt_added_split(const struct kt_added *added, int which, const char *text, s
             begin = spaces_before(text, begin, done);
         if (token->rstrip)
             end = spaces_after(text, end, length);
-        if (done < begin && !push(spans, done, begin, -1))
-            return false;
-        if (!push(spans, begin, end, token->id))
-            return false;
+        KT_TRY(kt_budget_steps(budget, end - at, what));
+        if ((done < begin && !push(spans, done, begin, -1)) || !push(spans, begin, end, token->id))
+            return kt_fail_memory(budget->ctx, length, what);
         done = end;
     }
-    return done >= length || push(spans, done, length, -1);
+    if (done < length && !push(spans, done, length, -1))
+        return kt_fail_memory(budget->ctx, length, what);
+    return KT_OK;
 }

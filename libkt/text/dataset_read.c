@@ -11,7 +11,7 @@ static kt_status add_line(kt_context *ctx, const char *path, size_t number, cons
     json_t *entry;
     if (strspn(line, " \t\r") >= length)
         return KT_OK;
-    KT_TRY(kt_json_parse(ctx, path, number, line, length, &entry));
+    KT_TRY(kt_json_parse(ctx, path, number, line, length, KT_JSON_DATA, &entry));
     if (!json_is_object(entry)) {
         json_decref(entry);
         return kt_fail(ctx, KT_ERROR_FORMAT, "%s: line %zu is not a JSON object", path, number);
@@ -36,7 +36,7 @@ static kt_status read_list(kt_context *ctx, const char *path, const char *data, 
 {
     size_t i;
     json_t *entry;
-    KT_TRY(kt_json_parse(ctx, path, 1, data, size, entries));
+    KT_TRY(kt_json_parse(ctx, path, 1, data, size, KT_JSON_DATA, entries));
     json_array_foreach(*entries, i, entry)
     {
         if (!json_is_object(entry))

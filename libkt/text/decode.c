@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/context.h"
+#include "core/memory.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
 
@@ -63,46 +64,64 @@ static void strip(const struct kt_decoder *d, struct kt_bytes *text, unsigned ch
         *seen = BEGUN;
 }
 
-static bool decode(const kt_tokenizer *t, const int32_t *ids, size_t num_ids, bool skip_special,
-                   struct kt_bytes *text)
+static kt_status memory(const kt_tokenizer *t, size_t bytes)
 {
-    struct kt_bytes run = {0}, spelled = {0};
-    bool ok = true, bytes, first = true;
+    return kt_fail_memory(t->ctx, bytes, "the text of tokens");
+}
+
+struct decoding {
+    struct kt_bytes run, spelled, text;
+    struct kt_budget budget;
+};
+
+static kt_status decode(const kt_tokenizer *t, const int32_t *ids, size_t num_ids,
+                        bool skip_special, struct decoding *d)
+{
+    bool bytes, first = true;
     unsigned char seen = 0;
-    for (size_t i = 0; i < num_ids && ok; i++) {
+    for (size_t i = 0; i < num_ids; i++) {
         size_t n;
         const char *token = spelling(t, ids[i], skip_special, &n);
         if (!token)
             continue;
-        ok = kt_decoder_spell(&t->decoder, token, n, first, &spelled, &bytes);
+        KT_TRY(kt_decoder_spell(&d->budget, &t->decoder, token, n, first, &d->spelled, &bytes));
         first = false;
-        if (ok && bytes)
-            ok = kt_bytes_append(&run, spelled.data, spelled.count);
-        else if (ok)
-            ok = flush_run(&t->decoder, &run, text) &&
-                 kt_bytes_append(text, spelled.data, spelled.count);
+        bool ok = bytes ? kt_bytes_append(&d->run, d->spelled.data, d->spelled.count)
+                        : flush_run(&t->decoder, &d->run, &d->text) &&
+                              kt_bytes_append(&d->text, d->spelled.data, d->spelled.count);
+        if (!ok)
+            return memory(t, d->text.count);
     }
-    ok = ok && flush_run(&t->decoder, &run, text);
-    strip(&t->decoder, text, &seen);
-    free(run.data);
-    free(spelled.data);
-    return ok && kt_bytes_append(text, "", 1);
+    if (!flush_run(&t->decoder, &d->run, &d->text))
+        return memory(t, d->text.count);
+    strip(&t->decoder, &d->text, &seen);
+    return kt_bytes_append(&d->text, "", 1) ? KT_OK : memory(t, d->text.count);
 }
+
+/* Bytes that a token has at most for its budget; a longer one takes more than its share. */
+enum { TOKEN_BYTES = 256 };
 
 kt_status kt_tokenizer_decode(const kt_tokenizer *t, const int32_t *ids, size_t num_ids,
                               int32_t skip_special, char **text, size_t *length)
 {
-    struct kt_bytes all = {0};
+    struct decoding d = {0};
+    uint64_t size;
     KT_ENTER_OUT(t, "tokenizer", text);
     KT_TRY(kt_check_out(t->ctx, length, __func__));
     if (num_ids)
         KT_TRY(kt_check_given(t->ctx, ids, "ids"));
-    if (!decode(t, ids, num_ids, skip_special, &all)) {
-        free(all.data);
-        return kt_fail_memory(t->ctx, num_ids, "the text of tokens");
+    if (!kt_mul_u64(num_ids, TOKEN_BYTES, &size))
+        return memory(t, num_ids);
+    kt_budget_start(&d.budget, t->ctx, t->path, size);
+    kt_status status = decode(t, ids, num_ids, skip_special, &d);
+    free(d.run.data);
+    free(d.spelled.data);
+    if (status != KT_OK) {
+        free(d.text.data);
+        return status;
     }
-    *text = all.data;
-    *length = all.count - 1;
+    *text = d.text.data;
+    *length = d.text.count - 1;
     return KT_OK;
 }
 
@@ -126,25 +145,30 @@ struct stream {
 };
 
 /* Text of the next token (NULL = the end), and the state after it. */
-static bool next_text(const struct kt_decoder *d, struct stream *s, const char *token,
-                      size_t length, kt_decode_state *state)
+static kt_status next_text(const kt_tokenizer *t, struct stream *s, const char *token,
+                           size_t length, kt_decode_state *state)
 {
+    const struct kt_decoder *d = &t->decoder;
+    struct kt_budget budget;
     bool bytes = false, first = state->pending[MAX_PENDING] == 0;
-    if (!kt_bytes_append(&s->raw, (const char *)state->pending, (size_t)state->num_pending) ||
-        (token && !kt_decoder_spell(d, token, length, first, &s->spelled, &bytes)) ||
-        (bytes && !kt_bytes_append(&s->raw, s->spelled.data, s->spelled.count)))
-        return false;
+    kt_budget_start(&budget, t->ctx, t->path, TOKEN_BYTES);
+    if (!kt_bytes_append(&s->raw, (const char *)state->pending, (size_t)state->num_pending))
+        return memory(t, length);
+    if (token)
+        KT_TRY(kt_decoder_spell(&budget, d, token, length, first, &s->spelled, &bytes));
+    if (bytes && !kt_bytes_append(&s->raw, s->spelled.data, s->spelled.count))
+        return memory(t, length);
     size_t complete = bytes ? complete_prefix(&s->raw) : s->raw.count;
     if (!append_bytes(d, &s->text, s->raw.data, complete) ||
         (!bytes && !kt_bytes_append(&s->text, s->spelled.data, s->spelled.count)))
-        return false;
+        return memory(t, length);
     state->num_pending = (int32_t)(s->raw.count - complete);
     if (state->num_pending)
         memcpy(state->pending, s->raw.data + complete, (size_t)state->num_pending);
     strip(d, &s->text, &state->pending[MAX_PENDING]);
     if (!token)
         *state = (kt_decode_state){.size = state->size};
-    return true;
+    return KT_OK;
 }
 
 static kt_status check_state(kt_context *ctx, const kt_decode_state *state)
@@ -173,10 +197,8 @@ kt_status kt_tokenizer_decode_next(const kt_tokenizer *t, kt_decode_state *given
     const char *token = id < 0 ? NULL : spelling(t, id, true, &n);
     if (id >= 0 && !token)
         return KT_OK;
-    kt_status status = KT_OK;
-    if (!next_text(&t->decoder, &s, token, n, &after))
-        status = kt_fail_memory(t->ctx, n, "the text of a token");
-    else if (s.text.count > capacity)
+    kt_status status = next_text(t, &s, token, n, &after);
+    if (status == KT_OK && s.text.count > capacity)
         status = kt_fail(t->ctx, KT_ERROR_INVALID_ARGUMENT,
                          "the text of a token needs %zu bytes, and there is room for %zu",
                          s.text.count, capacity);

@@ -180,11 +180,12 @@ static bool spell_bytes(const char *token, size_t length, struct kt_bytes *out, 
 }
 
 /* All replacements, one after the other. */
-static bool replace_all(const struct kt_decoder *d, bool first, struct kt_bytes *out)
+static kt_status replace_all(struct kt_budget *budget, const struct kt_decoder *d, bool first,
+                             struct kt_bytes *out)
 {
     struct kt_bytes from = {0};
-    bool ok = true;
-    for (size_t i = 0; i < d->num_replacements && ok && out->count; i++) {
+    kt_status status = KT_OK;
+    for (size_t i = 0; i < d->num_replacements && status == KT_OK && out->count; i++) {
         struct kt_replacement r = d->replacements[i];
         struct kt_bytes before = *out;
         *out = from;
@@ -192,28 +193,29 @@ static bool replace_all(const struct kt_decoder *d, bool first, struct kt_bytes 
         out->count = 0;
         if (first && d->drop_in_first)
             r.to_length = 0;
-        ok = kt_replace(&r, from.data, from.count, out);
+        status = kt_replace(budget, "the decoder", &r, from.data, from.count, out);
     }
     free(from.data);
-    return ok;
+    return status;
 }
 
-bool kt_decoder_spell(const struct kt_decoder *d, const char *token, size_t length, bool first,
-                      struct kt_bytes *out, bool *bytes)
+kt_status kt_decoder_spell(struct kt_budget *budget, const struct kt_decoder *d, const char *token,
+                           size_t length, bool first, struct kt_bytes *out, bool *bytes)
 {
     bool memory = true;
     out->count = 0;
     *bytes = d->byte_level;
     if (d->byte_level && spell_bytes(token, length, out, &memory))
-        return true;
+        return KT_OK;
     out->count = 0;
-    if (!memory || !kt_bytes_append(out, token, length) || !replace_all(d, first, out))
-        return false;
+    if (!memory || !kt_bytes_append(out, token, length))
+        return kt_fail_memory(budget->ctx, length, "the text of a token");
+    KT_TRY(replace_all(budget, d, first, out));
     int byte = d->byte_fallback ? fallback_byte(out->data, out->count) : -1;
     if (byte >= 0) {
         *bytes = true;
         out->data[0] = (char)byte;
         out->count = 1;
     }
-    return true;
+    return KT_OK;
 }

@@ -24,8 +24,9 @@ kt_status kt_decoder_read(kt_context *ctx, const char *path, const json_t *json,
 void kt_decoder_free(struct kt_decoder *decoder);
 
 /** Puts what a token stands for in place of what `out` holds: text, or bytes that may be part of a
- * character; *bytes says which. `first` = no token was before it. False when memory ran out. */
-bool kt_decoder_spell(const struct kt_decoder *decoder, const char *token, size_t length,
-                      bool first, struct kt_bytes *out, bool *bytes);
+ * character; *bytes says which. `first` = no token was before it. */
+kt_status kt_decoder_spell(struct kt_budget *budget, const struct kt_decoder *decoder,
+                           const char *token, size_t length, bool first, struct kt_bytes *out,
+                           bool *bytes);
 
 #endif

@@ -11,6 +11,7 @@ struct encoder {
     struct kt_bytes valid, normalized;
     struct kt_pretokenize_scratch words;
     struct kt_bpe_scratch bpe;
+    struct kt_budget budget;
 };
 
 static kt_status memory(const struct encoder *e, size_t bytes)
@@ -25,7 +26,7 @@ static kt_status encode_words(struct encoder *e, const char *text, size_t length
     if (length > KT_BPE_WORD_MAX / 4)
         return kt_fail(t->ctx, KT_ERROR_INVALID_ARGUMENT,
                        "a text of %zu bytes is too long to tokenize in one piece", length);
-    KT_TRY(kt_pretokenize(t->ctx, &t->pretokenizer, &e->words, text, length, begins));
+    KT_TRY(kt_pretokenize(&e->budget, &t->pretokenizer, &e->words, text, length, begins));
     for (size_t i = 0; i < e->words.words.count; i++) {
         const struct kt_piece *word = &e->words.words.data[i];
         if (!kt_bpe_encode(&t->bpe, &t->vocab, &e->bpe, word->data, word->length, e->ids))
@@ -38,14 +39,13 @@ static kt_status encode_words(struct encoder *e, const char *text, size_t length
 static kt_status encode_part(struct encoder *e, const char *text, size_t length, bool begins)
 {
     if (e->tokenizer->normalizer.count) {
-        if (!kt_normalizer_apply(&e->tokenizer->normalizer, text, length, &e->normalized))
-            return memory(e, length);
+        KT_TRY(kt_normalizer_apply(&e->budget, &e->tokenizer->normalizer, text, length,
+                                   &e->normalized));
         text = e->normalized.data;
         length = e->normalized.count;
     }
     e->inner.count = 0;
-    if (!kt_added_split(e->added, 1, text, length, &e->inner))
-        return memory(e, length);
+    KT_TRY(kt_added_split(&e->budget, e->added, 1, text, length, &e->inner));
     for (size_t i = 0; i < e->inner.count; i++) {
         struct kt_added_span span = e->inner.data[i];
         if (span.id < 0)
@@ -65,8 +65,7 @@ static kt_status encode(struct encoder *e, const char *text, size_t length)
         text = e->valid.data;
         length = e->valid.count;
     }
-    if (!kt_added_split(e->added, 0, text, length, &e->raw))
-        return memory(e, length);
+    KT_TRY(kt_added_split(&e->budget, e->added, 0, text, length, &e->raw));
     for (size_t i = 0; i < e->raw.count; i++) {
         struct kt_added_span span = e->raw.data[i];
         if (span.id < 0)
@@ -81,6 +80,7 @@ kt_status kt_tokenizer_encode_with(const kt_tokenizer *tokenizer, const struct k
                                    const char *text, size_t length, struct kt_ids *ids)
 {
     struct encoder e = {.tokenizer = tokenizer, .added = added, .ids = ids};
+    kt_budget_start(&e.budget, tokenizer->ctx, tokenizer->path, length);
     kt_status status = encode(&e, text, length);
     free(e.raw.data);
     free(e.inner.data);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "text/normalize.h"
 
+#include <utf8proc.h>
+
 #include "text/utf8.h"
 
 static const struct {
@@ -9,24 +11,7 @@ static const struct {
 #include "text/unicode_word.inc"
 };
 
-static const struct decomposition {
-    uint32_t code, first, second;
-} decompositions[] = {
-#include "text/unicode_decomp.inc"
-};
-
-static const struct composition {
-    uint32_t first, second, code;
-} compositions[] = {
-#include "text/unicode_comp.inc"
-};
-
-static const struct {
-    uint32_t first, last;
-    uint32_t class;
-} classes[] = {
-#include "text/unicode_ccc.inc"
-};
+enum { MOST_PARTS = 4 }; /* of a character: U+1F82 has as many */
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -43,121 +28,89 @@ bool kt_unicode_is_word(uint32_t code)
     return low < COUNT(word_ranges) && code >= word_ranges[low].first;
 }
 
-static uint32_t combining_class(uint32_t code)
+static int combining_class(utf8proc_int32_t code)
 {
-    size_t low = 0, high = COUNT(classes);
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (code > classes[middle].last)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < COUNT(classes) && code >= classes[low].first ? classes[low].class : 0;
+    return utf8proc_get_property(code)->combining_class;
 }
 
-static const struct decomposition *find_decomposition(uint32_t code)
-{
-    size_t low = 0, high = COUNT(decompositions);
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (code > decompositions[middle].code)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < COUNT(decompositions) && decompositions[low].code == code ? &decompositions[low]
-                                                                           : NULL;
-}
-
-/* Hangul syllables compose by arithmetic (The Unicode Standard, section 3.12). */
-enum { L_BASE = 0x1100, V_BASE = 0x1161, T_BASE = 0x11a7, S_BASE = 0xac00 };
-enum { L_COUNT = 19, V_COUNT = 21, T_COUNT = 28, S_COUNT = L_COUNT * V_COUNT * T_COUNT };
-
-/* The primary composite of a pair; 0 when there is none. */
-static uint32_t compose(uint32_t a, uint32_t b)
-{
-    if (a - L_BASE < L_COUNT && b - V_BASE < V_COUNT)
-        return S_BASE + ((a - L_BASE) * V_COUNT + (b - V_BASE)) * T_COUNT;
-    if (a - S_BASE < S_COUNT && (a - S_BASE) % T_COUNT == 0 && b > T_BASE && b < T_BASE + T_COUNT)
-        return a + (b - T_BASE);
-    size_t low = 0, high = COUNT(compositions);
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        const struct composition *c = &compositions[middle];
-        if (a > c->first || (a == c->first && b > c->second))
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    const struct composition *c = &compositions[low];
-    return low < COUNT(compositions) && c->first == a && c->second == b ? c->code : 0;
-}
-
-/* Decomposed text in canonical order. */
+/* Characters of a text, decomposed. */
 struct run {
-    struct mark {
-        uint32_t code, class;
-    } * data;
+    utf8proc_int32_t *data;
     size_t count, capacity;
 };
 
-static bool push(struct run *run, uint32_t code)
+static bool decompose(const char *text, size_t length, struct run *run)
 {
-    if (!kt_grow((void **)&run->data, &run->capacity, run->count + 1, sizeof *run->data))
-        return false;
-    struct mark mark = {code, combining_class(code)};
-    size_t at = run->count++;
-    for (; mark.class && at > 0 && run->data[at - 1].class > mark.class; at--)
-        run->data[at] = run->data[at - 1];
-    run->data[at] = mark;
+    int boundary = 0;
+    for (size_t i = 0; i < length;) {
+        struct kt_utf8 c = kt_utf8_next(text + i, length - i);
+        if (!kt_grow((void **)&run->data, &run->capacity, run->count + MOST_PARTS,
+                     sizeof *run->data))
+            return false;
+        run->count += (size_t)utf8proc_decompose_char(
+            (utf8proc_int32_t)c.code, run->data + run->count, MOST_PARTS,
+            UTF8PROC_STABLE | UTF8PROC_DECOMPOSE, &boundary);
+        i += c.length;
+    }
     return true;
 }
 
-static bool push_decomposed(struct run *run, uint32_t code)
+static bool is_ordered(const utf8proc_int32_t *marks, size_t count)
 {
-    if (code - S_BASE < S_COUNT) {
-        uint32_t s = code - S_BASE, t = s % T_COUNT;
-        return push(run, L_BASE + s / (V_COUNT * T_COUNT)) &&
-               push(run, V_BASE + s % (V_COUNT * T_COUNT) / T_COUNT) &&
-               (t == 0 || push(run, T_BASE + t));
-    }
-    const struct decomposition *d = find_decomposition(code);
-    if (!d)
-        return push(run, code);
-    return push_decomposed(run, d->first) && (d->second == 0 || push(run, d->second));
+    for (size_t i = 1; i < count; i++)
+        if (combining_class(marks[i - 1]) > combining_class(marks[i]))
+            return false;
+    return true;
 }
 
-static void compose_run(struct run *run)
+/* Sorts by class, by counting, and leaves marks of a class in their order. */
+static bool order_marks(utf8proc_int32_t *marks, size_t count)
 {
-    size_t n = 0, starter = SIZE_MAX;
-    uint32_t last_class = 0;
-    for (size_t i = 0; i < run->count; i++) {
-        struct mark mark = run->data[i];
-        bool adjacent = n > 0 && starter == n - 1;
-        bool blocked = starter == SIZE_MAX || (!adjacent && last_class >= mark.class);
-        uint32_t composite = blocked ? 0 : compose(run->data[starter].code, mark.code);
-        if (composite) {
-            run->data[starter].code = composite;
-            continue;
+    size_t at[257] = {0};
+    if (is_ordered(marks, count))
+        return true;
+    utf8proc_int32_t *before = malloc(count * sizeof *before);
+    if (!before)
+        return false;
+    memcpy(before, marks, count * sizeof *before);
+    for (size_t i = 0; i < count; i++)
+        at[combining_class(before[i]) + 1]++;
+    for (int c = 1; c < 257; c++)
+        at[c] += at[c - 1];
+    for (size_t i = 0; i < count; i++)
+        marks[at[combining_class(before[i])]++] = before[i];
+    free(before);
+    return true;
+}
+
+/* utf8proc_decompose orders marks, too, but in time that is quadratic in how many there are. */
+static bool order(struct run *run)
+{
+    for (size_t i = 0, end; i < run->count; i = end + 1) {
+        for (end = i; end < run->count && combining_class(run->data[end]); end++) {
         }
-        if (mark.class == 0)
-            starter = n;
-        last_class = mark.class;
-        run->data[n++] = mark;
-    }
-    run->count = n;
-}
-
-static bool flush(struct run *run, struct kt_bytes *out)
-{
-    compose_run(run);
-    for (size_t i = 0; i < run->count; i++) {
-        char utf8[4];
-        if (!kt_bytes_append(out, utf8, kt_utf8_put(run->data[i].code, utf8)))
+        if (end > i + 1 && !order_marks(run->data + i, end - i))
             return false;
     }
-    run->count = 0;
+    return true;
+}
+
+/* utf8proc 2.8 takes U+11A7 for an empty final consonant and drops it; it composes with nothing,
+ * so a piece may end in front of it. */
+static bool compose(const struct run *run, struct kt_bytes *out)
+{
+    for (size_t begin = 0, end; begin < run->count; begin = end) {
+        for (end = begin + 1; end < run->count && run->data[end] != 0x11a7; end++) {
+        }
+        utf8proc_ssize_t count = utf8proc_normalize_utf32(
+            run->data + begin, (utf8proc_ssize_t)(end - begin), UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        for (utf8proc_ssize_t i = 0; i < count; i++) {
+            char utf8[4];
+            size_t n = kt_utf8_put((uint32_t)run->data[begin + (size_t)i], utf8);
+            if (!kt_bytes_append(out, utf8, n))
+                return false;
+        }
+    }
     return true;
 }
 
@@ -175,13 +128,7 @@ bool kt_normalize_nfc(const char *text, size_t length, struct kt_bytes *out)
     if (plain_prefix(text, length) == length)
         return kt_bytes_append(out, text, length);
     struct run run = {0};
-    bool ok = true;
-    for (size_t i = 0; i < length && ok;) {
-        struct kt_utf8 c = kt_utf8_next(text + i, length - i);
-        ok = push_decomposed(&run, c.code);
-        i += c.length;
-    }
-    ok = ok && flush(&run, out);
+    bool ok = decompose(text, length, &run) && order(&run) && compose(&run, out);
     free(run.data);
     return ok;
 }

@@ -2,6 +2,7 @@
 #include "text/normalizer.h"
 
 #include "core/context.h"
+#include "core/memory.h"
 #include "text/normalize.h"
 
 #define MAX_DEPTH 8
@@ -37,18 +38,39 @@ kt_status kt_replacement_read(const struct kt_json *json, struct kt_replacement 
     return copy(json, to, &out->to, &out->to_length);
 }
 
-bool kt_replace(const struct kt_replacement *r, const char *text, size_t length,
-                struct kt_bytes *out)
+static const char *find(const struct kt_replacement *r, const char *at, const char *end)
 {
+    return r->from_length ? memmem(at, (size_t)(end - at), r->from, r->from_length) : NULL;
+}
+
+/* The length of what kt_replace makes, as far as 64 bits hold it. */
+static uint64_t replaced_length(const struct kt_replacement *r, const char *text, size_t length)
+{
+    uint64_t matches = 0, more;
+    const char *end = text + length;
+    for (const char *at = text; (at = find(r, at, end)) != NULL; at += r->from_length)
+        matches++;
+    return kt_mul_u64(matches, r->to_length, &more) ? more + (length - matches * r->from_length)
+                                                    : UINT64_MAX;
+}
+
+kt_status kt_replace(struct kt_budget *budget, const char *what, const struct kt_replacement *r,
+                     const char *text, size_t length, struct kt_bytes *out)
+{
+    uint64_t size = replaced_length(r, text, length);
     const char *at = text, *end = text + length, *match;
-    while (r->from_length && at < end &&
-           (match = memmem(at, (size_t)(end - at), r->from, r->from_length)) != NULL) {
-        if (!kt_bytes_append(out, at, (size_t)(match - at)) ||
-            !kt_bytes_append(out, r->to, r->to_length))
-            return false;
-        at = match + r->from_length;
+    KT_TRY(kt_budget_bytes(budget, size, what));
+    if (!kt_grow((void **)&out->data, &out->capacity, out->count + size, 1))
+        return kt_fail_memory(budget->ctx, size, what);
+    char *to = out->data + out->count;
+    for (; (match = find(r, at, end)) != NULL; at = match + r->from_length) {
+        to = mempcpy(to, at, (size_t)(match - at));
+        to = mempcpy(to, r->to, r->to_length);
     }
-    return kt_bytes_append(out, at, (size_t)(end - at));
+    if (at < end)
+        memcpy(to, at, (size_t)(end - at));
+    out->count += size;
+    return KT_OK;
 }
 
 static struct kt_normalizer_step *add_step(struct kt_normalizer *n)
@@ -119,35 +141,36 @@ void kt_normalizer_free(struct kt_normalizer *n)
     *n = (struct kt_normalizer){0};
 }
 
-static bool apply_step(const struct kt_normalizer_step *step, const struct kt_bytes *from,
-                       struct kt_bytes *out)
+static const char name[] = "the normalizer";
+
+static kt_status apply_step(struct kt_budget *budget, const struct kt_normalizer_step *step,
+                            const struct kt_bytes *from, struct kt_bytes *out)
 {
     const struct kt_replacement *r = &step->replacement;
-    switch (step->kind) {
-    case KT_NORMALIZE_PREPEND:
-        return kt_bytes_append(out, r->to, r->to_length) &&
-               kt_bytes_append(out, from->data, from->count);
-    case KT_NORMALIZE_REPLACE:
-        return kt_replace(r, from->data, from->count, out);
-    case KT_NORMALIZE_NFC:
-        break;
-    }
-    return kt_normalize_nfc(from->data, from->count, out);
+    if (step->kind == KT_NORMALIZE_REPLACE)
+        return kt_replace(budget, name, r, from->data, from->count, out);
+    KT_TRY(kt_budget_bytes(budget, from->count + r->to_length, name));
+    bool ok = step->kind == KT_NORMALIZE_NFC ? kt_normalize_nfc(from->data, from->count, out)
+                                             : kt_bytes_append(out, r->to, r->to_length) &&
+                                                   kt_bytes_append(out, from->data, from->count);
+    return ok ? KT_OK : kt_fail_memory(budget->ctx, from->count, name);
 }
 
-bool kt_normalizer_apply(const struct kt_normalizer *n, const char *text, size_t length,
-                         struct kt_bytes *out)
+kt_status kt_normalizer_apply(struct kt_budget *budget, const struct kt_normalizer *n,
+                              const char *text, size_t length, struct kt_bytes *out)
 {
     struct kt_bytes from = {0};
+    kt_status status = KT_OK;
     out->count = 0;
-    bool ok = kt_bytes_append(out, text, length);
-    for (size_t i = 0; i < n->count && ok && out->count; i++) { /* Prepend leaves "" as it is */
+    if (!kt_bytes_append(out, text, length))
+        return kt_fail_memory(budget->ctx, length, name);
+    for (size_t i = 0; i < n->count && status == KT_OK && out->count; i++) { /* "" stays "" */
         struct kt_bytes before = *out;
         *out = from;
         from = before;
         out->count = 0;
-        ok = apply_step(&n->steps[i], &from, out);
+        status = apply_step(budget, &n->steps[i], &from, out);
     }
     free(from.data);
-    return ok;
+    return status;
 }

@@ -4,6 +4,7 @@
 #ifndef KT_TEXT_NORMALIZER_H
 #define KT_TEXT_NORMALIZER_H
 
+#include "core/budget.h"
 #include "formats/json.h"
 #include "text/array.h"
 
@@ -18,9 +19,10 @@ struct kt_replacement {
 kt_status kt_replacement_read(const struct kt_json *json, struct kt_replacement *out);
 void kt_replacement_free(struct kt_replacement *replacement);
 
-/** Appends the text with every match replaced. False when memory ran out. */
-bool kt_replace(const struct kt_replacement *replacement, const char *text, size_t length,
-                struct kt_bytes *out);
+/** Appends the text with every match replaced; `what` is for the error when the budget ends. */
+kt_status kt_replace(struct kt_budget *budget, const char *what,
+                     const struct kt_replacement *replacement, const char *text, size_t length,
+                     struct kt_bytes *out);
 
 struct kt_normalizer {
     struct kt_normalizer_step {
@@ -36,8 +38,8 @@ kt_status kt_normalizer_read(kt_context *ctx, const char *path, const json_t *js
                              struct kt_normalizer *out);
 void kt_normalizer_free(struct kt_normalizer *normalizer);
 
-/** Puts valid UTF-8, normalized, in place of what `out` holds. False when memory ran out. */
-bool kt_normalizer_apply(const struct kt_normalizer *normalizer, const char *text, size_t length,
-                         struct kt_bytes *out);
+/** Puts valid UTF-8, normalized, in place of what `out` holds. */
+kt_status kt_normalizer_apply(struct kt_budget *budget, const struct kt_normalizer *normalizer,
+                              const char *text, size_t length, struct kt_bytes *out);
 
 #endif

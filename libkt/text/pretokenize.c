@@ -4,9 +4,9 @@
 #include "core/context.h"
 #include "text/utf8.h"
 
-static kt_status memory(kt_context *ctx)
+static kt_status memory(const struct kt_budget *budget)
 {
-    return kt_fail_memory(ctx, 0, "splitting a text into words");
+    return kt_fail_memory(budget->ctx, 0, "splitting a text into words");
 }
 
 static bool push_span(struct kt_pretokenize_scratch *s, size_t begin, size_t end, bool match)
@@ -18,14 +18,14 @@ static bool push_span(struct kt_pretokenize_scratch *s, size_t begin, size_t end
 }
 
 /* Matches and what lies between them. An empty match right after a match is passed over. */
-static kt_status find_spans(kt_context *ctx, const struct kt_split_step *step,
+static kt_status find_spans(struct kt_budget *budget, const struct kt_split_step *step,
                             struct kt_pretokenize_scratch *s, const struct kt_piece *piece)
 {
     size_t from = 0, previous = 0, begin, end;
     bool found, any = false;
     s->num_spans = 0;
     while (from <= piece->length) {
-        KT_TRY(kt_regex_find(ctx, step->regex, piece->data, piece->length, from, &found, &begin,
+        KT_TRY(kt_regex_find(budget, step->regex, piece->data, piece->length, from, &found, &begin,
                              &end));
         if (!found)
             break;
@@ -36,14 +36,14 @@ static kt_status find_spans(kt_context *ctx, const struct kt_split_step *step,
             continue;
         }
         if (previous != begin && !push_span(s, previous, begin, step->invert))
-            return memory(ctx);
+            return memory(budget);
         if (!push_span(s, begin, end, !step->invert))
-            return memory(ctx);
+            return memory(budget);
         any = true;
         from = previous = end;
     }
     if (previous != piece->length && !push_span(s, previous, piece->length, step->invert))
-        return memory(ctx);
+        return memory(budget);
     return KT_OK;
 }
 
@@ -81,7 +81,7 @@ static bool push_piece(struct kt_pieces *pieces, const char *data, size_t length
     return true;
 }
 
-static kt_status run_step(kt_context *ctx, const struct kt_split_step *step,
+static kt_status run_step(struct kt_budget *budget, const struct kt_split_step *step,
                           struct kt_pretokenize_scratch *s)
 {
     struct kt_pieces from = s->words;
@@ -89,26 +89,26 @@ static kt_status run_step(kt_context *ctx, const struct kt_split_step *step,
     s->other = from;
     s->words.count = 0;
     for (size_t i = 0; i < from.count; i++) {
-        KT_TRY(find_spans(ctx, step, s, &from.data[i]));
+        KT_TRY(find_spans(budget, step, s, &from.data[i]));
         join_spans(s, step->behavior);
         for (size_t j = 0; j < s->num_spans; j++) {
             const struct kt_split_span *span = &s->spans[j];
             if (span->end > span->begin &&
                 !push_piece(&s->words, from.data[i].data + span->begin, span->end - span->begin))
-                return memory(ctx);
+                return memory(budget);
         }
     }
     return KT_OK;
 }
 
-static kt_status add_spaces(kt_context *ctx, struct kt_pretokenize_scratch *s)
+static kt_status add_spaces(struct kt_budget *budget, struct kt_pretokenize_scratch *s)
 {
     size_t total = s->words.count;
     for (size_t i = 0; i < s->words.count; i++)
         total += s->words.data[i].length;
     s->spaced.count = 0;
     if (!kt_grow((void **)&s->spaced.data, &s->spaced.capacity, total, 1))
-        return memory(ctx);
+        return memory(budget);
     for (size_t i = 0; i < s->words.count; i++) {
         struct kt_piece *piece = &s->words.data[i];
         if (piece->data[0] == ' ')
@@ -128,7 +128,7 @@ static bool begins_with(const struct kt_piece *piece, const char *text, size_t l
 }
 
 /* `begin` is where the first piece lies if nothing comes before it, otherwise NULL. */
-static kt_status run_metaspace(kt_context *ctx, const struct kt_metaspace *m,
+static kt_status run_metaspace(struct kt_budget *budget, const struct kt_metaspace *m,
                                struct kt_pretokenize_scratch *s, const char *begin)
 {
     const struct kt_replacement *space = &m->space;
@@ -142,9 +142,9 @@ static kt_status run_metaspace(kt_context *ctx, const struct kt_metaspace *m,
                         (m->prepend == KT_PREPEND_FIRST && piece->data == begin)) &&
                        !begins_with(piece, " ", 1) &&
                        !begins_with(piece, space->to, space->to_length);
-        if ((prepend && !kt_bytes_append(out, space->to, space->to_length)) ||
-            !kt_replace(space, piece->data, piece->length, out))
-            return memory(ctx);
+        if (prepend && !kt_bytes_append(out, space->to, space->to_length))
+            return memory(budget);
+        KT_TRY(kt_replace(budget, "the pre-tokenizer", space, piece->data, piece->length, out));
         piece->length = out->count - before;
     }
     for (size_t i = 0; i < s->words.count; i++) {
@@ -154,22 +154,23 @@ static kt_status run_metaspace(kt_context *ctx, const struct kt_metaspace *m,
     return KT_OK;
 }
 
-kt_status kt_pretokenize(kt_context *ctx, const struct kt_pretokenizer *pretokenizer,
+kt_status kt_pretokenize(struct kt_budget *budget, const struct kt_pretokenizer *pretokenizer,
                          struct kt_pretokenize_scratch *s, const char *text, size_t length,
                          bool begins)
 {
     s->words.count = 0;
     if (length && !push_piece(&s->words, text, length))
-        return memory(ctx);
+        return memory(budget);
     for (size_t i = 0; i < pretokenizer->num_steps; i++) {
         const struct kt_split_step *step = &pretokenizer->steps[i];
-        KT_TRY(step->regex ? run_step(ctx, step, s)
-                           : run_metaspace(ctx, &pretokenizer->metaspace, s, begins ? text : NULL));
+        KT_TRY(step->regex
+                   ? run_step(budget, step, s)
+                   : run_metaspace(budget, &pretokenizer->metaspace, s, begins ? text : NULL));
     }
     if (pretokenizer->add_space)
-        KT_TRY(add_spaces(ctx, s));
+        KT_TRY(add_spaces(budget, s));
     struct kt_split_step last = {pretokenizer->byte_level, KT_SPLIT_ISOLATED, false};
-    return last.regex ? run_step(ctx, &last, s) : KT_OK;
+    return last.regex ? run_step(budget, &last, s) : KT_OK;
 }
 
 void kt_pretokenize_scratch_free(struct kt_pretokenize_scratch *s)

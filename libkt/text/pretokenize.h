@@ -75,7 +75,7 @@ void kt_pretokenizer_free(struct kt_pretokenizer *pretokenizer);
 
 /** Splits valid UTF-8 into scratch->words, none of them empty. `begins` = nothing comes before the
  * text. */
-kt_status kt_pretokenize(kt_context *ctx, const struct kt_pretokenizer *pretokenizer,
+kt_status kt_pretokenize(struct kt_budget *budget, const struct kt_pretokenizer *pretokenizer,
                          struct kt_pretokenize_scratch *scratch, const char *text, size_t length,
                          bool begins);
 void kt_pretokenize_scratch_free(struct kt_pretokenize_scratch *scratch);

@@ -7,6 +7,7 @@
 
 #include "core/context.h"
 #include "text/array.h"
+#include "text/utf8.h"
 
 struct kt_regex {
     pcre2_code *code;
@@ -241,6 +242,8 @@ static kt_status translate(struct translation *t)
     return t->memory ? KT_OK : kt_fail_memory(t->ctx, t->out.count, "a regular expression");
 }
 
+enum { HEAP_KIB = 64 << 10 }; /* without the compiler */
+
 static kt_status compile(kt_context *ctx, struct kt_regex *regex, const struct kt_bytes *pattern)
 {
     int error;
@@ -250,7 +253,8 @@ static kt_status compile(kt_context *ctx, struct kt_regex *regex, const struct k
         pcre2_set_newline(options, PCRE2_NEWLINE_LF);
     regex->code =
         pcre2_compile((PCRE2_SPTR)pattern->data, pattern->count,
-                      PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, options);
+                      PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_USE_OFFSET_LIMIT,
+                      &error, &offset, options);
     pcre2_compile_context_free(options);
     if (!regex->code && error == PCRE2_ERROR_HEAP_FAILED)
         return kt_fail_memory(ctx, pattern->count, "a regular expression");
@@ -260,12 +264,14 @@ static kt_status compile(kt_context *ctx, struct kt_regex *regex, const struct k
         return kt_fail(ctx, KT_ERROR_FORMAT, "%s: not a valid regular expression: %s", regex->where,
                        reason);
     }
-    pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE); /* without it matching is only slower */
+    /* Without it matching is only slower. */
+    pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD);
     regex->match = pcre2_match_data_create_from_pattern(regex->code, NULL);
     regex->limits = pcre2_match_context_create(NULL);
     if (!regex->match || !regex->limits)
         return kt_fail_memory(ctx, 4096, "a regular expression");
-    regex->stack = pcre2_jit_stack_create(32 << 10, 64 << 20, NULL);
+    pcre2_set_heap_limit(regex->limits, HEAP_KIB);
+    regex->stack = pcre2_jit_stack_create(32 << 10, HEAP_KIB << 10, NULL);
     if (regex->stack)
         pcre2_jit_stack_assign(regex->limits, NULL, regex->stack);
     return KT_OK;
@@ -302,24 +308,98 @@ void kt_regex_free(struct kt_regex *regex)
     free(regex);
 }
 
-kt_status kt_regex_find(kt_context *ctx, const struct kt_regex *regex, const char *text,
+/* PCRE2 does not tell how much a match cost. So an expression sees a short window of the text and
+ * may backtrack a little; one that asks for more gets it in steps, for one position at a time, and
+ * each step is charged. What is not charged is linear in the text. */
+enum { WINDOW = 256, BACKTRACKS = 256, GROWTH = 4, CALL = 4 };
+
+struct search {
+    const struct kt_regex *regex;
+    const char *text;
+    size_t size, start, window;
+    uint32_t backtracks;
+    bool pinned; /* a match may begin at `start` alone */
+};
+
+static void release(struct search *s, size_t start)
+{
+    s->start = start;
+    s->window = WINDOW;
+    s->backtracks = BACKTRACKS;
+    s->pinned = false;
+}
+
+static size_t window_end(const struct search *s)
+{
+    if (s->size - s->start <= s->window)
+        return s->size;
+    size_t end = s->start + s->window;
+    while (((unsigned char)s->text[end] & 0xc0) == 0x80)
+        end--;
+    return end;
+}
+
+static kt_status match(struct kt_budget *budget, const struct search *s, size_t end, int *count)
+{
+    uint64_t cost = s->pinned ? s->window + s->backtracks : CALL;
+    KT_TRY(kt_budget_steps(budget, cost, "a regular expression of the pre-tokenizer"));
+    pcre2_set_match_limit(s->regex->limits, s->backtracks);
+    pcre2_set_offset_limit(s->regex->limits, s->pinned ? s->start : PCRE2_UNSET);
+    *count = pcre2_match(s->regex->code, (PCRE2_SPTR)s->text, end, s->start,
+                         PCRE2_NO_UTF_CHECK | (end < s->size ? PCRE2_PARTIAL_HARD : 0),
+                         s->regex->match, s->regex->limits);
+    return KT_OK;
+}
+
+static kt_status fail(struct kt_budget *budget, const struct search *s, int count)
+{
+    char reason[128] = "";
+    if (count == PCRE2_ERROR_NOMEMORY)
+        return kt_fail_memory(budget->ctx, s->size, "matching a regular expression");
+    pcre2_get_error_message(count, (PCRE2_UCHAR *)reason, sizeof reason);
+    return kt_fail(budget->ctx, KT_ERROR_UNSUPPORTED,
+                   "%s: the regular expression cannot be matched on a text of %zu bytes: %s",
+                   s->regex->where, s->size, reason);
+}
+
+/* Where to go on after the positions up to `end`, or the pinned one, did not match; false at the
+ * end of the text. */
+static bool advance(struct search *s, size_t end)
+{
+    if (s->start >= s->size || (!s->pinned && end == s->size))
+        return false;
+    release(s, s->pinned ? s->start + kt_utf8_next(s->text + s->start, s->size - s->start).length
+                         : end);
+    return true;
+}
+
+kt_status kt_regex_find(struct kt_budget *budget, const struct kt_regex *regex, const char *text,
                         size_t size, size_t from, bool *found, size_t *begin, size_t *end)
 {
-    int count = pcre2_match(regex->code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK,
-                            regex->match, regex->limits);
-    *found = count > 0;
-    if (count == PCRE2_ERROR_NOMATCH)
-        return KT_OK;
-    if (count == PCRE2_ERROR_NOMEMORY)
-        return kt_fail_memory(ctx, size, "matching a regular expression");
-    if (count < 0) {
-        char reason[128] = "";
-        pcre2_get_error_message(count, (PCRE2_UCHAR *)reason, sizeof reason);
-        return kt_fail(ctx, KT_ERROR_UNSUPPORTED,
-                       "%s: the regular expression cannot be matched on a text of %zu bytes: %s",
-                       regex->where, size, reason);
-    }
+    struct search s = {.regex = regex, .text = text, .size = size};
     const PCRE2_SIZE *span = pcre2_get_ovector_pointer(regex->match);
+    int count;
+    *found = false;
+    for (release(&s, from);;) {
+        size_t stop = window_end(&s);
+        KT_TRY(match(budget, &s, stop, &count));
+        if (count > 0)
+            break;
+        if (count == PCRE2_ERROR_NOMATCH) {
+            if (!advance(&s, stop))
+                return KT_OK;
+        } else if (count == PCRE2_ERROR_PARTIAL) {
+            s.start = span[0];
+            s.pinned = true;
+            s.window *= GROWTH;
+        } else if (count == PCRE2_ERROR_MATCHLIMIT) {
+            s.backtracks *= s.pinned ? GROWTH : 1;
+            s.pinned = true;
+        } else {
+            return fail(budget, &s, count);
+        }
+    }
+    *found = true;
     *begin = span[0];
     *end = span[1];
     return KT_OK;

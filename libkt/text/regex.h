@@ -8,7 +8,7 @@
 #ifndef KT_TEXT_REGEX_H
 #define KT_TEXT_REGEX_H
 
-#include <kt/types.h>
+#include "core/budget.h"
 
 struct kt_regex;
 
@@ -19,8 +19,8 @@ kt_status kt_regex_compile(kt_context *ctx, const char *where, const char *patte
 void kt_regex_free(struct kt_regex *regex);
 
 /** The first match at or after byte `from` of valid UTF-8; *found false when there is none. Errors:
- * UNSUPPORTED when the expression needs too much work on this text, OUT_OF_MEMORY. */
-kt_status kt_regex_find(kt_context *ctx, const struct kt_regex *regex, const char *text,
+ * UNSUPPORTED when the budget of the text ends, OUT_OF_MEMORY. */
+kt_status kt_regex_find(struct kt_budget *budget, const struct kt_regex *regex, const char *text,
                         size_t size, size_t from, bool *found, size_t *begin, size_t *end);
 
 #endif

@@ -40,8 +40,8 @@ static kt_status fix_special_tokens(struct kt_chat *chat)
         KT_TRY(put_special(chat, "<|endoftext|>", &chat->eos));
     for (; i < KT_TEMPLATE_STOP_WORDS && stop[i]; i++)
         KT_TRY(put_special(chat, stop[i], &id));
-    return kt_added_index(&chat->added, &chat->tokenizer->normalizer) ? KT_OK
-                                                                      : memory(chat->tokenizer);
+    return kt_added_index(chat->tokenizer->ctx, chat->tokenizer->path, &chat->added,
+                          &chat->tokenizer->normalizer);
 }
 
 kt_status kt_chat_open(const kt_tokenizer *tokenizer, const char *template_name, int32_t thinking,

@@ -82,7 +82,7 @@ static kt_status load_json(kt_tokenizer *t)
 static kt_status load(kt_tokenizer *t)
 {
     KT_TRY(kt_gguf_is_name(t->path) ? kt_tokenizer_read_gguf(t) : load_json(t));
-    return kt_added_index(&t->added, &t->normalizer) ? KT_OK : kt_fail_memory(t->ctx, 0, t->path);
+    return kt_added_index(t->ctx, t->path, &t->added, &t->normalizer);
 }
 
 kt_status kt_tokenizer_load(kt_context *ctx, const char *path, kt_tokenizer **out)

@@ -32,10 +32,28 @@ static struct kt_json at(const struct reader *r, const char *prefix, const json_
     return (struct kt_json){r->ctx, r->out->path, prefix, object};
 }
 
+/* Ids may have gaps, but a table of them must not be mostly gaps. */
+static kt_status check_largest(const struct reader *r, json_t *vocab)
+{
+    struct kt_budget budget;
+    const char *token;
+    json_t *value;
+    json_int_t largest = 0;
+    json_object_foreach(vocab, token, value) if (json_integer_value(value) > largest) largest =
+        json_integer_value(value);
+    kt_budget_start(&budget, r->ctx, r->out->path, json_object_size(vocab) * 64);
+    return largest < KT_VOCAB_LIMIT
+               ? kt_budget_bytes(&budget,
+                                 2 * sizeof *r->out->vocab.entries * ((uint64_t)largest + 1),
+                                 "model.vocab with ids so far apart")
+               : KT_OK;
+}
+
 static kt_status read_vocab(const struct reader *r, json_t *vocab)
 {
     const char *token;
     json_t *value;
+    KT_TRY(check_largest(r, vocab));
     json_object_foreach(vocab, token, value)
     {
         size_t length;

@@ -4,7 +4,7 @@
 #include "app.h"
 
 #define EXPERTS                                                                                    \
-    "  --experts NAME  how routed experts are computed: amx, amx-int8, cpu (those without "   \
+    "  --experts NAME  how routed experts are computed: amx, amx-int8, cpu (those without "        \
     "AMX),\n"                                                                                      \
     "                  reference (plain C, slow), or auto; the same as kt_experts=NAME\n"
 

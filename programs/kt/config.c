@@ -10,9 +10,17 @@
 #include <yaml.h>
 
 #include "app.h"
+#include "formats/yaml_scan.h"
 #include "keys.h"
 
-enum { MAX_NODES = 4096 }; /* in one value */
+/* Aliases let a short file stand for endless values: how many of them, and how many bytes in all,
+ * are left. */
+struct left {
+    int nodes; /* in one value */
+    size_t bytes;
+};
+
+enum { MAX_NODES = 4096, MAX_BYTES = 16 << 20, MAX_KEYS = 1024 };
 
 static void value_free(value *v)
 {
@@ -47,27 +55,48 @@ static const char *node_text(const yaml_node_t *node)
     return (const char *)node->data.scalar.value;
 }
 
+static size_t text_length(const value *v)
+{
+    return v->kind == VALUE_SCALAR ? strlen(v->text) : 0;
+}
+
 /* A list's text is its items with commas between them. */
 static char *join(const value *v)
 {
-    char *text = app_copy("");
+    size_t length = 1;
+    for (size_t i = 0; i < v->num_items; i++)
+        length += text_length(&v->items[i]) + 1;
+    char *text = app_alloc(length, 1), *to = text;
     for (size_t i = 0; i < v->num_items; i++) {
-        char *longer = app_text("%s%s%s", text, i ? "," : "",
-                                v->items[i].kind == VALUE_SCALAR ? v->items[i].text : "");
-        free(text);
-        text = longer;
+        size_t n = text_length(&v->items[i]);
+        if (i)
+            *to++ = ',';
+        if (n)
+            memcpy(to, v->items[i].text, n);
+        to += n;
     }
+    *to = 0;
     return text;
 }
 
-/* Aliases let a short file stand for endless values: `left` is how many more nodes may come. */
-static bool convert(yaml_document_t *doc, int id, int *left, value *out)
+/* Twice: a list has its items' text, too. */
+static bool take_bytes(struct left *left, size_t length)
+{
+    if (2 * length > left->bytes)
+        return false;
+    left->bytes -= 2 * length;
+    return true;
+}
+
+static bool convert(yaml_document_t *doc, int id, struct left *left, value *out)
 {
     const yaml_node_t *node = yaml_document_get_node(doc, id);
     *out = (value){.kind = VALUE_NULL};
-    if (!node || --*left < 0)
+    if (!node || --left->nodes < 0)
         return false;
     if (node->type == YAML_SCALAR_NODE) {
+        if (!take_bytes(left, node->data.scalar.length))
+            return false;
         *out = scalar_value(node_text(node), node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE);
     } else if (node->type == YAML_SEQUENCE_NODE) {
         size_t num = (size_t)(node->data.sequence.items.top - node->data.sequence.items.start);
@@ -87,7 +116,8 @@ static bool convert(yaml_document_t *doc, int id, int *left, value *out)
             size_t i = out->num_items++;
             const yaml_node_pair_t *pair = &node->data.mapping.pairs.start[i];
             const yaml_node_t *name = yaml_document_get_node(doc, pair->key);
-            if (name->type != YAML_SCALAR_NODE || !convert(doc, pair->value, left, &out->items[i]))
+            if (name->type != YAML_SCALAR_NODE || !take_bytes(left, name->data.scalar.length) ||
+                !convert(doc, pair->value, left, &out->items[i]))
                 return false;
             out->names[i] = app_copy(node_text(name));
         }
@@ -112,6 +142,9 @@ static int read_mapping(config *cfg, yaml_document_t *doc)
     if (root->type != YAML_MAPPING_NODE)
         return app_fail("%s:%zu: expected lines of the form key: value", cfg->file,
                         root->start_mark.line + 1);
+    struct left left = {.bytes = MAX_BYTES};
+    if (root->data.mapping.pairs.top - root->data.mapping.pairs.start > MAX_KEYS)
+        return app_fail("%s: more than %d keys are no configuration", cfg->file, MAX_KEYS);
     for (const yaml_node_pair_t *pair = root->data.mapping.pairs.start;
          pair < root->data.mapping.pairs.top; pair++) {
         const yaml_node_t *name = yaml_document_get_node(doc, pair->key);
@@ -123,7 +156,7 @@ static int read_mapping(config *cfg, yaml_document_t *doc)
                 return app_fail("%s:%zu: %s: the key was given before, at line %zu", cfg->file,
                                 line, node_text(name), cfg->entries[i].line);
         value v;
-        int left = MAX_NODES;
+        left.nodes = MAX_NODES;
         bool ok = convert(doc, pair->value, &left, &v);
         add_entry(cfg, node_text(name), v, line);
         if (!ok)
@@ -168,6 +201,21 @@ static int read_yaml(config *cfg, yaml_parser_t *parser)
     return rc == APP_OK ? check_end(cfg, parser) : rc;
 }
 
+static int read_text(config *cfg, const char *text, size_t size)
+{
+    yaml_parser_t parser;
+    size_t line = 0;
+    const char *problem = kt_yaml_scan(text, size, &line);
+    if (problem)
+        return app_fail("%s:%zu: %s", cfg->file, line, problem);
+    if (!yaml_parser_initialize(&parser))
+        return app_fail("out of memory");
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text, size);
+    int rc = read_yaml(cfg, &parser);
+    yaml_parser_delete(&parser);
+    return rc;
+}
+
 static int read_file(config *cfg, const char *path)
 {
     cfg->file = app_copy(path);
@@ -176,14 +224,13 @@ static int read_file(config *cfg, const char *path)
         return app_fail("%s: there is no such configuration file or model folder", path);
     if (!file)
         return app_fail("%s: cannot open the configuration: %m", path);
-    yaml_parser_t parser;
-    if (!yaml_parser_initialize(&parser)) {
-        fclose(file);
-        return app_fail("out of memory");
-    }
-    yaml_parser_set_input_file(&parser, file);
-    int rc = read_yaml(cfg, &parser);
-    yaml_parser_delete(&parser);
+    char *text = app_alloc(KT_YAML_MAX + 1, 1);
+    size_t size = fread(text, 1, KT_YAML_MAX + 1, file);
+    int rc = ferror(file) ? app_fail("%s: cannot read the configuration: %m", path)
+             : size > KT_YAML_MAX
+                 ? app_fail("%s: more than %zu bytes are no configuration", path, KT_YAML_MAX)
+                 : read_text(cfg, text, size);
+    free(text);
     fclose(file);
     return rc;
 }
@@ -192,11 +239,12 @@ static bool parse_flow(const char *text, value *out)
 {
     yaml_parser_t parser;
     yaml_document_t doc;
-    if (!yaml_parser_initialize(&parser))
+    size_t line;
+    if (kt_yaml_scan(text, strlen(text), &line) || !yaml_parser_initialize(&parser))
         return false;
     yaml_parser_set_input_string(&parser, (const unsigned char *)text, strlen(text));
     bool loaded = yaml_parser_load(&parser, &doc);
-    int left = MAX_NODES;
+    struct left left = {MAX_NODES, MAX_BYTES};
     *out = (value){.kind = VALUE_NULL};
     bool ok = loaded && yaml_document_get_root_node(&doc) && convert(&doc, 1, &left, out);
     if (loaded)

@@ -52,6 +52,14 @@ refuses 1 'lr_scheduler_kwargs: the schedule cosine has no argument power' \
     "$KT" train sft.yaml 'lr_scheduler_kwargs={power: 2}'
 
 # YAML
+{ printf 'model_name_or_path: &x "%050000d"\nlora_target: [' 0; printf '*x,%.0s' {1..4000}; echo ']'; } >bomb.yaml
+refuses 1 'bomb.yaml:2: lora_target: the value is too large' "$KT" train bomb.yaml
+{ printf 'lora_target: '; printf '[%.0s' {1..1000}; } >bomb.yaml
+refuses 1 'bomb.yaml:1: lists and groups are nested' "$KT" train bomb.yaml
+printf 'k%d: 1\n' {1..2000} >bomb.yaml
+refuses 1 'bomb.yaml: more than 1024 keys' "$KT" train bomb.yaml
+head -c 1100000 /dev/zero | tr '\0' '#' >bomb.yaml
+refuses 1 'bomb.yaml: more than 1048576 bytes' "$KT" train bomb.yaml
 printf 'stage: sft\nlora_rank: [8\n' >broken.yaml
 refuses 1 'broken.yaml:[23]: not valid YAML' "$KT" train broken.yaml
 printf -- '- a\n- b\n' >list.yaml

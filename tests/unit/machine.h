@@ -21,12 +21,41 @@ static inline hwloc_topology_t machine_load(const char *description)
     return hwloc;
 }
 
+static inline struct kt_processor machine_processor(hwloc_topology_t hwloc, hwloc_obj_t pu)
+{
+    hwloc_obj_t core = hwloc_get_ancestor_obj_by_type(hwloc, HWLOC_OBJ_CORE, pu), node = NULL;
+    core = core ? core : pu;
+    int kind = hwloc_cpukinds_get_by_cpuset(hwloc, core->cpuset, 0);
+    struct kt_processor p = {
+        (int32_t)pu->os_index, (int32_t)core->logical_index, kind > 0 ? kind : 0, {.os_index = -1}};
+    while ((node = hwloc_get_next_obj_by_type(hwloc, HWLOC_OBJ_NUMANODE, node))) {
+        struct kt_near_node near = {(int32_t)node->os_index, hwloc_bitmap_weight(node->cpuset),
+                                    node->attr->numanode.local_memory > 0};
+        if (hwloc_bitmap_intersects(node->cpuset, core->cpuset))
+            kt_processor_near(&p, &near);
+    }
+    return p;
+}
+
+static inline struct kt_topology machine_topology(hwloc_topology_t hwloc)
+{
+    struct kt_topology t;
+    struct kt_processor p[1024];
+    int32_t num = 0;
+    hwloc_obj_t pu = NULL;
+    while ((pu = hwloc_get_next_obj_by_type(hwloc, HWLOC_OBJ_PU, pu))) {
+        ck_assert_int_lt(num, 1024);
+        p[num++] = machine_processor(hwloc, pu);
+    }
+    ck_assert_int_eq(kt_topology_build(&t, p, num, false), KT_OK);
+    return t;
+}
+
 /** Freed with kt_topology_free, or by a context. */
 static inline struct kt_topology machine(const char *description)
 {
-    struct kt_topology t;
     hwloc_topology_t hwloc = machine_load(description);
-    ck_assert_int_eq(kt_topology_from_hwloc(&t, hwloc, false), KT_OK);
+    struct kt_topology t = machine_topology(hwloc);
     hwloc_topology_destroy(hwloc);
     return t;
 }

@@ -130,6 +130,7 @@ END_TEST
 int main(void)
 {
     const struct test tests[] = {
+        GROUP("atomic_file", .setup = fixture_setup, .teardown = fixture_teardown),
         TEST(unfinished_files_have_names_of_their_own),
         TEST(what_dead_writers_left_is_removed),
         TEST(nothing_is_written_through_a_link),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <check.h>
 #include <kt/kt.h>
+#include <locale.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,11 +47,12 @@ START_TEST(syntax_errors_name_the_line)
 {
     const char *text = "{\"a\": 1,\n \"b\": }";
     json_t *root;
-    assert_error(kt_json_parse(ctx, "f.json", 1, text, strlen(text), &root), KT_ERROR_FORMAT,
-                 "f.json: line 2");
-    assert_error(kt_json_parse(ctx, "f.json", 41, text, strlen(text), &root), KT_ERROR_FORMAT,
-                 "line 42");
-    assert_error(kt_json_parse(ctx, "f.json", 1, "", 0, &root), KT_ERROR_FORMAT, "line 1");
+    assert_error(kt_json_parse(ctx, "f.json", 1, text, strlen(text), KT_JSON_STRICT, &root),
+                 KT_ERROR_FORMAT, "f.json: line 2");
+    assert_error(kt_json_parse(ctx, "f.json", 41, text, strlen(text), KT_JSON_STRICT, &root),
+                 KT_ERROR_FORMAT, "line 42");
+    assert_error(kt_json_parse(ctx, "f.json", 1, "", 0, KT_JSON_STRICT, &root), KT_ERROR_FORMAT,
+                 "line 1");
 }
 END_TEST
 
@@ -63,7 +65,8 @@ START_TEST(typed_values)
     double r = 0;
     bool b = false;
     const char *s = "default";
-    ck_assert_int_eq(kt_json_parse(ctx, "f.json", 1, text, strlen(text), &root), KT_OK);
+    ck_assert_int_eq(kt_json_parse(ctx, "f.json", 1, text, strlen(text), KT_JSON_STRICT, &root),
+                     KT_OK);
     struct kt_json json = {ctx, "f.json", "top.", root};
 
     ck_assert_int_eq(kt_json_int(&json, "n", KT_JSON_OPTIONAL, 0, 9, &i), KT_OK);
@@ -99,7 +102,8 @@ START_TEST(integers_beyond_64_bits)
     json_t *root;
     int64_t i = 0;
     double r = 0;
-    ck_assert_int_eq(kt_json_parse(ctx, "f.json", 1, text, strlen(text), &root), KT_OK);
+    ck_assert_int_eq(kt_json_parse(ctx, "f.json", 1, text, strlen(text), KT_JSON_STRICT, &root),
+                     KT_OK);
     struct kt_json json = {ctx, "f.json", "", root};
     ck_assert_int_eq(kt_json_int(&json, "i", KT_JSON_REQUIRED, 0, 9, &i), KT_OK);
     ck_assert_int_eq(i, 3);
@@ -108,8 +112,95 @@ START_TEST(integers_beyond_64_bits)
     assert_error(kt_json_int(&json, "model_max_length", KT_JSON_REQUIRED, 0, 9, &i),
                  KT_ERROR_FORMAT, "model_max_length");
     json_decref(root);
-    assert_error(kt_json_parse(ctx, "f.json", 1, huge, strlen(huge), &root), KT_ERROR_FORMAT,
-                 "line 1");
+    assert_error(kt_json_parse(ctx, "f.json", 1, huge, strlen(huge), KT_JSON_STRICT, &root),
+                 KT_ERROR_FORMAT, "line 1");
+}
+END_TEST
+
+/* As Python's json reads them. */
+static const struct {
+    const char *text, *tree; /* NULL = refused */
+    enum kt_json_dialect dialect;
+} texts[] = {
+    {" [1, -0, 1.5e2, 0.5] ", "[1,0,150.0,0.5]", KT_JSON_STRICT},
+    {"{\"a\": 1, \"b\": 2, \"a\": 3}", "{\"a\":3,\"b\":2}", KT_JSON_STRICT},
+    {"\"\\ud83d\\ude00 \\u00e9\\n\\/\"", "\"\U0001f600 \u00e9\\n/\"", KT_JSON_STRICT},
+    {"\"\\ud83d\"", NULL, KT_JSON_STRICT},
+    {"\"\\udc00\\ud83d\"", NULL, KT_JSON_STRICT},
+    {"\"\\x41\"", NULL, KT_JSON_STRICT},
+    {"\"\\u12\"", NULL, KT_JSON_STRICT},
+    {"\"\xc0\x80\"", NULL, KT_JSON_DATA},
+    {"\"\xed\xa0\x80\"", NULL, KT_JSON_DATA},
+    {"\"a\tb\nc\"", NULL, KT_JSON_STRICT},
+    {"\"a\tb\nc\"", "\"a\\tb\\nc\"", KT_JSON_DATA},
+    {"[NaN, -Infinity]", "[null,null]", KT_JSON_DATA},
+    {"[NaN, -Infinity]", "[\"NaN\",\"-Infinity\"]", KT_JSON_STRICT},
+    {"[9223372036854775807, 9223372036854775808]", "[9223372036854775807,9.2233720368547758e18]",
+     KT_JSON_STRICT},
+    {"01", NULL, KT_JSON_STRICT},
+    {"1.", NULL, KT_JSON_STRICT},
+    {"+1", NULL, KT_JSON_STRICT},
+    {"[1,]", NULL, KT_JSON_STRICT},
+    {"{\"a\" 1}", NULL, KT_JSON_STRICT},
+    {"{\"a\": 1} x", NULL, KT_JSON_STRICT},
+    {"{\"a\\u0000\": 1}", NULL, KT_JSON_STRICT},
+    {"[\"a", NULL, KT_JSON_STRICT},
+    {"\"a\\", NULL, KT_JSON_STRICT},
+};
+
+START_TEST(what_is_json)
+{
+    const char *text = texts[_i].text;
+    size_t size = strlen(text);
+    char *exact = malloc(size), *back; /* a sanitizer sees what reads behind the end */
+    json_t *root;
+    memcpy(exact, text, size);
+    kt_status status = kt_json_parse(ctx, "f.json", 1, exact, size, texts[_i].dialect, &root);
+    free(exact);
+    if (!texts[_i].tree) {
+        assert_error(status, KT_ERROR_FORMAT, "f.json: line 1, column ");
+        ck_assert_ptr_null(root);
+        return;
+    }
+    ck_assert_msg(status == KT_OK, "%s: %s", text, kt_last_error(ctx));
+    ck_assert_int_eq(kt_json_encode(ctx, "f.json", root, JSON_COMPACT | JSON_ENCODE_ANY, &back),
+                     KT_OK);
+    ck_assert_str_eq(back, texts[_i].tree);
+    free(back);
+    json_decref(root);
+}
+END_TEST
+
+/* A host may have set a locale whose numbers have a comma. */
+START_TEST(numbers_do_not_know_locales)
+{
+    static const char *const names[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "ru_RU.UTF-8"};
+    json_t *root;
+    for (size_t i = 0; i < 4 && !setlocale(LC_NUMERIC, names[i]); i++) {
+    }
+    ck_assert_int_eq(kt_json_parse(ctx, "f.json", 1, "1.5", 3, KT_JSON_STRICT, &root), KT_OK);
+    setlocale(LC_NUMERIC, "C");
+    ck_assert(json_real_value(root) == 1.5);
+    json_decref(root);
+}
+END_TEST
+
+START_TEST(trees_out_of_proportion)
+{
+    size_t size = (size_t)6 << 20;
+    char *text = malloc(size + 2);
+    json_t *root;
+    memset(text, '[', size);
+    assert_error(kt_json_parse(ctx, "f.json", 1, text, size, KT_JSON_STRICT, &root),
+                 KT_ERROR_FORMAT, "nested");
+    for (size_t i = 1; i + 3 <= size; i += 3)
+        memcpy(text + i, "{},", 3);
+    assert_error(kt_json_parse(ctx, "f.json", 1, text, size, KT_JSON_STRICT, &root),
+                 KT_ERROR_FORMAT, "f.json: its contents would take more than 208.0 MiB");
+    ctx->options.memory_limit = 1 << 20;
+    assert_error(kt_json_parse(ctx, "f.json", 1, text, size, KT_JSON_STRICT, &root),
+                 KT_ERROR_OUT_OF_MEMORY, "the limit of 1.0 MiB");
+    free(text);
 }
 END_TEST
 
@@ -136,6 +227,9 @@ int main(void)
         TEST(syntax_errors_name_the_line),
         TEST(typed_values),
         TEST(integers_beyond_64_bits),
+        LOOP(what_is_json, sizeof texts / sizeof *texts),
+        TEST(numbers_do_not_know_locales),
+        TEST(trees_out_of_proportion),
         TEST(paths_join),
     };
     return RUN_TESTS("json", tests);

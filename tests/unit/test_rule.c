@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <time.h>
+
 #include "fixture.h"
 #include "placement/rule.h"
 #include "main.h"
@@ -43,6 +45,38 @@ START_TEST(the_first_match_that_names_it_decides)
     ck_assert_str_eq(kt_rule_experts_backend(rule, "model.layers.2.mlp.experts"), "amx-int8");
     ck_assert_str_eq(kt_rule_device(rule, "lm_head"), "cpu");
     ck_assert_fails(kt_rule_add(rule, "layers(", NULL, NULL), KT_ERROR_INVALID_ARGUMENT, "layers(");
+}
+END_TEST
+
+/* `times` pieces of text between others. */
+static kt_status load_long(const char *begin, const char *piece, int times, const char *end)
+{
+    size_t length = strlen(piece), at = strlen(begin);
+    char *text = malloc(at + length * (size_t)times + strlen(end) + 1);
+    strcpy(text, begin);
+    for (int i = 0; i < times; i++, at += length)
+        memcpy(text + at, piece, length);
+    strcpy(text + at, end);
+    kt_status status = load(text);
+    free(text);
+    return status;
+}
+
+/* What libyaml would take minutes or gigabytes for. */
+START_TEST(files_that_are_too_much)
+{
+    clock_t begin = clock();
+    ck_assert_fails(load_long("", "[", 100000, ""), KT_ERROR_FORMAT, "line 1: lists");
+    ck_assert_fails(load_long("", "- ", 200000, "x"), KT_ERROR_FORMAT, "nested more than 64");
+    ck_assert_fails(load_long("", "- &a x\n", 100000, ""), KT_ERROR_FORMAT,
+                    "line 257: there are more than 256 anchors");
+    ck_assert_fails(load_long("- &a x\n", "- *a\n", 100000, ""), KT_ERROR_FORMAT, "aliases");
+    ck_assert_fails(load_long("", "- x\n", 200000, ""), KT_ERROR_FORMAT, "131072 values");
+    ck_assert_fails(load_long("", "%TAG !a! tag:x\n", 50000, "---\n- x"), KT_ERROR_FORMAT,
+                    "line 65: there are more than 64 directives");
+    ck_assert_fails(load_long("", "#", (1 << 20) + 1, ""), KT_ERROR_FORMAT, "1048577 bytes");
+    ck_assert_msg(clock() - begin < 4 * CLOCKS_PER_SEC, "%.1f s of processor time",
+                  (double)(clock() - begin) / CLOCKS_PER_SEC);
 }
 END_TEST
 
@@ -160,6 +194,7 @@ int main(void)
         GROUP("rule", .setup = fixture_setup, .teardown = teardown),
         TEST(an_empty_rule_decides_for_the_cpu),
         TEST(the_first_match_that_names_it_decides),
+        TEST(files_that_are_too_much),
         TEST(a_class_narrows_an_entry),
         LOOP(malformed_files_are_refused, sizeof malformed / sizeof *malformed),
         TEST(missing_files_are_named),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Topologies as hwloc describes them, and the places of threads on them. */
+/* Topologies as hwloc and the kernel describe them, and the places of threads on them. */
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "machine.h"
@@ -120,7 +121,7 @@ static struct kt_topology restricted(const char *description, const char *proces
     hwloc_bitmap_t set = hwloc_bitmap_alloc();
     hwloc_bitmap_list_sscanf(set, processors);
     ck_assert_int_eq(hwloc_topology_restrict(hwloc, set, 0), 0);
-    ck_assert_int_eq(kt_topology_from_hwloc(&t, hwloc, false), KT_OK);
+    t = machine_topology(hwloc);
     hwloc_bitmap_free(set);
     hwloc_topology_destroy(hwloc);
     return t;
@@ -174,7 +175,7 @@ START_TEST(a_node_of_memory_alone_is_left_out)
     ck_assert_int_eq(hwloc_topology_set_xmlbuffer(hwloc, xml, sizeof xml), 0);
     ck_assert_int_eq(hwloc_topology_load(hwloc), 0);
     ck_assert_int_eq(hwloc_get_nbobjs_by_type(hwloc, HWLOC_OBJ_NUMANODE), 2);
-    ck_assert_int_eq(kt_topology_from_hwloc(&t, hwloc, false), KT_OK);
+    t = machine_topology(hwloc);
     check_shape(&t, 1, 2, 2);
     ck_assert_int_eq(t.nodes[0].os_index, 0);
     kt_topology_free(&t);
@@ -193,7 +194,7 @@ START_TEST(fast_cores_come_first)
     hwloc_bitmap_set_range(fast, 2, 5);
     ck_assert_int_eq(hwloc_cpukinds_register(hwloc, slow, 0, 0, NULL, 0), 0);
     ck_assert_int_eq(hwloc_cpukinds_register(hwloc, fast, 1, 0, NULL, 0), 0);
-    ck_assert_int_eq(kt_topology_from_hwloc(&t, hwloc, false), KT_OK);
+    t = machine_topology(hwloc);
     check_shape(&t, 1, 6, 6);
     ck_assert_int_eq(kt_topology_place(&t, 6, places), KT_OK);
     for (int32_t i = 0; i < 6; i++)
@@ -255,6 +256,65 @@ END_TEST
 
 /* -- this machine ------------------------------------------------------------------------------ */
 
+/* Two packages, hardware threads far apart, a node of slow memory alone, one without memory. */
+START_TEST(files_of_the_kernel_are_read)
+{
+    struct kt_topology t;
+    cpu_set_t set;
+    char root[] = "/tmp/kt-topology-XXXXXX", command[2048];
+    ck_assert_ptr_nonnull(mkdtemp(root));
+    snprintf(
+        command, sizeof command,
+        "cd %s && mkdir -p sys/devices/cpu_core && cd sys/devices && echo 0-1,4-5 >cpu_core/cpus\n"
+        "for i in 0 1 2 3 4 5 6 7; do d=system/cpu/cpu$i/topology; mkdir -p $d\n"
+        "echo $((i %% 4)),$((i %% 4 + 4)) >$d/core_cpus_list; done\n"
+        "for n in 0 1 2 3; do mkdir -p system/node/node$n\n"
+        "echo \"Node $n MemTotal: $((n == 3 ? 0 : 1000)) kB\" >system/node/node$n/meminfo; done\n"
+        "echo 0-3 >system/node/online; echo 2-3,6-7 >system/node/node0/cpulist\n"
+        "echo 0-1,4-5 >system/node/node1/cpulist; echo >system/node/node2/cpulist\n"
+        "echo 1,5 >system/node/node3/cpulist",
+        root);
+    ck_assert_int_eq(system(command), 0);
+    CPU_ZERO(&set);
+    for (int pu = 0; pu < 7; pu++)
+        CPU_SET(pu, &set);
+    ck_assert_int_eq(kt_topology_from_sysfs(&t, root, &set, sizeof set), KT_OK);
+    check_shape(&t, 2, 4, 7);
+    static const int32_t pus[] = {2, 6, 3, 0, 4, 1, 5};
+    ck_assert_int_eq(memcmp(t.pus, pus, sizeof pus), 0);
+    ck_assert_int_eq(t.nodes[1].os_index, 1);
+    ck_assert(t.nodes[1].has_memory);
+    ck_assert_int_gt(t.cores[2].kind, t.cores[0].kind);
+    kt_topology_free(&t);
+    snprintf(command, sizeof command, "rm -r %s", root);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
+/* hwloc says the same of this machine. */
+START_TEST(hwloc_agrees)
+{
+    struct kt_topology t, other;
+    hwloc_topology_t hwloc;
+    ck_assert_int_eq(hwloc_topology_init(&hwloc), 0);
+    ck_assert_int_eq(hwloc_topology_set_flags(hwloc, HWLOC_TOPOLOGY_FLAG_RESTRICT_TO_CPUBINDING |
+                                                         HWLOC_TOPOLOGY_FLAG_IS_THISSYSTEM),
+                     0);
+    ck_assert_int_eq(hwloc_topology_load(hwloc), 0);
+    other = machine_topology(hwloc);
+    hwloc_topology_destroy(hwloc);
+    ck_assert_int_eq(kt_topology_detect(&t), KT_OK);
+    check_shape(&t, other.num_nodes, other.num_cores, other.num_pus);
+    for (int32_t i = 0; i < t.num_nodes; i++) {
+        ck_assert_int_eq(t.nodes[i].os_index, other.nodes[i].os_index);
+        ck_assert_int_eq(t.nodes[i].num_cores, other.nodes[i].num_cores);
+        ck_assert_int_eq(t.nodes[i].has_memory, other.nodes[i].has_memory);
+    }
+    kt_topology_free(&t);
+    kt_topology_free(&other);
+}
+END_TEST
+
 START_TEST(this_process_is_described)
 {
     struct kt_topology t, plain;
@@ -303,6 +363,8 @@ int main(void)
         TEST(fast_cores_come_first),
         LOOP(places_are_spread_over_cores_then_hardware_threads, SHAPES),
         TEST(uneven_nodes_get_uneven_shares),
+        TEST(files_of_the_kernel_are_read),
+        TEST(hwloc_agrees),
         TEST(this_process_is_described),
         TEST(a_narrow_affinity_is_one_core),
     };

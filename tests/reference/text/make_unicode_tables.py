@@ -6,9 +6,6 @@
 unicode_new.inc    characters that `tokenizers` gives a general category and Unicode 14, the oldest that a
                    supported PCRE2 knows, leaves unassigned: {first, last, category}
 unicode_word.inc   \\w as added tokens with single_word see it: {first, last}
-unicode_decomp.inc canonical decompositions {code, first, second or 0}
-unicode_comp.inc   primary composites {first, second, code}, sorted
-unicode_ccc.inc    canonical combining classes {first, last, class}
 
 Needs Python 3.11 (unicodedata 14) and tokenizers 0.22."""
 import sys
@@ -42,29 +39,6 @@ def ranges(points: list[int]) -> list[tuple[int, int]]:
     return [(a, b) for a, b in out]
 
 
-def decompositions() -> list[tuple[int, int, int]]:
-    items = []
-    for c in POINTS:
-        parts = unicodedata.decomposition(chr(c)).split()
-        if parts and not parts[0].startswith("<"):
-            items.append((c, int(parts[0], 16), int(parts[1], 16) if len(parts) > 1 else 0))
-    return items
-
-
-def compositions() -> list[tuple[int, int, int]]:
-    return sorted((a, b, c) for c, a, b in decompositions()
-                  if b and unicodedata.normalize("NFC", chr(a) + chr(b)) == chr(c))
-
-
-def combining_classes() -> list[str]:
-    by_class: dict[int, list[int]] = {}
-    for c in POINTS:
-        if unicodedata.combining(chr(c)):
-            by_class.setdefault(unicodedata.combining(chr(c)), []).append(c)
-    spans = sorted((a, b, k) for k, points in by_class.items() for a, b in ranges(points))
-    return [f"{{{a:#x}, {b:#x}, {k}}}" for a, b, k in spans]
-
-
 def write(path: Path, items: list[str]) -> None:
     lines, line = [], ""
     for item in items:
@@ -89,9 +63,6 @@ def main() -> None:
     write(folder / "unicode_new.inc", new)
     write(folder / "unicode_word.inc",
           [f"{{{a:#x}, {b:#x}}}" for a, b in ranges(word_characters())])
-    for name, items in ("decomp", decompositions()), ("comp", compositions()):
-        write(folder / f"unicode_{name}.inc", [f"{{{a:#x}, {b:#x}, {c:#x}}}" for a, b, c in items])
-    write(folder / "unicode_ccc.inc", combining_classes())
 
 
 if __name__ == "__main__":
