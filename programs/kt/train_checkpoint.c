@@ -198,13 +198,14 @@ static size_t list_checkpoints(const char *folder, found **all)
     return num;
 }
 
+/* By another name first, so that a kill leaves no torn checkpoint. That one cannot be removed is no
+ * reason to stop; the next run tries again. */
 static void remove_checkpoint(const char *folder, long long step)
 {
     char *path = app_text("%s/checkpoint-%lld", folder, step);
     char *going = app_text("%s/tmp-checkpoint-%lld", folder, step);
-    if (!folder_remove(going) &&
-        !rename(path, going)) /* so that a kill leaves no torn checkpoint */
-        folder_remove(going);
+    if (folder_remove(going) || rename(path, going) || folder_remove(going))
+        app_warn("save_total_limit: cannot remove %s: %s", path, strerror(errno));
     free(going);
     free(path);
 }
