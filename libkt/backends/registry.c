@@ -58,11 +58,6 @@ static const struct device_kind *find_device(const char *name)
     return NULL;
 }
 
-bool kt_device_available(const char *name)
-{
-    return find_device(name);
-}
-
 kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out)
 {
     const struct device_kind *kind = find_device(name);
@@ -73,6 +68,14 @@ kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **o
                    "device \"%s\" is not available here; this build has \"cpu\", or \"cpu:0\" to "
                    "\"cpu:%d\"",
                    name, MAX_DEVICES - 1);
+}
+
+bool kt_device_available(kt_context *ctx, const char *name)
+{
+    struct kt_device *device;
+    kt_status status = kt_device_open(ctx, name, &device);
+    kt_device_close(device);
+    return status == KT_OK;
 }
 
 static const char *fastest_experts(const kt_context *ctx)

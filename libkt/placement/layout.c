@@ -14,28 +14,39 @@ struct missing {
     int32_t num;
 };
 
-static bool told(struct missing *missing, const char *name)
+static bool is_missing(const struct missing *missing, const char *name)
 {
     for (int32_t i = 0; i < missing->num; i++)
         if (strcmp(missing->names[i], name) == 0)
             return true;
-    if (missing->num < KT_MAX_DEVICES)
-        missing->names[missing->num++] = name;
+    return false;
+}
+
+/** Whether the layout has the device already. */
+static bool is_here(const struct kt_layout *layout, const char *name)
+{
+    for (int32_t i = 0; i < layout->num_devices; i++)
+        if (strcmp(layout->devices[i], name) == 0)
+            return true;
     return false;
 }
 
 /** The device that a module runs on: what the rule says, or the CPU. */
-static const char *device_of(const kt_model *model, const kt_rule *rule, struct missing *missing,
+static const char *device_of(const kt_model *model, const kt_rule *rule,
+                             const struct kt_layout *layout, struct missing *missing,
                              const char *module)
 {
     const char *name = rule ? kt_rule_device(rule, module) : "cpu";
     if (strcmp(name, "cpu:0") == 0)
         return "cpu";
-    if (kt_device_available(name))
+    if (is_missing(missing, name))
+        return "cpu";
+    if (is_here(layout, name) || kt_device_available(model->ctx, name))
         return name;
-    if (!told(missing, name))
-        kt_log(model->ctx, KT_LOG_WARNING, "the rule's device \"%s\" is not here; using the CPU",
-               name);
+    kt_log(model->ctx, KT_LOG_WARNING, "the rule's device \"%s\" is not here; using the CPU (%s)",
+           name, kt_last_error(model->ctx));
+    if (missing->num < KT_MAX_DEVICES)
+        missing->names[missing->num++] = name;
     return "cpu";
 }
 
@@ -65,9 +76,10 @@ static kt_status place_layer(const kt_model *model, const kt_rule *rule, struct 
                                          layer->kv_a,     layer->kv_b,       layer->k_proj,
                                          layer->v_proj,   layer->mlp.gate,   layer->mlp.up,
                                          layer->mlp.down, layer->shared_gate};
-    const char *name = device_of(model, rule, missing, layer->o->name);
+    const char *name = device_of(model, rule, layout, missing, layer->o->name);
     for (size_t i = 0; i < sizeof linears / sizeof *linears; i++) {
-        const char *other = linears[i] ? device_of(model, rule, missing, linears[i]->name) : name;
+        const char *other =
+            linears[i] ? device_of(model, rule, layout, missing, linears[i]->name) : name;
         if (strcmp(other, name) != 0)
             return kt_fail(model->ctx, KT_ERROR_UNSUPPORTED,
                            "the rule places %s on \"%s\" but %s on \"%s\"; a layer is computed on "
@@ -83,7 +95,7 @@ static kt_status place_all(const kt_model *model, const kt_rule *rule, struct kt
     int32_t layers = model->config.num_hidden_layers;
     for (int32_t l = 0; l < layers; l++)
         KT_TRY(place_layer(model, rule, &missing, l, layout));
-    return index_of(model, layout, device_of(model, rule, &missing, model->lm_head->name),
+    return index_of(model, layout, device_of(model, rule, layout, &missing, model->lm_head->name),
                     &layout->device[layers]);
 }
 

@@ -97,7 +97,7 @@ START_TEST(decoders_that_multiply)
     int32_t id;
     char *text, piece[64];
     size_t length;
-    kt_decode_state state = {0};
+    kt_decode_state state = {.size = sizeof state};
     json_t *json = replacements("decoder", "decoders");
     ck_assert_int_eq(load(json), KT_OK);
     id = kt_tokenizer_token_id(tokenizer, "a");

@@ -55,6 +55,7 @@ END_TEST
 int main(void)
 {
     const struct test tests[] = {
+        GROUP("module", .setup = fixture_setup, .teardown = fixture_teardown),
         TEST(a_device_of_a_module_is_opened),
         TEST(what_is_wrong_with_a_module_is_said),
         TEST(the_registry_asks_for_a_module),
