@@ -168,6 +168,7 @@ static kt_status convert_chunk(struct chunk *k, const struct kt_convert_entry *e
     kt_context *ctx = k->c->ctx;
     int64_t tiles = divide_up(k->part.rows, k->tile_rows) * tiles_across(k);
     KT_TRY(kt_check_cancel(ctx));
+    KT_TRY(kt_checkpoint_check(k->c->model->checkpoint, k->from->data));
     kt_parallel_for(ctx->pool, tiles, kt_max_i64(1, TASK / (k->tile_rows * k->tile_cols)),
                     encode_tiles, k);
     if (atomic_load(&k->problem))
@@ -250,6 +251,7 @@ static kt_status copy(struct kt_converter *c, const struct kt_convert_entry *ent
         part.data = (const char *)t->data + at;
         part.bytes = t->bytes - at < OUTPUT_BYTES ? t->bytes - at : OUTPUT_BYTES;
         KT_TRY(kt_check_cancel(c->ctx));
+        KT_TRY(kt_checkpoint_check(c->model->checkpoint, t->data));
         KT_TRY(kt_tensor_check_finite(c->ctx, &part));
         KT_TRY(kt_atomic_write_at(file, entry->offset + at, part.data, part.bytes));
         advise(part.data, part.bytes, MADV_DONTNEED);

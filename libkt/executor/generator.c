@@ -22,7 +22,7 @@ struct kt_generator {
     struct kt_kv_cache cache;
     uint64_t adapter; /**< fingerprint of the adapter that made the rows of the cache */
     uint64_t version; /**< of the adapter then */
-    int64_t plain; /**< first rows of the cache, rotated as kt_rope_is_plain says */
+    int64_t plain;    /**< first rows of the cache, rotated as kt_rope_is_plain says */
     struct kt_workspace workspace;
     float *logits, *heap; /**< [vocab_size] */
     struct kt_candidate *candidates;
@@ -141,7 +141,7 @@ static kt_status walk(struct kt_pass *pass, const struct kt_kv_cache *cache, con
     const struct kt_model *model = pass->model;
     int32_t layers = model->config.num_hidden_layers;
     kt_pass_begin(pass, layers, 1);
-    kt_pass_embed(pass, ids, pass->tokens, pass->stage->x);
+    KT_TRY(kt_pass_embed(pass, ids, pass->tokens, pass->stage->x));
     for (int32_t l = 0; l < layers; l++) {
         struct kt_cache_slice slice = kt_kv_cache_layer(pass->executor, cache, l);
         KT_TRY(kt_pass_tick(pass, "generate", l));

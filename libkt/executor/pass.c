@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/context.h"
 #include "executor/executor.h"
+#include "formats/safetensors.h"
 
 static void init_stage(struct kt_stage *stage, struct kt_site *site, enum kt_pass_kind kind)
 {
@@ -39,16 +40,19 @@ void kt_pass_begin(struct kt_pass *pass, int32_t lowest, int64_t route_slots)
     pass->routes.weights = kt_host_take(pass, route_slots, pass->routes.stride).data;
 }
 
-void kt_pass_embed(struct kt_pass *pass, const int32_t *ids, int64_t tokens, struct kt_view x)
+kt_status kt_pass_embed(struct kt_pass *pass, const int32_t *ids, int64_t tokens, struct kt_view x)
 {
     bool direct = kt_device_is_host(pass->stage->site->device);
     struct kt_embedding_args args = {.table = pass->model->embed_tokens,
                                      .tokens = tokens,
                                      .ids = ids,
                                      .x = direct ? x : kt_host_take(pass, tokens, x.ld)};
+    if (!kt_pass_measures(pass))
+        KT_TRY(kt_checkpoint_check(pass->model->checkpoint, args.table.data));
     kt_run_embedding(&pass->host.run, &args);
     if (!direct)
         kt_host_send(pass, x.data, args.x.data, tokens * x.ld);
+    return KT_OK;
 }
 
 kt_status kt_pass_tick(const struct kt_pass *pass, const char *what, int64_t done)

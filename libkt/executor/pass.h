@@ -80,8 +80,8 @@ void kt_pass_init(struct kt_pass *pass, const struct kt_executor *executor, enum
 void kt_pass_begin(struct kt_pass *pass, int32_t lowest, int64_t route_slots);
 
 /** x [tokens, hidden_size] = rows of the embedding: the host, which has the table, reads them and
- * sends them to the device. x is dense. */
-void kt_pass_embed(struct kt_pass *pass, const int32_t *ids, int64_t tokens, struct kt_view x);
+ * sends them to the device. x is dense. Errors: IO (the table was truncated). */
+kt_status kt_pass_embed(struct kt_pass *pass, const int32_t *ids, int64_t tokens, struct kt_view x);
 
 /** Between layers: cancellation and progress. */
 kt_status kt_pass_tick(const struct kt_pass *pass, const char *what, int64_t done);

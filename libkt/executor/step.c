@@ -64,9 +64,9 @@ static void convert(struct kt_pass *pass, int64_t tokens, struct kt_view x, stru
         kt_run_convert(&pass->stage->run, &args);
 }
 
-/** Keeps x as the input of a layer where backward will need it. In bfloat16 x goes on as rounded, so
- * that backward recomputes from what forward used; where nothing is kept it is rounded too, so that
- * log-probabilities depend neither on the mode nor on where LoRA is. */
+/** Keeps x as the input of a layer where backward will need it. In bfloat16 x goes on as rounded,
+ * so that backward recomputes from what forward used; where nothing is kept it is rounded too, so
+ * that log-probabilities depend neither on the mode nor on where LoRA is. */
 static void keep_input(struct kt_step *step, int32_t layer)
 {
     struct kt_pass *pass = &step->pass;
@@ -97,16 +97,17 @@ static struct kt_view kept_input(struct kt_step *step, int32_t layer)
     return pass->stage->x;
 }
 
-static void embed(struct kt_step *step)
+static kt_status embed(struct kt_step *step)
 {
     struct kt_pass *pass = &step->pass;
     const struct kt_batch *batch = step->batch;
     int64_t tokens = pass->tokens - pass->padding;
     struct kt_marks marks = kt_pass_marks(pass);
-    kt_pass_embed(pass, batch ? batch->input_ids : NULL, tokens, pass->stage->x);
-    kt_pass_embed(pass, batch ? batch->padding_ids : NULL, pass->padding,
-                  kt_view_at(pass->stage->x, tokens, 0));
+    KT_TRY(kt_pass_embed(pass, batch ? batch->input_ids : NULL, tokens, pass->stage->x));
+    KT_TRY(kt_pass_embed(pass, batch ? batch->padding_ids : NULL, pass->padding,
+                         kt_view_at(pass->stage->x, tokens, 0)));
     kt_pass_release_marks(pass, marks);
+    return KT_OK;
 }
 
 static kt_status forward_layers(struct kt_step *step)
@@ -136,7 +137,7 @@ kt_status kt_step_forward(const struct kt_executor *ex, struct kt_step *step)
                   keeps_inputs(step) ? layers - step->lowest + 1 : 1);
     step->h = kt_take_on(&pass->stages[ex->layout.device[layers]], step->targets.num_rows,
                          pass->model->config.hidden_size);
-    embed(step);
+    KT_TRY(embed(step));
     KT_TRY(forward_layers(step));
     KT_TRY(kt_pass_enter(pass, layers, layers - 1, KT_STREAM_X));
     pass->tokens -= pass->padding;

@@ -85,16 +85,12 @@ static void add_linears(struct unit *unit, const struct kt_layer *layer)
 
 static void add_file(const kt_model *model, struct unit *unit, const void *data)
 {
-    const struct kt_checkpoint *c = model->checkpoint;
-    int32_t f = 0;
-    while (f < (int32_t)c->num_files &&
-           (uintptr_t)data - (uintptr_t)c->files[f].map >= c->files[f].size)
-        f++;
+    size_t file = kt_checkpoint_file(model->checkpoint, data);
     for (int32_t i = 0; i < unit->num_files; i++)
-        if (unit->files[i] == f)
+        if (unit->files[i] == (int32_t)file)
             return;
-    if (f < (int32_t)c->num_files)
-        unit->files[unit->num_files++] = f;
+    if (file < model->checkpoint->num_files)
+        unit->files[unit->num_files++] = (int32_t)file;
 }
 
 static kt_status find_files(const kt_model *model, struct unit *unit, const struct kt_layer *layer)

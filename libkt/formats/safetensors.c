@@ -43,6 +43,20 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct kt_tensor *)a)->name, ((const struct kt_tensor *)b)->name);
 }
 
+size_t kt_checkpoint_file(const struct kt_checkpoint *c, const void *data)
+{
+    size_t f = 0;
+    while (f < c->num_files && (uintptr_t)data - (uintptr_t)c->files[f].map >= c->files[f].size)
+        f++;
+    return f;
+}
+
+kt_status kt_checkpoint_check(const struct kt_checkpoint *c, const void *data)
+{
+    size_t file = kt_checkpoint_file(c, data);
+    return file < c->num_files ? kt_mapped_file_check(c->ctx, &c->files[file]) : KT_OK;
+}
+
 kt_status kt_checkpoint_sort(struct kt_checkpoint *c)
 {
     struct kt_tensor *t = c->tensors;

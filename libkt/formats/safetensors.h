@@ -46,6 +46,12 @@ void kt_checkpoint_close(struct kt_checkpoint *checkpoint);
 /** Sorts the tensors by name, which kt_checkpoint_find relies on. FORMAT when two have the same. */
 kt_status kt_checkpoint_sort(struct kt_checkpoint *checkpoint);
 
+/** Whether the file that holds `data` still has all that was mapped; true of data in no file.
+ * Errors: IO (it was truncated since). */
+kt_status kt_checkpoint_check(const struct kt_checkpoint *checkpoint, const void *data);
+/** The index of that file; num_files for data in none. */
+size_t kt_checkpoint_file(const struct kt_checkpoint *checkpoint, const void *data);
+
 /** NULL when there is none of that name. */
 const struct kt_tensor *kt_checkpoint_find(const struct kt_checkpoint *checkpoint,
                                            const char *name);

@@ -132,6 +132,7 @@ kt_status kt_model_find_not_finite(kt_model *m, bool all)
         if (!m->used[i] || !(all || is_small(&m->config, t)))
             continue;
         KT_TRY(kt_check_cancel(m->ctx));
+        KT_TRY(kt_checkpoint_check(c, t->data));
         KT_TRY(m->used[i] == KT_TENSOR_SCALES ? kt_tensor_check_scales(m->ctx, t)
                                               : kt_tensor_check_finite(m->ctx, t));
         done += t->bytes;

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A shard that is truncated while a model is in use is an error that names it, wherever the model
+ * is used, and the process lives on. */
+#include <kt/convert.h>
+#include <kt/generator.h>
+#include <kt/rule.h>
+
+#include <sys/stat.h>
+
+#include "fixture.h"
+#include "golden_case.h"
+#include "main.h"
+
+static const char *const files[] = {"config.json", "model.safetensors.index.json",
+                                    "model-00001-of-00003.safetensors",
+                                    "model-00002-of-00003.safetensors",
+                                    "model-00003-of-00003.safetensors"}; /* the last is not used */
+
+static kt_model *model;
+static kt_lora *lora;
+static kt_executor *executor;
+static kt_batch *batch;
+
+static void copy_file(const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/cases/v3/model/%s", KT_REFERENCE_DIR, name);
+    FILE *from = fopen(path, "rb");
+    ck_assert_ptr_nonnull(from);
+    char *data = malloc(1 << 20);
+    size_t size = fread(data, 1, 1 << 20, from);
+    ck_assert_int_eq(fclose(from), 0);
+    fixture_write(name, data, size);
+    free(data);
+}
+
+static void open_on(const char *device)
+{
+    static const int32_t ids[] = {2, 3, 5, 7, 11, 13};
+    kt_executor_options options;
+    kt_rule *rule;
+    kt_executor_options_init(&options, sizeof options);
+    ck_assert_int_eq(kt_rule_create(fixture_context, &rule), KT_OK);
+    ck_assert_int_eq(kt_rule_add(rule, ".", device, NULL), KT_OK);
+    options.rule = rule;
+    ck_assert_int_eq(kt_model_load(fixture_context, fixture_folder, NULL, &model), KT_OK);
+    ck_assert_int_eq(kt_lora_create(model, NULL, &lora), KT_OK);
+    ck_assert_int_eq(kt_executor_create(model, lora, &options, &executor), KT_OK);
+    ck_assert_int_eq(kt_batch_create(fixture_context, &batch), KT_OK);
+    ck_assert_int_eq(kt_batch_add(batch, ids, ids, 6), KT_OK);
+    kt_rule_free(rule);
+}
+
+static void setup(void)
+{
+    fixture_setup();
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        copy_file(files[i]);
+}
+
+static void teardown(void)
+{
+    kt_batch_free(batch);
+    kt_executor_free(executor);
+    kt_lora_free(lora);
+    kt_model_free(model);
+    fixture_teardown();
+}
+
+static const char *const devices[] = {"cpu", "cpu-far"};
+
+static void expect_truncated(kt_status status, const char *file)
+{
+    ck_assert_int_eq(status, KT_ERROR_IO);
+    ck_assert_msg(strstr(kt_last_error(fixture_context), file) &&
+                      strstr(kt_last_error(fixture_context), "truncated"),
+                  "%s", kt_last_error(fixture_context));
+}
+
+START_TEST(a_truncated_shard_ends_a_step)
+{
+    const char *shard = files[2 + _i / 2];
+    open_on(devices[_i % 2]);
+    ck_assert_int_eq(kt_executor_forward(executor, batch, KT_FORWARD_TRAIN, NULL), KT_OK);
+    ck_assert_int_eq(truncate(fixture_path(shard), 4096), 0);
+    expect_truncated(kt_executor_backward(executor, NULL), shard);
+    expect_truncated(kt_executor_forward(executor, batch, KT_FORWARD_EVAL, NULL), shard);
+    copy_file(shard); /* another file of that name: not the one that is mapped */
+    expect_truncated(kt_executor_forward(executor, batch, KT_FORWARD_EVAL, NULL), shard);
+}
+END_TEST
+
+static const char *victim;
+
+static void truncate_later(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    (void)user, (void)what, (void)total;
+    if (done == 1)
+        ck_assert_int_eq(truncate(victim, 4096), 0);
+}
+
+START_TEST(a_shard_that_is_truncated_during_a_step_ends_it)
+{
+    victim = fixture_path(files[3]);
+    open_on(devices[_i]);
+    fixture_context->options.progress = truncate_later;
+    expect_truncated(kt_executor_forward(executor, batch, KT_FORWARD_TRAIN, NULL), files[3]);
+    ck_assert_int_eq(kt_executor_backward(executor, NULL), KT_ERROR_STATE);
+}
+END_TEST
+
+START_TEST(a_truncated_shard_ends_a_prompt)
+{
+    static const int32_t ids[] = {2, 3, 5, 7};
+    kt_generator *g;
+    int32_t token;
+    open_on(devices[_i]);
+    ck_assert_int_eq(kt_generator_create(executor, NULL, &g), KT_OK);
+    ck_assert_int_eq(kt_generator_prompt(g, ids, 4), KT_OK);
+    ck_assert_int_eq(kt_generator_next(g, &token), KT_OK);
+    ck_assert_int_eq(truncate(fixture_path(files[3]), 4096), 0);
+    expect_truncated(kt_generator_next(g, &token), files[3]);
+    kt_generator_free(g);
+}
+END_TEST
+
+START_TEST(a_truncated_shard_is_no_sound_model)
+{
+    open_on("cpu");
+    ck_assert_int_eq(kt_model_check_finite(model), KT_OK);
+    ck_assert_int_eq(truncate(fixture_path(files[3]), 4096), 0);
+    expect_truncated(kt_model_check_finite(model), files[3]);
+}
+END_TEST
+
+int main(void)
+{
+    const struct test tests[] = {
+        GROUP("supply", .setup = setup, .teardown = teardown),
+        LOOP(a_truncated_shard_ends_a_step, 4),
+        LOOP(a_shard_that_is_truncated_during_a_step_ends_it, 2),
+        LOOP(a_truncated_shard_ends_a_prompt, 2),
+        TEST(a_truncated_shard_is_no_sound_model),
+    };
+    return RUN_TESTS("supply", tests);
+}
