@@ -139,14 +139,14 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("kt")
     parser.add_argument("cases")
-    parser.add_argument("--count", type=int, default=20, help="kills of each command")
+    parser.add_argument("--count", type=int, default=20, help="kills in all")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     a = parser.parse_args()
     print("seed", a.seed, flush=True)
     random.seed(a.seed)
     for job in (Train(a.kt), Convert(a.kt, a.cases)):
-        try_kills(job, a.count)
-        try_limits(job, (a.count + 3) // 4)
+        try_kills(job, (a.count + 1) // 2)
+        try_limits(job, (a.count + 7) // 8)
 
 
 main()
