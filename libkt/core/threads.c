@@ -159,9 +159,7 @@ static void bind_worker(struct kt_pool *pool, const struct kt_topology *t,
         pool->num_refused++;
 }
 
-/* Workers leave what comes from outside to the host's threads. What a thread causes itself, a fault
- * or a tick of a profiler, skips the host's handler where it is blocked. */
-static int start_worker(struct worker *w)
+int kt_thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 {
     static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
     sigset_t outside, old;
@@ -169,7 +167,7 @@ static int start_worker(struct worker *w)
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
         sigdelset(&outside, own[i]);
     pthread_sigmask(SIG_BLOCK, &outside, &old);
-    int error = pthread_create(&w->handle, NULL, worker_main, w);
+    int error = pthread_create(thread, NULL, run, arg);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return error;
 }
@@ -235,7 +233,7 @@ static kt_status start_workers(struct kt_pool *pool, const struct kt_topology *t
         struct worker *w = &pool->workers[pool->num_started + 1];
         w->pool = pool;
         w->index = pool->num_started + 1;
-        if (start_worker(w) != 0)
+        if (kt_thread_start(&w->handle, worker_main, w) != 0)
             return KT_ERROR_OUT_OF_MEMORY;
         if (pool->affinity != KT_AFFINITY_NONE)
             bind_worker(pool, t, &places[w->index], w->handle);

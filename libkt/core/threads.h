@@ -13,9 +13,16 @@
 #ifndef KT_CORE_THREADS_H
 #define KT_CORE_THREADS_H
 
+#include <pthread.h>
+
 #include "core/topology.h"
 
 struct kt_pool;
+
+/** pthread_create of a thread that leaves signals from outside to the host's threads. What a thread
+ * causes itself, a fault or a tick of a profiler, would skip the host's handler if it were blocked.
+ */
+int kt_thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
 
 enum kt_affinity { KT_AFFINITY_NONE, KT_AFFINITY_NODES, KT_AFFINITY_CORES };
 

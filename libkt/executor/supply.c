@@ -6,6 +6,7 @@
 
 #include "core/context.h"
 #include "core/memory.h"
+#include "executor/read_ahead.h"
 #include "formats/mapped_file.h"
 #include "formats/safetensors.h"
 
@@ -23,6 +24,9 @@ struct unit {
     uint64_t bytes;
     int32_t *files; /**< [num_files] of the checkpoint, those that hold any of its weights */
     int32_t num_files;
+    struct kt_range *ranges; /**< [num_ranges] of its data in those files, experts among it */
+    int32_t num_ranges;
+    _Atomic bool resident; /**< all of it was in memory once */
 };
 
 struct buffer {
@@ -37,6 +41,8 @@ struct kt_supply {
     struct unit *units; /**< [num_hidden_layers + 1] */
     struct buffer buffers[BUFFERS];
     int32_t current; /**< the buffer of the unit that was entered */
+    struct kt_read_ahead *reader;
+    bool overflows; /**< the model has more bytes than there is memory: nothing stays resident */
 };
 
 static int32_t num_units(const kt_model *model)
@@ -107,6 +113,52 @@ static kt_status find_files(const kt_model *model, struct unit *unit, const stru
     return KT_OK;
 }
 
+static int by_address(const void *a, const void *b)
+{
+    const struct kt_range *x = a, *y = b;
+    return (x->begin > y->begin) - (x->begin < y->begin);
+}
+
+/** Joins ranges with little between them. */
+static void join_ranges(struct unit *unit)
+{
+    enum { GAP = 1 << 20 };
+    int32_t num = 0;
+    qsort(unit->ranges, (size_t)unit->num_ranges, sizeof *unit->ranges, by_address);
+    for (int32_t i = 1; i < unit->num_ranges; i++) {
+        struct kt_range *last = &unit->ranges[num], *next = &unit->ranges[i];
+        if (next->begin - last->end < GAP)
+            last->end = next->end > last->end ? next->end : last->end;
+        else
+            unit->ranges[++num] = *next;
+    }
+    unit->num_ranges = unit->num_ranges ? num + 1 : 0;
+}
+
+static void add_range(const kt_model *model, struct unit *unit, const struct kt_weight *w)
+{
+    const char *begin = w->data;
+    uint64_t bytes = (uint64_t)w->rows * kt_format_row_bytes(w->dtype, w->cols);
+    if (kt_checkpoint_file(model->checkpoint, begin) < model->checkpoint->num_files)
+        unit->ranges[unit->num_ranges++] = (struct kt_range){begin, begin + bytes};
+}
+
+static kt_status find_ranges(const kt_model *model, struct unit *unit, const struct kt_layer *layer)
+{
+    int32_t experts = layer && layer->is_moe ? model->config.n_routed_experts : 0;
+    size_t most = (size_t)unit->num_weights + 3 * (size_t)experts;
+    unit->ranges = calloc(most + 1, sizeof *unit->ranges);
+    if (!unit->ranges)
+        return kt_fail_memory(model->ctx, most * sizeof *unit->ranges, "an executor");
+    for (int32_t i = 0; i < unit->num_weights; i++)
+        add_range(model, unit, unit->weights[i].weight);
+    for (int k = 0; k < 3; k++)
+        for (int32_t e = 0; e < experts; e++)
+            add_range(model, unit, &layer->expert_weights[k][e]);
+    join_ranges(unit);
+    return KT_OK;
+}
+
 static kt_status list_units(struct kt_supply *supply, const uint8_t *units)
 {
     const kt_model *model = supply->model;
@@ -119,7 +171,9 @@ static kt_status list_units(struct kt_supply *supply, const uint8_t *units)
             add_linears(unit, &model->layers[u]);
         else
             add_weight(unit, &model->lm_head->weight);
-        KT_TRY(find_files(model, unit, u < layers ? &model->layers[u] : NULL));
+        const struct kt_layer *layer = u < layers ? &model->layers[u] : NULL;
+        KT_TRY(find_files(model, unit, layer));
+        KT_TRY(find_ranges(model, unit, layer));
     }
     return KT_OK;
 }
@@ -154,9 +208,12 @@ kt_status kt_supply_create(const kt_model *model, struct kt_device *device, cons
     }
     supply->model = model;
     supply->device = device;
+    supply->overflows = model->num_bytes > kt_context_host_memory(model->ctx);
     for (int i = 0; i < BUFFERS; i++)
         supply->buffers[i].unit = -1;
-    kt_status status = list_units(supply, units);
+    kt_status status = kt_read_ahead_create(model->ctx, &supply->reader);
+    if (status == KT_OK)
+        status = list_units(supply, units);
     if (status == KT_OK)
         status = allocate_buffers(supply);
     if (status != KT_OK) {
@@ -171,10 +228,13 @@ void kt_supply_free(struct kt_supply *supply)
 {
     if (!supply)
         return;
+    kt_read_ahead_free(supply->reader);
     for (int i = 0; i < BUFFERS; i++)
         supply->device->ops->free(supply->device, KT_MEMORY_DEVICE, supply->buffers[i].memory);
-    for (int32_t u = 0; u < num_units(supply->model); u++)
+    for (int32_t u = 0; u < num_units(supply->model); u++) {
         free(supply->units[u].files);
+        free(supply->units[u].ranges);
+    }
     free(supply->units);
     free(supply);
 }
@@ -211,12 +271,20 @@ static int32_t buffer_of(const struct kt_supply *supply, int32_t unit)
     return i;
 }
 
+static void read_ahead(struct kt_supply *supply, int32_t unit)
+{
+    struct unit *u = unit < 0 ? NULL : &supply->units[unit];
+    if (u && (supply->overflows || !u->resident))
+        kt_read_ahead_want(supply->reader, u->ranges, u->num_ranges, &u->resident);
+}
+
 kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run, int32_t unit,
                           int32_t then)
 {
     if (run->tally)
         return KT_OK;
     KT_TRY(check_files(supply, unit));
+    read_ahead(supply, then);
     if (kt_device_is_host(supply->device))
         return KT_OK;
     int32_t at = buffer_of(supply, unit);

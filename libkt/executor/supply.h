@@ -2,11 +2,11 @@
 /** \file executor/supply.h
  * Brings weights to where they are used, in the order of the step and ahead of it. A unit is a
  * layer, or the head behind the last. On a device with host memory weights are used where the
- * checkpoint is mapped; before a unit its files are looked at, so that one that was truncated is an
- * error and no fault. On another device two buffers take turns: while one unit is computed, the
- * next one travels.
+ * checkpoint is mapped, and the system is asked for the next unit's pages while one is computed;
+ * before a unit its files are looked at, so that one that was truncated is an error and no fault.
+ * On another device two buffers take turns: while one unit is computed, the next one travels.
  *
- * Routed experts are not supplied: they are computed on the host. */
+ * Routed experts are computed on the host: their pages are asked for, and nothing is sent. */
 #ifndef KT_EXECUTOR_SUPPLY_H
 #define KT_EXECUTOR_SUPPLY_H
 

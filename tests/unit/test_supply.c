@@ -5,8 +5,10 @@
 #include <kt/generator.h>
 #include <kt/rule.h>
 
-#include <sys/stat.h>
+#include <fcntl.h>
+#include <sys/mman.h>
 
+#include "executor/read_ahead.h"
 #include "fixture.h"
 #include "golden_case.h"
 #include "main.h"
@@ -133,6 +135,49 @@ START_TEST(a_truncated_shard_is_no_sound_model)
 }
 END_TEST
 
+/** Pages of a mapped file that are in memory. */
+static size_t count_resident(const char *map, size_t bytes)
+{
+    static unsigned char pages[1 << 14];
+    size_t num = bytes / 4096, resident = 0;
+    ck_assert_int_eq(mincore((void *)(uintptr_t)map, bytes, pages), 0);
+    for (size_t i = 0; i < num; i++)
+        resident += pages[i] & 1;
+    return resident;
+}
+
+START_TEST(wishes_bring_pages_into_memory)
+{
+    enum { BYTES = 32 << 20 };
+    struct kt_read_ahead *reader;
+    _Atomic bool resident = false;
+    char *zeros = calloc(1, BYTES);
+    fixture_write("pages", zeros, BYTES);
+    int fd = open(fixture_path("pages"), O_RDONLY);
+    ck_assert_int_ge(fd, 0);
+    fsync(fd);
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    const char *map = mmap(NULL, BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    ck_assert_ptr_ne(map, MAP_FAILED);
+    struct kt_range ranges[] = {{map + 100, map + BYTES / 2}, {map + BYTES / 2, map + BYTES}};
+    ck_assert_int_eq(kt_read_ahead_create(fixture_context, &reader), KT_OK);
+    for (int i = 0; i < 1000 && count_resident(map, BYTES) < BYTES / 4096; i++) {
+        kt_read_ahead_want(reader, ranges, 2, &resident);
+        usleep(10000);
+    }
+    ck_assert_uint_eq(count_resident(map, BYTES), BYTES / 4096);
+    for (int i = 0; i < 1000 && !resident; i++) {
+        kt_read_ahead_want(reader, ranges, 2, &resident);
+        usleep(10000);
+    }
+    ck_assert(resident);
+    kt_read_ahead_free(reader);
+    munmap((void *)(uintptr_t)map, BYTES);
+    close(fd);
+    free(zeros);
+}
+END_TEST
+
 int main(void)
 {
     const struct test tests[] = {
@@ -141,6 +186,7 @@ int main(void)
         LOOP(a_shard_that_is_truncated_during_a_step_ends_it, 2),
         LOOP(a_truncated_shard_ends_a_prompt, 2),
         TEST(a_truncated_shard_is_no_sound_model),
+        TEST(wishes_bring_pages_into_memory),
     };
     return RUN_TESTS("supply", tests);
 }

@@ -2,7 +2,6 @@
 /* Queues that are late. A job runs when somebody wants it: the host at a sync, or a queue that
  * waits for a mark. From time to time some that nobody wants yet run too, since a program must not
  * rely on their being late either. */
-#include <signal.h>
 #include <string.h>
 
 #include "backends/cpu_far/far.h"
@@ -67,17 +66,13 @@ static void *serve(void *arg)
 
 kt_status kt_far_start(struct kt_far_device *far)
 {
-    sigset_t all, before;
     int error = 0;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the host's */
     for (int i = 0; i < KT_QUEUES && !error; i++) {
         struct kt_far_queue *q = &far->queues[i];
         q->far = far;
-        error = pthread_create(&q->thread, NULL, serve, q);
+        error = kt_thread_start(&q->thread, serve, q);
         q->started = !error;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return error ? kt_fail_memory(far->base.ctx, 0, "the threads of a device") : KT_OK;
 }
 
