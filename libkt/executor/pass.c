@@ -3,7 +3,7 @@
 #include "executor/executor.h"
 #include "formats/safetensors.h"
 
-static void init_stage(struct kt_stage *stage, struct kt_site *site, enum kt_pass_kind kind)
+static void init_stage(struct kt_stage *stage, const struct kt_site *site, enum kt_pass_kind kind)
 {
     *stage = (struct kt_stage){.site = site, .arena = kt_arena_measuring()};
     stage->run.device = site->device;
@@ -21,8 +21,8 @@ void kt_pass_init(struct kt_pass *pass, const struct kt_executor *ex, enum kt_pa
                              .compute = ex->compute,
                              .num_stages = ex->layout.num_devices};
     for (int32_t i = 0; i < pass->num_stages; i++)
-        init_stage(&pass->stages[i], (struct kt_site *)&ex->sites[i], kind);
-    init_stage(&pass->host, (struct kt_site *)&ex->host, kind);
+        init_stage(&pass->stages[i], &ex->sites[i], kind);
+    init_stage(&pass->host, &ex->host, kind);
     pass->stage = &pass->stages[ex->layout.device[0]];
 }
 

@@ -22,7 +22,7 @@ enum kt_pass_kind {
 
 /** What a pass has on one device. */
 struct kt_stage {
-    struct kt_site *site;
+    const struct kt_site *site;
     struct kt_runner run;
     struct kt_tally tally;
     struct kt_arena arena;
