@@ -31,7 +31,8 @@ static kt_status add_file(struct kt_checkpoint *c, char *path)
         kt_tensors_free(tensors, num);
         return kt_fail_memory(c->ctx, num * sizeof *all, "the list of tensors");
     }
-    memcpy(all + c->num_tensors, tensors, num * sizeof *all);
+    if (num)
+        memcpy(all + c->num_tensors, tensors, num * sizeof *all);
     c->tensors = all;
     c->num_tensors += num;
     free(tensors);

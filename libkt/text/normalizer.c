@@ -40,6 +40,8 @@ kt_status kt_replacement_read(const struct kt_json *json, struct kt_replacement 
 
 static const char *find(const struct kt_replacement *r, const char *at, const char *end)
 {
+    if (r->from_length == 1)
+        return memchr(at, r->from[0], (size_t)(end - at));
     return r->from_length ? memmem(at, (size_t)(end - at), r->from, r->from_length) : NULL;
 }
 
@@ -60,6 +62,8 @@ kt_status kt_replace(struct kt_budget *budget, const char *what, const struct kt
     uint64_t size = replaced_length(r, text, length);
     const char *at = text, *end = text + length, *match;
     KT_TRY(kt_budget_bytes(budget, size, what));
+    if (!size)
+        return KT_OK;
     if (!kt_grow((void **)&out->data, &out->capacity, out->count + size, 1))
         return kt_fail_memory(budget->ctx, size, what);
     char *to = out->data + out->count;

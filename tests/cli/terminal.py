@@ -14,6 +14,10 @@ KT, DEMO = sys.argv[1:]
 HOSTILE = "hi \x1b]0;title\x07\x1b[2J\x7f \u009b31m \u202eevil\u2066 h\u00e9 \U0001f600\t."
 SHOWN = "hi \\x1b]0;title\\x07\\x1b[2J\\x7f \\u009b31m \\u202eevil\\u2066 h\u00e9 \U0001f600"
 
+# Whoever runs the tests may ignore these, and programs inherit that.
+for number in (signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
+
 
 def check(condition, *what):
     if not condition:
