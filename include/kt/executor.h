@@ -87,26 +87,6 @@ KT_API kt_status kt_executor_backward(kt_executor *executor, const float *dlogpr
  * backward any more. Errors: as kt_executor_forward in mode EVAL. */
 KT_API kt_status kt_executor_logits(kt_executor *executor, const kt_batch *batch, float *logits);
 
-#ifdef KT_EXPERIMENTAL
-/** Host bytes that a step over `num_tokens` tokens, `max_sequence` the longest sequence, will need.
- */
-typedef struct kt_memory_plan {
-    size_t size;              /**< sizeof(kt_memory_plan), set by the caller */
-    uint64_t weights_mapped;  /**< checkpoint bytes mapped (page cache, shared) */
-    uint64_t adapter;         /**< LoRA weights, gradients and two AdamW moments */
-    uint64_t layer_inputs;    /**< kept between forward and backward */
-    uint64_t workspace;       /**< one layer's activations, others kept for backward (at most
-                                 768 MiB) and kernel scratch */
-    uint64_t total_allocated; /**< adapter + layer_inputs + workspace */
-    uint64_t reserved[8];
-} kt_memory_plan;
-
-/** Errors: INVALID_ARGUMENT (0 tokens or more than INT32_MAX, max_sequence above num_tokens),
- * OUT_OF_MEMORY (the plan has a size that overflows). */
-KT_API kt_status kt_executor_plan_memory(const kt_executor *executor, size_t num_tokens,
-                                         size_t max_sequence, kt_memory_plan *plan);
-#endif
-
 /** Allocates what steps over up to `num_tokens` tokens keep between them, so that no later step of
  * that size allocates it piece by piece or finds too little memory. Pages that no step touches take
  * no memory. Optional: a step allocates what it lacks. A forward before it has no backward any

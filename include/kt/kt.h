@@ -46,6 +46,7 @@
 #include <kt/lora.h>
 #include <kt/batch.h>
 #include <kt/executor.h>
+#include <kt/plan.h>
 #include <kt/generator.h>
 #include <kt/optimizer.h>
 #include <kt/tokenizer.h>

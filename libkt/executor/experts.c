@@ -3,6 +3,7 @@
  * and marks which matrices have a gradient. Experts are summed apart from the residual stream, so
  * that the sum is the same wherever they are computed. */
 #include "core/context.h"
+#include "core/memory.h"
 #include "executor/executor.h"
 
 static bool any_lora(const struct kt_pass *pass, const struct kt_linear *linears, int32_t count)
@@ -38,6 +39,24 @@ static struct kt_experts *backend_for(const struct kt_pass *pass, const struct k
     return does ? experts : pass->executor->general;
 }
 
+/** Of experts that share the rows evenly, as a plan has to assume. */
+static void measure_work(struct kt_pass *pass, const struct kt_experts *e,
+                         const struct kt_expert_work *work, bool backward)
+{
+    const struct kt_expert_layer *l = &work->experts;
+    struct kt_tally *tally = &pass->host.tally;
+    int64_t rows = work->routing.tokens * work->routing.topk;
+    int64_t experts = kt_min_i64(rows, l->num_experts);
+    double hidden = (double)l->hidden_size, inter = (double)l->intermediate_size;
+    tally->flops += (backward ? 12.0 : 6.0) * (double)rows * hidden * inter;
+    tally->bytes += 4.0 * (double)rows * (2 * hidden + 3 * inter);
+    for (int k = 0; k < KT_EXPERT_LINEARS; k++)
+        tally->bytes += (double)experts * kt_weight_bytes(&l->weights[k][0]);
+    if (experts)
+        pass->experts_seconds +=
+            (double)experts * e->ops->seconds(e, l, (rows + experts - 1) / experts, backward);
+}
+
 static void measure(struct kt_pass *pass, const struct kt_experts *e,
                     const struct kt_expert_work *work, bool backward)
 {
@@ -45,11 +64,9 @@ static void measure(struct kt_pass *pass, const struct kt_experts *e,
     struct kt_tally *tally = &pass->host.tally;
     uint64_t scratch = e->ops->scratch_bytes(e, l, pass->compute, work->routing.tokens,
                                              work->routing.topk, backward);
-    double rows = (double)work->routing.tokens * work->routing.topk;
-    tally->flops +=
-        (backward ? 12.0 : 6.0) * rows * (double)l->hidden_size * (double)l->intermediate_size;
     if (scratch > tally->scratch)
         tally->scratch = scratch;
+    measure_work(pass, e, work, backward);
 }
 
 static struct kt_expert_call call_of(const struct kt_pass *pass, const struct kt_expert_work *work)

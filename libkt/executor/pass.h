@@ -54,6 +54,7 @@ struct kt_pass {
     struct kt_stage *stage; /**< where the pass is */
     struct kt_stage host;   /**< the host's device, for experts and embeddings */
     struct kt_routes routes;
+    double experts_seconds; /**< measured: what backends say of their experts */
 
     int64_t tokens;
     int64_t padding; /**< the last so many of the tokens are padding: each sees its sequence, none

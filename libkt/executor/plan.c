@@ -1,135 +1,206 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <stdlib.h>
+#include <kt/plan.h>
 #include <string.h>
 
 #include "core/context.h"
-#include "core/memory.h"
-#include "executor/attention.h"
-#include "executor/executor.h"
+#include "executor/trial.h"
 
-/** A training step that nobody runs. */
-struct trial {
-    struct kt_step step;
-    int32_t *cu_seqlens;
-    uint64_t inputs, workspace;
+/** What a thread is assumed to do in a second until rates are measured. */
+static const double flops_rate = 60e9, bytes_rate = 8e9;
+
+struct kt_plan {
+    KT_HANDLE;
+    kt_device_plan devices[KT_MAX_DEVICES + 1], total;
+    char names[KT_MAX_DEVICES + 1][KT_DEVICE_NAME];
+    int32_t num_devices;
 };
 
-static void free_trial(struct trial *t)
+void kt_plan_options_init(kt_plan_options *options, size_t size)
 {
-    kt_targets_free(&t->step.targets);
-    free(t->step.kept);
-    free(t->cu_seqlens);
+    kt_options_init(options, size, &(kt_plan_options){.mode = KT_FORWARD_TRAIN}, sizeof *options);
 }
 
-/** As many sequences of the greatest length as there are tokens for, and the rest. */
-static kt_status cut_sequences(const struct kt_executor *ex, int64_t tokens, int64_t longest,
-                               struct trial *t)
+static void destroy(void *handle)
 {
-    struct kt_pass *pass = &t->step.pass;
-    int64_t num = (tokens + longest - 1) / longest;
-    t->cu_seqlens = calloc((size_t)num + 1, sizeof *t->cu_seqlens);
-    if (!t->cu_seqlens)
-        return kt_fail_memory(ex->ctx, (uint64_t)num * 4, "a plan");
-    for (int64_t s = 1; s <= num; s++)
-        t->cu_seqlens[s] = (int32_t)kt_min_i64(s * longest, tokens);
-    pass->num_sequences = (int32_t)num;
-    pass->cu_seqlens = pass->cu_keys = t->cu_seqlens;
-    return KT_OK;
+    (void)handle;
 }
 
-/** Scratch of all devices, that of one which computes experts too counted once. */
-static uint64_t scratch_bytes(const struct kt_pass *pass)
+static kt_device_plan *add_device(struct kt_plan *plan, const char *name)
 {
-    uint64_t sum = pass->host.tally.scratch;
-    for (int32_t i = 0; i < pass->num_stages; i++)
-        sum += pass->stages[i].tally.scratch;
-    return sum;
+    int32_t i = 0;
+    while (i < plan->num_devices && strcmp(plan->names[i], name) != 0)
+        i++;
+    if (i == plan->num_devices)
+        strcpy(plan->names[plan->num_devices++], name);
+    plan->devices[i].name = plan->names[i];
+    return &plan->devices[i];
 }
 
-static uint64_t feed_bytes(const struct kt_executor *ex, int64_t tokens, int64_t longest)
+static uint64_t feed_bytes(const struct kt_executor *ex, const struct kt_trial *t)
 {
     struct kt_feed feed;
-    struct kt_feed_sizes sizes = {.tokens = tokens,
-                                  .sequences = tokens,
-                                  .table_rows = kt_rotary_by_length(ex->model) ? tokens : longest,
+    bool by_length = kt_rotary_by_length(ex->model);
+    struct kt_feed_sizes sizes = {.tokens = t->tokens,
+                                  .sequences = t->tokens,
+                                  .table_rows = by_length ? t->tokens : t->longest,
                                   .table_cols = ex->model->config.rope.dim / 2,
-                                  .targets = tokens};
+                                  .targets = t->tokens};
     return kt_feed_place(&sizes, NULL, &feed);
 }
 
-static kt_status measure(const struct kt_executor *ex, int64_t tokens, int64_t longest,
-                         struct trial *t)
+static void count_work(const struct kt_executor *ex, const struct kt_tally *tally,
+                       kt_device_plan *device)
 {
-    struct kt_pass *pass = &t->step.pass;
-    int32_t layers = ex->model->config.num_hidden_layers;
-    kt_pass_init(pass, ex, KT_PASS_MEASURE);
-    t->step.mode = KT_FORWARD_TRAIN;
-    t->step.lowest = kt_executor_lowest_layer(ex);
-    t->step.fused = kt_executor_fuses_loss(ex, KT_FORWARD_TRAIN);
-    t->step.kept = calloc((size_t)layers, sizeof *t->step.kept);
-    if (!t->step.kept)
-        return kt_fail_memory(ex->ctx, (uint64_t)layers * sizeof *t->step.kept, "a plan");
-    pass->tokens = tokens;
-    pass->training = true;
-    KT_TRY(cut_sequences(ex, tokens, longest, t));
-    KT_TRY(kt_targets_all(ex->ctx, &t->step.targets, tokens));
-    KT_TRY(kt_step_measure(ex, &t->step));
-    t->workspace = kt_workspace_size(pass);
-    if (t->workspace == UINT64_MAX)
-        return kt_fail_memory(ex->ctx, UINT64_MAX, "the activations of a step");
-    t->workspace += scratch_bytes(pass) + feed_bytes(ex, tokens, longest);
-    for (int32_t i = 0; i < ex->layout.num_devices; i++)
-        t->inputs += kt_step_inputs_size(ex, &t->step, i, tokens);
-    return KT_OK;
+    double threads = kt_pool_num_threads(ex->ctx->pool);
+    double multiply = tally->flops / flops_rate, move = tally->bytes / bytes_rate;
+    device->flops += tally->flops;
+    device->bytes += tally->bytes;
+    device->seconds += (multiply > move ? multiply : move) / threads;
 }
 
-static kt_status check(const struct kt_executor *ex, size_t num_tokens, size_t max_sequence)
+static void count_stage(const struct kt_executor *ex, const struct kt_trial *t, int32_t i,
+                        kt_device_plan *device)
 {
-    if (num_tokens == 0 || num_tokens > INT32_MAX)
-        return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT, "a plan needs 1 to %d tokens",
-                       INT32_MAX);
-    if (max_sequence > num_tokens)
+    const struct kt_stage *stage = &t->step.pass.stages[i];
+    struct kt_supply_size size = kt_supply_measure(stage->site->supply);
+    device->weights = size.weights;
+    device->layer_inputs = kt_step_inputs_size(ex, &t->step, i, t->tokens);
+    device->activations = stage->arena.peak;
+    device->scratch = stage->tally.scratch;
+    count_work(ex, &stage->tally, device);
+    if (kt_device_is_host(stage->site->device))
+        return;
+    device->supplied = size.buffers + stage->site->vectors.size;
+    device->adapter = stage->site->lora.size + stage->site->lora_grad.size;
+    device->feed = feed_bytes(ex, t);
+}
+
+/** Weights of no other device; the table of tied embeddings is the host's in any case. */
+static uint64_t weights_of_host(const struct kt_plan *plan, const struct kt_executor *ex,
+                                const kt_device_plan *host)
+{
+    const kt_model *model = ex->model;
+    uint64_t others = 0;
+    for (int32_t i = 0; i < plan->num_devices; i++)
+        others += &plan->devices[i] == host ? 0 : plan->devices[i].weights;
+    uint64_t rest = others < model->num_bytes ? model->num_bytes - others : 0;
+    bool tied = model->lm_head->weight.data == model->embed_tokens.data;
+    const char *head = ex->layout.devices[ex->layout.device[model->config.num_hidden_layers]];
+    if (tied && strcmp(head, "cpu") != 0)
+        rest += (uint64_t)kt_weight_bytes(&model->embed_tokens);
+    return rest;
+}
+
+/** Experts take the time that their backends say; the rest of the host's work is next to none. */
+static void count_host(const struct kt_plan *plan, const struct kt_executor *ex,
+                       const struct kt_trial *t, kt_device_plan *host)
+{
+    const struct kt_stage *stage = &t->step.pass.host;
+    uint64_t copies = t->mode == KT_FORWARD_EVAL ? 2 : 4;
+    host->weights = weights_of_host(plan, ex, host);
+    host->adapter = ex->lora ? ex->lora->num_parameters * copies * sizeof(float) : 0;
+    host->activations += stage->arena.peak;
+    host->scratch += stage->tally.scratch;
+    host->feed = feed_bytes(ex, t);
+    host->flops += stage->tally.flops;
+    host->bytes += stage->tally.bytes;
+    host->seconds += t->step.pass.experts_seconds;
+}
+
+/** Adds what is allocated up; false where that overflows. */
+static bool add_kinds(kt_device_plan *d)
+{
+    const uint64_t kinds[] = {d->supplied,    d->adapter, d->layer_inputs,
+                              d->activations, d->scratch, d->feed};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (__builtin_add_overflow(d->total_allocated, kinds[i], &d->total_allocated))
+            return false;
+    return true;
+}
+
+static bool add_to_total(const kt_device_plan *d, kt_device_plan *total)
+{
+    total->supplied += d->supplied;
+    total->adapter += d->adapter;
+    total->layer_inputs += d->layer_inputs;
+    total->activations += d->activations;
+    total->scratch += d->scratch;
+    total->feed += d->feed;
+    total->flops += d->flops;
+    total->bytes += d->bytes;
+    total->seconds += d->seconds;
+    return !__builtin_add_overflow(total->total_allocated, d->total_allocated,
+                                   &total->total_allocated);
+}
+
+static kt_status fill(struct kt_plan *plan, const struct kt_executor *ex, const struct kt_trial *t)
+{
+    bool fits = true;
+    for (int32_t i = 0; i < ex->layout.num_devices; i++)
+        count_stage(ex, t, i, add_device(plan, ex->layout.devices[i]));
+    kt_device_plan *host = add_device(plan, ex->host.device->ops->name);
+    count_host(plan, ex, t, host);
+    plan->total.weights = ex->model->num_bytes;
+    for (int32_t i = 0; i < plan->num_devices; i++)
+        fits =
+            fits && add_kinds(&plan->devices[i]) && add_to_total(&plan->devices[i], &plan->total);
+    return fits ? KT_OK : kt_fail_memory(ex->ctx, UINT64_MAX, "a step");
+}
+
+static kt_status make(struct kt_plan *plan, const struct kt_executor *ex,
+                      const kt_plan_options *options)
+{
+    struct kt_trial t;
+    if (options->mode != KT_FORWARD_EVAL && options->mode != KT_FORWARD_TRAIN &&
+        options->mode != KT_FORWARD_CUSTOM)
         return kt_fail(ex->ctx, KT_ERROR_INVALID_ARGUMENT,
-                       "a plan needs no sequence longer than all its tokens");
+                       "kt_plan_options: forward has no mode %d", options->mode);
+    kt_status status = kt_trial_measure(ex, options->num_tokens, options->max_sequence,
+                                        (kt_forward_mode)options->mode, &t);
+    if (status == KT_OK)
+        status = fill(plan, ex, &t);
+    kt_trial_free(&t);
+    return status;
+}
+
+kt_status kt_plan_create(const kt_executor *ex, const kt_plan_options *given, kt_plan **out)
+{
+    KT_ENTER_OUT(ex, "executor", out);
+    kt_plan_options options;
+    struct kt_plan *plan;
+    kt_plan_options_init(&options, sizeof options);
+    KT_TRY(kt_options_copy(ex->ctx, &options, given, KT_SIZED(kt_plan_options)));
+    KT_TRY(kt_handle_new(ex->ctx, sizeof *plan, destroy, "a plan", (void **)&plan));
+    kt_status status = make(plan, ex, &options);
+    if (status != KT_OK) {
+        kt_plan_free(plan);
+        return status;
+    }
+    *out = plan;
     return KT_OK;
 }
 
-kt_status kt_executor_plan_memory(const kt_executor *ex, size_t num_tokens, size_t max_sequence,
-                                  kt_memory_plan *out)
+void kt_plan_free(kt_plan *plan)
 {
-    struct trial t = {.inputs = 0};
-    KT_ENTER(ex, "executor");
-    KT_TRY(kt_check_sized(ex->ctx, out, KT_SIZED(kt_memory_plan)));
-    KT_TRY(check(ex, num_tokens, max_sequence));
-    kt_status status =
-        measure(ex, (int64_t)num_tokens, (int64_t)(max_sequence ? max_sequence : num_tokens), &t);
-    free_trial(&t);
-    KT_TRY(status);
-    kt_memory_plan plan = {.weights_mapped = ex->model->num_bytes,
-                           .adapter = ex->lora ? ex->lora->num_parameters * 4 * sizeof(float) : 0,
-                           .layer_inputs = t.inputs,
-                           .workspace = t.workspace};
-    plan.total_allocated = plan.adapter + plan.layer_inputs + plan.workspace;
-    return kt_give(ex->ctx, out, &plan, KT_SIZED(kt_memory_plan));
+    kt_handle_free(plan);
 }
 
-static kt_status reserve(struct kt_executor *ex, const struct trial *t, int64_t tokens)
+size_t kt_plan_num_devices(const kt_plan *plan)
 {
-    for (int32_t i = 0; i < ex->layout.num_devices; i++)
-        KT_TRY(kt_block_reserve(ex->sites[i].device, &ex->inputs[i],
-                                kt_step_inputs_size(ex, &t->step, i, tokens)));
-    return kt_workspace_reserve(&ex->workspace, &t->step.pass);
+    return plan ? (size_t)plan->num_devices : 0;
 }
 
-kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
+kt_status kt_plan_get_device(const kt_plan *plan, size_t index, kt_device_plan *out)
 {
-    struct trial t = {.inputs = 0};
-    KT_ENTER(ex, "executor");
-    KT_TRY(check(ex, num_tokens, 0));
-    ex->step.batch = NULL;
-    kt_status status = measure(ex, (int64_t)num_tokens, (int64_t)num_tokens, &t);
-    if (status == KT_OK)
-        status = reserve(ex, &t, (int64_t)num_tokens);
-    free_trial(&t);
-    return status;
+    KT_TRY(kt_check_handle(plan, __func__, "plan"));
+    if (index >= (size_t)plan->num_devices)
+        return kt_fail(plan->ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "the plan has no device %zu; it has %d", index, plan->num_devices);
+    return kt_give(plan->ctx, out, &plan->devices[index], KT_SIZED(kt_device_plan));
+}
+
+kt_status kt_plan_get_total(const kt_plan *plan, kt_device_plan *out)
+{
+    KT_TRY(kt_check_handle(plan, __func__, "plan"));
+    return kt_give(plan->ctx, out, &plan->total, KT_SIZED(kt_device_plan));
 }

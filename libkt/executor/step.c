@@ -210,6 +210,7 @@ static kt_status walk(const struct kt_executor *ex, struct kt_step *step, uint64
     }
     pass->host.arena = fresh.host.arena;
     pass->host.tally = (struct kt_tally){0};
+    pass->experts_seconds = 0;
     KT_TRY(kt_step_forward(ex, step));
     if (keeps_inputs(step) && ex->lora)
         KT_TRY(kt_step_backward(ex, step));

@@ -178,13 +178,31 @@ static kt_status list_units(struct kt_supply *supply, const uint8_t *units)
     return KT_OK;
 }
 
-static kt_status allocate_buffers(struct kt_supply *supply)
+static uint64_t buffer_bytes(const struct kt_supply *supply)
 {
     uint64_t most = 0;
-    if (kt_device_is_host(supply->device))
-        return KT_OK;
     for (int32_t u = 0; u < num_units(supply->model); u++)
         most = supply->units[u].bytes > most ? supply->units[u].bytes : most;
+    return most;
+}
+
+struct kt_supply_size kt_supply_measure(const struct kt_supply *supply)
+{
+    bool here = kt_device_is_host(supply->device);
+    struct kt_supply_size size = {.buffers = here ? 0 : BUFFERS * buffer_bytes(supply)};
+    for (int32_t u = 0; u < num_units(supply->model); u++) {
+        const struct unit *unit = &supply->units[u];
+        for (int32_t i = 0; i < unit->num_weights; i++)
+            size.weights += unit->weights[i].data_bytes + unit->weights[i].scale_bytes;
+    }
+    return size;
+}
+
+static kt_status allocate_buffers(struct kt_supply *supply)
+{
+    uint64_t most = buffer_bytes(supply);
+    if (kt_device_is_host(supply->device))
+        return KT_OK;
     for (int i = 0; i < BUFFERS; i++) {
         void *memory;
         KT_TRY(supply->device->ops->alloc(supply->device, KT_MEMORY_DEVICE, most,

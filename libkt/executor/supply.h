@@ -18,6 +18,11 @@ struct kt_supply;
 /** For the units u with units[u], of num_hidden_layers + 1. Errors: OUT_OF_MEMORY. */
 kt_status kt_supply_create(const kt_model *model, struct kt_device *device, const uint8_t *units,
                            struct kt_supply **out);
+/** Bytes of the weights of all its units, and of its buffers. */
+struct kt_supply_size {
+    uint64_t weights, buffers;
+};
+struct kt_supply_size kt_supply_measure(const struct kt_supply *supply);
 /** NULL is allowed. */
 void kt_supply_free(struct kt_supply *supply);
 

@@ -49,35 +49,59 @@ static int check_memory(const train_run *run, const char *key, const char *what,
     return APP_OK;
 }
 
+/* The sum over all devices. */
+static int plan_step(const train_run *run, size_t tokens, size_t longest, int32_t mode,
+                     kt_device_plan *total)
+{
+    kt_plan_options options;
+    kt_plan *plan;
+    kt_plan_options_init(&options, sizeof options);
+    options.num_tokens = tokens;
+    options.max_sequence = longest;
+    options.mode = mode;
+    *total = (kt_device_plan){.size = sizeof *total};
+    if (kt_plan_create(run->session.executor, &options, &plan) != KT_OK)
+        return app_fail("%s", kt_last_error(run->session.ctx));
+    kt_plan_get_total(plan, total);
+    kt_plan_free(plan);
+    return APP_OK;
+}
+
+/* What a step allocates beside layer inputs. */
+static uint64_t workspace(const kt_device_plan *plan)
+{
+    return plan->activations + plan->scratch + plan->feed;
+}
+
 static int check_evaluation_memory(const train_run *run)
 {
-    kt_memory_plan plan = {.size = sizeof plan};
+    kt_device_plan plan;
     size_t tokens, longest;
     largest_step(run->evaluation, train_evaluation_group(run), &tokens, &longest);
-    if (kt_executor_plan_memory(run->session.executor, tokens, longest, &plan) != KT_OK)
-        return app_fail("%s", kt_last_error(run->session.ctx));
+    if (plan_step(run, tokens, longest, KT_FORWARD_EVAL, &plan) != APP_OK)
+        return APP_ERROR;
     return check_memory(run, "per_device_eval_batch_size", "an evaluation",
-                        "per_device_eval_batch_size or cutoff_len", plan.workspace);
+                        "per_device_eval_batch_size or cutoff_len", workspace(&plan));
 }
 
 static int report_memory(train_run *run)
 {
     char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE], d[FORMAT_SIZE], e[FORMAT_SIZE];
-    kt_memory_plan plan = {.size = sizeof plan};
+    kt_device_plan plan;
     size_t tokens, longest;
     largest_step(run->dataset ? run->dataset : run->evaluation, run->plan.step_examples, &tokens,
                  &longest);
-    if (kt_executor_plan_memory(run->session.executor, tokens, longest, &plan) != KT_OK)
-        return app_fail("%s", kt_last_error(run->session.ctx));
+    if (plan_step(run, tokens, longest, KT_FORWARD_TRAIN, &plan) != APP_OK)
+        return APP_ERROR;
     out_print(
         "memory   weights %s mapped; adapter %s, layer inputs %s, workspace %s: %s for a step of "
         "up to %zu tokens\n",
-        format_bytes(a, plan.weights_mapped), format_bytes(b, plan.adapter),
-        format_bytes(c, plan.layer_inputs), format_bytes(d, plan.workspace),
+        format_bytes(a, plan.weights), format_bytes(b, plan.adapter),
+        format_bytes(c, plan.layer_inputs), format_bytes(d, workspace(&plan) + plan.supplied),
         format_bytes(e, plan.total_allocated), tokens);
     int rc = check_memory(run, "per_device_train_batch_size", "a step",
                           "per_device_train_batch_size, gradient_accumulation_steps or cutoff_len",
-                          plan.layer_inputs + plan.workspace);
+                          plan.layer_inputs + workspace(&plan));
     if (rc == APP_OK && run->evaluation)
         rc = check_evaluation_memory(run);
     if (rc == APP_OK && run->dataset && kt_executor_reserve(run->session.executor, tokens) != KT_OK)

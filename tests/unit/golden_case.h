@@ -5,6 +5,8 @@
 #ifndef GOLDEN_CASE_H
 #define GOLDEN_CASE_H
 
+#include <kt/plan.h>
+#include <kt/rule.h>
 #include <stdio.h>
 
 #include "compare.h"
@@ -116,6 +118,33 @@ static inline kt_executor *golden_executor(const struct golden_case *c, kt_lora 
     return golden_executor_on(c, NULL, lora, compute, chunk);
 }
 
+/** An executor whose layers take these devices in turn; the head has the last one. */
+static inline kt_executor *golden_place(const struct golden_case *c, const char *const devices[3],
+                                        kt_compute compute)
+{
+    int32_t layers = c->model->config.num_hidden_layers;
+    char regex[64];
+    kt_executor *executor;
+    kt_executor_options options;
+    kt_rule *rule;
+    int num = 1;
+    while (num < 3 && devices[num])
+        num++;
+    ck_assert_ok(c->ctx, kt_rule_create(c->ctx, &rule));
+    for (int32_t l = 0; l < layers; l++) {
+        snprintf(regex, sizeof regex, "^model\\.layers\\.%d\\.", l);
+        ck_assert_ok(c->ctx, kt_rule_add(rule, regex, devices[l % num], NULL));
+    }
+    ck_assert_ok(c->ctx, kt_rule_add(rule, "^lm_head", devices[num - 1], NULL));
+    kt_executor_options_init(&options, sizeof options);
+    options.compute = compute;
+    options.logits_chunk = 7;
+    options.rule = rule;
+    ck_assert_ok(c->ctx, kt_executor_create(c->model, c->lora, &options, &executor));
+    kt_rule_free(rule);
+    return executor;
+}
+
 /** Chunks of 7 logits, so that they do not divide the rows. */
 static inline struct golden_case golden_open_on(const char *name, const char *experts,
                                                 int32_t threads, kt_compute compute)
@@ -169,6 +198,32 @@ static inline float *golden_gradients(const kt_lora *lora)
         end += t.rows * t.cols;
     }
     return all;
+}
+
+/** What a step of so many tokens takes. */
+static inline kt_plan *golden_plan(const struct golden_case *c, const kt_executor *executor,
+                                   size_t tokens, size_t longest, int32_t mode)
+{
+    kt_plan_options options;
+    kt_plan *plan;
+    kt_plan_options_init(&options, sizeof options);
+    options.num_tokens = tokens;
+    options.max_sequence = longest;
+    options.mode = mode;
+    ck_assert_ok(c->ctx, kt_plan_create(executor, &options, &plan));
+    return plan;
+}
+
+/** Its total. */
+static inline kt_device_plan golden_plan_total(const struct golden_case *c,
+                                               const kt_executor *executor, size_t tokens,
+                                               size_t longest)
+{
+    kt_device_plan total = {.size = sizeof total};
+    kt_plan *plan = golden_plan(c, executor, tokens, longest, KT_FORWARD_TRAIN);
+    ck_assert_ok(c->ctx, kt_plan_get_total(plan, &total));
+    kt_plan_free(plan);
+    return total;
 }
 
 /** Every way to compute experts. "amx" alone needs another machine than most; its kernels are those

@@ -33,6 +33,7 @@ static union {
     kt_model *model;
     kt_lora *lora;
     kt_executor *executor;
+    kt_plan *plan;
     kt_batch *batch;
     kt_optimizer *optimizer;
     kt_generator *generator;

@@ -46,6 +46,7 @@ static void call_everything(void)
         kt_lora *lora;
         kt_rule *rule;
         kt_executor *executor;
+        kt_plan *plan;
         kt_generator *generator;
         kt_optimizer *optimizer;
         kt_tokenizer *tokenizer;
@@ -58,7 +59,6 @@ static void call_everything(void)
     int32_t token;
     size_t num;
     double number = 0;
-    kt_memory_plan plan = {.size = sizeof plan};
     const kt_message message = {.size = sizeof message, .role = "user", .content = "x"};
     REFUSED(kt_context_set_log(w->ctx, NULL, NULL));
     REFUSED(kt_context_set_progress(w->ctx, NULL, NULL));
@@ -84,7 +84,7 @@ static void call_everything(void)
     REFUSED(kt_executor_forward(w->executor, w->batch, KT_FORWARD_EVAL, NULL));
     REFUSED(kt_executor_backward(w->executor, NULL));
     REFUSED(kt_executor_logits(w->executor, w->batch, logits));
-    REFUSED(kt_executor_plan_memory(w->executor, 5, 5, &plan));
+    REFUSED(kt_plan_create(w->executor, NULL, &out.plan));
     REFUSED(kt_executor_reserve(w->executor, 5));
     REFUSED(kt_executor_set_step(w->executor, 5));
     REFUSED(kt_generator_create(w->executor, NULL, &out.generator));
@@ -341,12 +341,9 @@ END_TEST
 int main(void)
 {
     const struct test tests[] = {
-        GROUP("busy", .timeout = 60),
-        TEST(callbacks_are_refused),
-        TEST(other_threads_are_refused),
-        TEST(threads_that_quarrel),
-        LOOP(frees_wait_for_the_call, 2),
-        TEST(cancel_from_a_signal_handler),
+        GROUP("busy", .timeout = 60),     TEST(callbacks_are_refused),
+        TEST(other_threads_are_refused),  TEST(threads_that_quarrel),
+        LOOP(frees_wait_for_the_call, 2), TEST(cancel_from_a_signal_handler),
         TEST(a_request_waits_for_a_call),
     };
     return RUN_TESTS("busy", tests);

@@ -58,6 +58,10 @@ START_TEST(children_work_without_their_parents)
     ck_assert_int_eq(kt_generator_prompt(w.generator, world_ids, 5), KT_OK);
     ck_assert_int_eq(kt_generator_next(w.generator, &token), KT_OK);
     kt_generator_free(w.generator);
+    kt_device_plan host = {.size = sizeof host};
+    ck_assert_int_eq(kt_plan_get_device(w.plan, 0, &host), KT_OK);
+    ck_assert_str_eq(host.name, "cpu");
+    kt_plan_free(w.plan);
 }
 END_TEST
 

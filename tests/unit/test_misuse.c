@@ -84,6 +84,16 @@ static kt_status with_generator(float temperature, float top_p, int32_t top_k, i
     return kt_generator_create(w.executor, &o, &out.generator);
 }
 
+static kt_status with_plan(size_t tokens, size_t longest, int32_t mode)
+{
+    kt_plan_options o;
+    kt_plan_options_init(&o, sizeof o);
+    o.num_tokens = tokens;
+    o.max_sequence = longest;
+    o.mode = mode;
+    return kt_plan_create(w.executor, &o, &out.plan);
+}
+
 static kt_status with_convert(int32_t to)
 {
     kt_convert_options o;
@@ -131,9 +141,12 @@ static bool nonsense(int i, struct mistake *m)
         CALL(STATE, changed_batch());
         CALL(INVALID_ARGUMENT, gradient_missing());
         CALL(INVALID_ARGUMENT, kt_executor_reserve(w.executor, 0));
+        CALL(INVALID_ARGUMENT, kt_plan_create(w.executor, NULL, &out.plan));
+        CALL(INVALID_ARGUMENT, with_plan(5, 9, KT_FORWARD_TRAIN));
+        CALL(INVALID_ARGUMENT, with_plan(SIZE_MAX, 9, KT_FORWARD_TRAIN));
+        CALL(INVALID_ARGUMENT, with_plan(5, 5, 3));
         CALL(INVALID_ARGUMENT,
-             kt_executor_plan_memory(w.executor, 5, 9,
-                                     &(kt_memory_plan){.size = sizeof(kt_memory_plan)}));
+             kt_plan_get_device(w.plan, 1, &(kt_device_plan){.size = sizeof(kt_device_plan)}));
         CALL(INVALID_ARGUMENT, with_executor(9, 0, NULL));
         CALL(INVALID_ARGUMENT, with_executor(KT_COMPUTE_F32, -1, NULL));
         CALL(NOT_FOUND, with_executor(KT_COMPUTE_F32, 0, "nonsense"));

@@ -38,8 +38,9 @@ static bool no_handle(int i, struct mistake *m)
         LOST(kt_executor_forward(NULL, w.batch, KT_FORWARD_EVAL, NULL));
         LOST(kt_executor_backward(NULL, NULL));
         LOST(kt_executor_logits(NULL, w.batch, floats));
-        LOST(
-            kt_executor_plan_memory(NULL, 1, 1, &(kt_memory_plan){.size = sizeof(kt_memory_plan)}));
+        LOST(kt_plan_create(NULL, NULL, &out.plan));
+        LOST(kt_plan_get_device(NULL, 0, &(kt_device_plan){.size = sizeof(kt_device_plan)}));
+        LOST(kt_plan_get_total(NULL, &(kt_device_plan){.size = sizeof(kt_device_plan)}));
         LOST(kt_executor_reserve(NULL, 1));
         LOST(kt_executor_set_step(NULL, 1));
         LOST(kt_generator_create(NULL, NULL, &out.generator));
@@ -90,7 +91,9 @@ static bool no_pointer(int i, struct mistake *m)
         CALL(INVALID_ARGUMENT, kt_executor_forward(w.executor, NULL, KT_FORWARD_EVAL, NULL));
         CALL(INVALID_ARGUMENT, kt_executor_logits(w.executor, NULL, floats));
         CALL(INVALID_ARGUMENT, kt_executor_logits(w.executor, w.batch, NULL));
-        CALL(INVALID_ARGUMENT, kt_executor_plan_memory(w.executor, 1, 1, NULL));
+        CALL(INVALID_ARGUMENT, kt_plan_create(w.executor, NULL, NULL));
+        CALL(INVALID_ARGUMENT, kt_plan_get_device(w.plan, 0, NULL));
+        CALL(INVALID_ARGUMENT, kt_plan_get_total(w.plan, NULL));
         CALL(INVALID_ARGUMENT, kt_generator_create(w.executor, NULL, NULL));
         CALL(INVALID_ARGUMENT, kt_generator_prompt(w.generator, NULL, 1));
         CALL(INVALID_ARGUMENT, kt_generator_next(w.generator, NULL));
@@ -155,7 +158,7 @@ START_TEST(null_is_harmless)
     ck_assert_uint_eq(kt_batch_num_targets(NULL) + kt_dataset_num_examples(NULL), 0);
     ck_assert(!kt_batch_input_ids(NULL) && !kt_batch_labels(NULL) && !kt_batch_cu_seqlens(NULL));
     ck_assert(!kt_executor_logprobs(NULL) && !kt_generator_logits(NULL));
-    ck_assert_uint_eq(kt_generator_length(NULL), 0);
+    ck_assert_uint_eq(kt_generator_length(NULL) + kt_plan_num_devices(NULL), 0);
     ck_assert_ptr_null(kt_executor_experts_backend(NULL, 0));
     ck_assert_ptr_null(kt_executor_experts_backend(w.executor, -1));
     ck_assert_ptr_null(kt_executor_experts_backend(w.executor, INT_MAX));

@@ -35,9 +35,8 @@ START_TEST(a_plan_between_forward_and_backward_changes_nothing)
 {
     struct golden_case c = golden_open(_i ? "qwen3moe" : "v3", 2, KT_COMPUTE_F32);
     float *want = alone(&c, KT_COMPUTE_F32);
-    kt_memory_plan plan = {.size = sizeof plan};
     ck_assert_ok(c.ctx, kt_executor_forward(c.executor, c.batch, KT_FORWARD_TRAIN, NULL));
-    ck_assert_ok(c.ctx, kt_executor_plan_memory(c.executor, 4096, 512, &plan));
+    kt_plan_free(golden_plan(&c, c.executor, 4096, 512, KT_FORWARD_TRAIN));
     ck_assert_ok(c.ctx, kt_executor_backward(c.executor, NULL));
     expect_gradients(&c, want);
     golden_close(&c);
@@ -312,10 +311,9 @@ static void random_change(struct world *w)
 
 static void random_plan(struct world *w)
 {
-    kt_memory_plan plan = {.size = sizeof plan};
     size_t tokens = 1 + draw(w, 3000);
-    ck_assert_ok(w->c.ctx, kt_executor_plan_memory(w->executors[draw(w, EXECUTORS)], tokens,
-                                                   1 + draw(w, (uint32_t)tokens), &plan));
+    kt_plan_free(golden_plan(&w->c, w->executors[draw(w, EXECUTORS)], tokens,
+                             1 + draw(w, (uint32_t)tokens), KT_FORWARD_TRAIN));
 }
 
 static void random_reserve(struct world *w)

@@ -3,7 +3,6 @@
  * logits and generated tokens of every golden case. On "cpu-far" a host that follows an address of
  * the device faults, and a missing wait gives other numbers. */
 #include <kt/generator.h>
-#include <kt/rule.h>
 
 #include "executor/executor.h"
 #include "golden_case.h"
@@ -17,32 +16,6 @@ static const char *const placements[][3] = {
     {"cpu-far:1", "cpu:1", "cpu-far:2"},
 };
 enum { PLACEMENTS = sizeof placements / sizeof *placements, COMPUTES = 2 };
-
-static kt_executor *place(const struct golden_case *c, const char *const devices[3],
-                          kt_compute compute)
-{
-    int32_t layers = c->model->config.num_hidden_layers;
-    char regex[64];
-    kt_executor *executor;
-    kt_executor_options options;
-    kt_rule *rule;
-    int num = 1;
-    while (num < 3 && devices[num])
-        num++;
-    ck_assert_ok(c->ctx, kt_rule_create(c->ctx, &rule));
-    for (int32_t l = 0; l < layers; l++) {
-        snprintf(regex, sizeof regex, "^model\\.layers\\.%d\\.", l);
-        ck_assert_ok(c->ctx, kt_rule_add(rule, regex, devices[l % num], NULL));
-    }
-    ck_assert_ok(c->ctx, kt_rule_add(rule, "^lm_head", devices[num - 1], NULL));
-    kt_executor_options_init(&options, sizeof options);
-    options.compute = compute;
-    options.logits_chunk = 7;
-    options.rule = rule;
-    ck_assert_ok(c->ctx, kt_executor_create(c->model, c->lora, &options, &executor));
-    kt_rule_free(rule);
-    return executor;
-}
 
 static void compare_steps(const struct golden_case *c, kt_executor *placed)
 {
@@ -72,7 +45,7 @@ START_TEST(a_step_gives_the_same_bits)
     const char *name = golden_cases[_i / PLACEMENTS / COMPUTES];
     kt_compute compute = _i / PLACEMENTS % COMPUTES ? KT_COMPUTE_BF16 : KT_COMPUTE_F32;
     struct golden_case c = golden_open(name, 2, compute);
-    kt_executor *placed = place(&c, placements[_i % PLACEMENTS], compute);
+    kt_executor *placed = golden_place(&c, placements[_i % PLACEMENTS], compute);
     compare_steps(&c, placed);
     kt_executor_free(placed);
     golden_close(&c);
@@ -83,7 +56,7 @@ END_TEST
 START_TEST(a_step_that_recomputes_gives_the_same_bits)
 {
     struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
-    kt_executor *placed = place(&c, placements[_i], KT_COMPUTE_F32);
+    kt_executor *placed = golden_place(&c, placements[_i], KT_COMPUTE_F32);
     c.ctx->options.memory_limit = 1u << 30;
     compare_steps(&c, placed);
     kt_executor_free(placed);
@@ -110,7 +83,7 @@ static void generate(kt_context *ctx, kt_executor *executor, const int32_t *ids,
 START_TEST(generation_gives_the_same_bits)
 {
     struct golden_case c = golden_open(golden_cases[_i / PLACEMENTS], 2, KT_COMPUTE_F32);
-    kt_executor *placed = place(&c, placements[_i % PLACEMENTS], KT_COMPUTE_F32);
+    kt_executor *placed = golden_place(&c, placements[_i % PLACEMENTS], KT_COMPUTE_F32);
     int32_t vocab = c.model->config.vocab_size, tokens[2][6];
     size_t bytes = (size_t)vocab * sizeof(float);
     float *logits[2] = {malloc(bytes), malloc(bytes)};
@@ -129,7 +102,7 @@ END_TEST
 START_TEST(logits_of_all_tokens_are_the_same_bits)
 {
     struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
-    kt_executor *placed = place(&c, placements[_i], KT_COMPUTE_F32);
+    kt_executor *placed = golden_place(&c, placements[_i], KT_COMPUTE_F32);
     size_t bytes = kt_batch_num_tokens(c.batch) * (size_t)c.model->config.vocab_size * 4;
     float *logits[2] = {malloc(bytes), malloc(bytes)};
     ck_assert_ok(c.ctx, kt_executor_logits(c.executor, c.batch, logits[0]));

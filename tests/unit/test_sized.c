@@ -26,6 +26,11 @@ static kt_status in_executor(void *s)
     return kt_executor_create(w.model, w.lora, s, &out.executor);
 }
 
+static kt_status in_plan(void *s)
+{
+    return kt_plan_create(w.executor, s, &out.plan);
+}
+
 static kt_status in_generator(void *s)
 {
     return kt_generator_create(w.executor, s, &out.generator);
@@ -89,7 +94,7 @@ static kt_status out_loss(void *s)
 
 static kt_status out_plan(void *s)
 {
-    return kt_executor_plan_memory(w.executor, 5, 5, s);
+    return kt_plan_get_total(w.plan, s);
 }
 
 #define INIT(f) ((void (*)(void *, size_t))(f))
@@ -113,6 +118,7 @@ static const struct sized {
     IN(kt_model_options, in_model, INIT(kt_model_options_init)),
     IN(kt_lora_options, in_lora, INIT(kt_lora_options_init)),
     IN(kt_executor_options, in_executor, INIT(kt_executor_options_init)),
+    IN(kt_plan_options, in_plan, INIT(kt_plan_options_init)),
     IN(kt_generator_options, in_generator, INIT(kt_generator_options_init)),
     IN(kt_optimizer_options, in_optimizer, INIT(kt_optimizer_options_init)),
     IN(kt_schedule, in_schedule, INIT(kt_schedule_init)),
@@ -125,7 +131,7 @@ static const struct sized {
     OUT(kt_lora_tensor, out_matrix),
     OUT(kt_example, out_example),
     OUT(kt_loss, out_loss),
-    OUT(kt_memory_plan, out_plan),
+    OUT(kt_device_plan, out_plan),
 };
 
 enum { ROOM = 1024 };

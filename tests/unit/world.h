@@ -22,6 +22,7 @@ struct world {
     kt_tokenizer *tokenizer;
     kt_rule *rule;
     kt_dataset *dataset;
+    kt_plan *plan;
 };
 
 static const int32_t world_ids[] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
@@ -38,6 +39,14 @@ static void world_load_dataset(struct world *w)
     options.dataset = "en";
     options.template_name = "qwen";
     ck_world_ok(w, kt_dataset_load(w->ctx, w->tokenizer, &options, &w->dataset));
+}
+
+static void world_make_plan(struct world *w)
+{
+    kt_plan_options options;
+    kt_plan_options_init(&options, sizeof options);
+    options.num_tokens = WORLD_TOKENS;
+    ck_world_ok(w, kt_plan_create(w->executor, &options, &w->plan));
 }
 
 /** `options` NULL = one thread and no callbacks. */
@@ -60,9 +69,10 @@ static void world_open(struct world *w, const kt_context_options *options)
     ck_world_ok(w, kt_tokenizer_load(w->ctx, KT_REFERENCE_DIR "/text/tiny", &w->tokenizer));
     ck_world_ok(w, kt_rule_create(w->ctx, &w->rule));
     world_load_dataset(w);
+    world_make_plan(w);
 }
 
-enum { WORLD_HANDLES = 10 };
+enum { WORLD_HANDLES = 11 };
 
 /** Frees one of them; `which` is 0 (the context) .. WORLD_HANDLES - 1. */
 static void world_free(struct world *w, int which)
@@ -97,6 +107,9 @@ static void world_free(struct world *w, int which)
         break;
     case 9:
         kt_dataset_free(w->dataset);
+        break;
+    case 10:
+        kt_plan_free(w->plan);
         break;
     }
 }
