@@ -143,7 +143,7 @@ START_TEST(is_the_arithmetic_in_plain_c)
     const struct shape *s = &shapes[_i / BUILDS];
     const struct build *b = &builds[_i % BUILDS];
     struct problem p;
-    if (!experts_exist(b->name, b->isa_mask))
+    if (!emulation_has_turn(_i % BUILDS, _i / BUILDS) || !experts_exist(b->name, b->isa_mask))
         return;
     make_int8_problem(&p, s);
     cut_rows(&p);
@@ -276,7 +276,7 @@ START_TEST(agrees_with_reference)
     const struct shape *s = &shapes[_i / BUILDS];
     const struct build *b = &builds[_i % BUILDS];
     struct problem p;
-    if (!experts_exist(b->name, b->isa_mask))
+    if (!emulation_has_turn(_i % BUILDS, _i / BUILDS) || !experts_exist(b->name, b->isa_mask))
         return;
     make_int8_problem(&p, s);
     struct outcome want = run_reference(&p);
@@ -302,7 +302,7 @@ START_TEST(backward_begins_from_what_forward_kept)
     const struct build *b = &builds[_i % BUILDS];
     struct problem p;
     struct kt_experts *amx;
-    if (!experts_exist(b->name, b->isa_mask))
+    if (!emulation_has_turn(_i % BUILDS, _i / BUILDS) || !experts_exist(b->name, b->isa_mask))
         return;
     make_int8_problem(&p, s);
     struct setting with = setting(b, 0, 1);
@@ -327,7 +327,7 @@ START_TEST(bits_do_not_depend_on_threads_or_nodes)
     const struct shape *s = &shapes[_i / BUILDS];
     const struct build *b = &builds[_i % BUILDS];
     struct problem p;
-    if (!experts_exist(b->name, b->isa_mask))
+    if (!emulation_has_turn(_i % BUILDS, _i / BUILDS) || !experts_exist(b->name, b->isa_mask))
         return;
     make_int8_problem(&p, s);
     check_same_in_all_pools(&p, setting(b, 0, 0));
@@ -340,7 +340,7 @@ START_TEST(bits_do_not_depend_on_shares)
     const struct shape *s = &shapes[_i / BUILDS];
     const struct build *b = &builds[_i % BUILDS];
     struct problem p;
-    if (!experts_exist(b->name, b->isa_mask))
+    if (!emulation_has_turn(_i % BUILDS, _i / BUILDS) || !experts_exist(b->name, b->isa_mask))
         return;
     make_int8_problem(&p, s);
     check_same_in_all_cuts(&p, setting(b, 0, _i % 2));

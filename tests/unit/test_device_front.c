@@ -6,7 +6,7 @@
 #include "device_fixture.h"
 #include "main.h"
 
-enum { MAX_THREADS = 4 };
+enum { MAX_THREADS = SANITIZED ? 2 : 4 };
 
 /* -- scratch ----------------------------------------------------------------------------------- */
 

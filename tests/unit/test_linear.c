@@ -125,7 +125,7 @@ static void check_setting(const struct setting *set, const struct problem *p)
 {
     struct device_test s = device_open(set->device, set->threads, set->isa_mask);
     struct kt_weight w = device_weight(&s, &p->weight.w);
-    for (int c = 0; c < COUNTS; c++)
+    for (int c = 0; c < COUNTS; c += SANITIZED ? 3 : 1)
         check_problem(&s, &w, p, token_counts[c], c % 2);
     device_close(&s);
 }

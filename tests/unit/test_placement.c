@@ -17,6 +17,14 @@ static const char *const placements[][3] = {
 };
 enum { PLACEMENTS = sizeof placements / sizeof *placements, COMPUTES = 2 };
 
+/* ThreadSanitizer looks at the order of operations, which is the same in all cases. */
+#ifdef __SANITIZE_THREAD__
+enum { STRIDE = 6 };
+#else
+enum { STRIDE = 1 };
+#endif
+enum { CASES = (GOLDEN_CASES + STRIDE - 1) / STRIDE };
+
 static void compare_steps(const struct golden_case *c, kt_executor *placed)
 {
     size_t tokens = kt_batch_num_tokens(c->batch), gradients = kt_lora_num_parameters(c->lora);
@@ -42,7 +50,7 @@ static void compare_steps(const struct golden_case *c, kt_executor *placed)
 
 START_TEST(a_step_gives_the_same_bits)
 {
-    const char *name = golden_cases[_i / PLACEMENTS / COMPUTES];
+    const char *name = golden_cases[_i / PLACEMENTS / COMPUTES * STRIDE];
     kt_compute compute = _i / PLACEMENTS % COMPUTES ? KT_COMPUTE_BF16 : KT_COMPUTE_F32;
     struct golden_case c = golden_open(name, 2, compute);
     kt_executor *placed = golden_place(&c, placements[_i % PLACEMENTS], compute);
@@ -82,7 +90,7 @@ static void generate(kt_context *ctx, kt_executor *executor, const int32_t *ids,
 
 START_TEST(generation_gives_the_same_bits)
 {
-    struct golden_case c = golden_open(golden_cases[_i / PLACEMENTS], 2, KT_COMPUTE_F32);
+    struct golden_case c = golden_open(golden_cases[_i / PLACEMENTS * STRIDE], 2, KT_COMPUTE_F32);
     kt_executor *placed = golden_place(&c, placements[_i % PLACEMENTS], KT_COMPUTE_F32);
     int32_t vocab = c.model->config.vocab_size, tokens[2][6];
     size_t bytes = (size_t)vocab * sizeof(float);
@@ -138,9 +146,9 @@ int main(void)
 {
     const struct test tests[] = {
         GROUP("placement", .timeout = 120),
-        LOOP(a_step_gives_the_same_bits, GOLDEN_CASES * COMPUTES * PLACEMENTS),
+        LOOP(a_step_gives_the_same_bits, CASES * COMPUTES * PLACEMENTS),
         LOOP(a_step_that_recomputes_gives_the_same_bits, PLACEMENTS),
-        LOOP(generation_gives_the_same_bits, GOLDEN_CASES * PLACEMENTS),
+        LOOP(generation_gives_the_same_bits, CASES * PLACEMENTS),
         LOOP(logits_of_all_tokens_are_the_same_bits, PLACEMENTS),
         TEST(a_layer_in_pieces_is_an_error),
     };
