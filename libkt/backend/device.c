@@ -186,18 +186,21 @@ kt_status kt_run_sync(const struct kt_runner *runner, kt_mark mark)
     struct kt_device *dev = runner->device;
     if (runner->tally)
         return KT_OK;
+    kt_status status = dev->ops->sync(dev, mark);
     if (dev->refused)
         return kt_fail(dev->ctx, KT_ERROR_INTERNAL, "device \"%s\": %s; please report this",
                        dev->ops->name, dev->refused);
-    return dev->ops->sync(dev, mark);
+    return status;
 }
 
 kt_status kt_device_drain(struct kt_device *dev)
 {
     struct kt_runner runner = {dev, NULL};
     kt_status status = KT_OK;
-    for (int queue = 0; queue < KT_QUEUES && status == KT_OK; queue++)
-        status = kt_run_sync(&runner, kt_run_mark(&runner, (enum kt_queue)queue));
+    for (int queue = 0; queue < KT_QUEUES; queue++) {
+        kt_status of = kt_run_sync(&runner, kt_run_mark(&runner, (enum kt_queue)queue));
+        status = status == KT_OK ? of : status;
+    }
     return status;
 }
 

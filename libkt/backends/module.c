@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "backend/plugin.h"
 #include "core/memory.h"
@@ -25,13 +26,21 @@ static const struct kt_backend_host host = {
     .parallel_for = kt_parallel_for,
 };
 
-/** The folder of the library, or of the program, that this is part of. */
-static void own_folder(char folder[PATH_MAX])
+/** The folder of the library that this is part of; where it is part of a program, whose name may be
+ * anything, that of the running file. False when it cannot be told. */
+static bool own_folder(char folder[PATH_MAX])
 {
     Dl_info info;
-    const char *file = dladdr(&host, &info) && info.dli_fname ? info.dli_fname : "";
-    const char *slash = strrchr(file, '/');
-    snprintf(folder, PATH_MAX, "%.*s", slash ? (int)(slash - file) : 1, slash ? file : ".");
+    bool known = dladdr(&host, &info) && info.dli_fname && info.dli_fname[0] == '/';
+    ssize_t length = known ? snprintf(folder, PATH_MAX, "%s", info.dli_fname)
+                           : readlink("/proc/self/exe", folder, PATH_MAX - 1);
+    if (length <= 0 || length >= PATH_MAX)
+        return false;
+    folder[length] = 0;
+    char *slash = strrchr(folder, '/');
+    if (slash)
+        *slash = 0;
+    return slash;
 }
 
 static kt_status not_found(kt_context *ctx, const char *name, const char *why)
@@ -66,7 +75,8 @@ kt_status kt_module_open(kt_context *ctx, const char *folder, const char *name,
     char own[PATH_MAX], path[PATH_MAX];
     const char *why, *colon = strchr(name, ':');
     *out = NULL;
-    own_folder(own);
+    if (!folder && !own_folder(own))
+        return not_found(ctx, name, "the folder of libkt cannot be told");
     int length = snprintf(path, sizeof path, "%s/libkt-%.*s.so", folder ? folder : own,
                           (int)strcspn(name, ":"), name);
     if (length >= (int)sizeof path)

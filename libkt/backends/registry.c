@@ -70,12 +70,12 @@ kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **o
                    name, MAX_DEVICES - 1);
 }
 
-bool kt_device_available(kt_context *ctx, const char *name)
+kt_status kt_device_probe(kt_context *ctx, const char *name)
 {
     struct kt_device *device;
-    kt_status status = kt_device_open(ctx, name, &device);
+    KT_TRY(kt_device_open(ctx, name, &device));
     kt_device_close(device);
-    return status == KT_OK;
+    return KT_OK;
 }
 
 static const char *fastest_experts(const kt_context *ctx)

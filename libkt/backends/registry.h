@@ -11,8 +11,8 @@
  * backends/cpu_far/far.h). Errors: NOT_FOUND for a device this build or machine
  * lacks. Close with kt_device_close. */
 kt_status kt_device_open(kt_context *ctx, const char *name, struct kt_device **out);
-/** Whether there is such a device: it is opened and closed. If not, the recorded sentence says why. */
-bool kt_device_available(kt_context *ctx, const char *name);
+/** Opens and closes the device. Errors: as kt_device_open's. */
+kt_status kt_device_probe(kt_context *ctx, const char *name);
 
 /** Opens "reference", "cpu" (also known as "llamafile"), "amx", "amx-int8" (amx that multiplies
  * INT8 weights in INT8), for tests "amx-emulated" and "amx-int8-emulated", or "auto": amx where it

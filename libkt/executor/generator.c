@@ -22,6 +22,7 @@ struct kt_generator {
     struct kt_kv_cache cache;
     uint64_t adapter; /**< fingerprint of the adapter that made the rows of the cache */
     uint64_t version; /**< of the adapter then */
+    bool has_logits;  /**< those of the latest position are in `logits` */
     int64_t plain;    /**< first rows of the cache, rotated as kt_rope_is_plain says */
     struct kt_workspace workspace;
     float *logits, *heap; /**< [vocab_size] */
@@ -160,6 +161,7 @@ static kt_status run_chunk(struct kt_generator *g, int64_t tokens)
     int64_t begin = g->cache.length, end = begin + tokens;
     float *logits = end == (int64_t)g->length ? g->logits : NULL;
     struct kt_pass pass;
+    g->has_logits = false;
     KT_TRY(kt_kv_cache_reserve(ex, &g->cache, end));
     kt_pass_init(&pass, ex, KT_PASS_MEASURE);
     pass.tokens = tokens;
@@ -175,6 +177,7 @@ static kt_status run_chunk(struct kt_generator *g, int64_t tokens)
     if (g->plain == begin && kt_rope_is_plain(&ex->model->config.rope, (int64_t)g->length))
         g->plain = end;
     g->cache.length = end;
+    g->has_logits = logits;
     return KT_OK;
 }
 
@@ -198,6 +201,7 @@ static int64_t reusable(const struct kt_generator *g, size_t length)
 static void forget(struct kt_generator *g)
 {
     g->length = 0;
+    g->has_logits = false;
     g->cache.length = g->plain = 0;
 }
 
@@ -291,7 +295,7 @@ kt_status kt_generator_next(kt_generator *g, int32_t *token)
 
 const float *kt_generator_logits(const kt_generator *g)
 {
-    return g && g->length ? g->logits : NULL;
+    return g && g->has_logits ? g->logits : NULL;
 }
 
 size_t kt_generator_length(const kt_generator *g)

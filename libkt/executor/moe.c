@@ -78,12 +78,12 @@ static kt_status sort(struct kt_pass *pass, struct kt_routing *r)
     return KT_OK;
 }
 
-/** An expert that padding chose has a gradient, of zeros if no other token chose it. */
+/** An expert that padding chose in forward has a gradient, of zeros if no other token chose it. */
 static void mark_padding(const struct kt_pass *pass, const struct kt_layer *layer,
                          const struct kt_routing *r)
 {
-    int64_t real = pass->tokens - pass->padding;
-    for (int64_t i = real * r->topk; !kt_pass_measures(pass) && i < r->tokens * r->topk; i++) {
+    int64_t chosen = pass->routes.stride; /* padding's choices are behind those of tokens */
+    for (int64_t i = r->tokens * r->topk; !kt_pass_measures(pass) && i < chosen; i++) {
         for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
             const struct kt_lora_pair *pair = kt_pass_lora(pass, &layer->experts[k][r->ids[i]]);
             if (pair)
@@ -102,7 +102,6 @@ kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, str
     work.x = kt_to_host(pass, n, pass->tokens, work.experts.hidden_size);
     KT_TRY(kt_shared_forward(pass, layer, n, products, y));
     KT_TRY(sort(pass, &work.routing));
-    mark_padding(pass, layer, &work.routing);
     kt_experts_forward(pass, &work, y);
     kt_pass_release_marks(pass, marks);
     return KT_OK;
@@ -124,6 +123,7 @@ kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, st
     struct kt_view dlogits = kt_take(pass, tokens, args.router.num_experts);
     KT_TRY(sort(pass, &work.routing));
     kt_experts_backward(pass, &work, dn, dweights.data);
+    mark_padding(pass, layer, &work.routing);
     args.ids = (int32_t *)(uintptr_t)kt_words_to_device(pass, choices.ids, tokens * topk);
     args.dweights = kt_words_to_device(pass, dweights.data, tokens * topk);
     args.dlogits = dlogits.data;

@@ -15,6 +15,7 @@ enum { STEP = 4 << 20 };
 struct wish {
     const struct kt_range *ranges;
     int32_t num;
+    bool look;
     _Atomic bool *resident;
 };
 
@@ -28,16 +29,16 @@ struct kt_read_ahead {
     bool ends;              /**< under the lock */
 };
 
-/** Asks for a step of a range unless its first page is there; whether it is. */
-static bool ask(const char *begin, const char *end)
+/** Asks for a step of a range unless it looks and its first page is there; whether it is. */
+static bool ask(bool look, const char *begin, const char *end)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     char *first = (char *)((uintptr_t)begin / page * page);
     unsigned char there = 1;
-    if (mincore(first, page, &there) != 0 || (there & 1))
+    if (look && (mincore(first, page, &there) != 0 || (there & 1)))
         return true;
     (void)madvise(first, (size_t)(end - first), MADV_WILLNEED);
-    return false;
+    return !look;
 }
 
 static void grant(struct kt_read_ahead *reader, const struct wish *wish, unsigned generation)
@@ -48,7 +49,7 @@ static void grant(struct kt_read_ahead *reader, const struct wish *wish, unsigne
         for (const char *at = wish->ranges[i].begin; at < end; at += STEP) {
             if (atomic_load(&reader->generation) != generation)
                 return;
-            resident &= ask(at, end - at < STEP ? end : at + STEP);
+            resident &= ask(wish->look, at, end - at < STEP ? end : at + STEP);
         }
     }
     if (resident)
@@ -103,12 +104,12 @@ void kt_read_ahead_free(struct kt_read_ahead *reader)
 }
 
 void kt_read_ahead_want(struct kt_read_ahead *reader, const struct kt_range *ranges, int32_t num,
-                        _Atomic bool *resident)
+                        bool look, _Atomic bool *resident)
 {
     pthread_mutex_lock(&reader->lock);
     if (!reader->started)
         reader->started = kt_thread_start(&reader->thread, serve, reader) == 0;
-    reader->wish = (struct wish){ranges, num, resident};
+    reader->wish = (struct wish){ranges, num, look, resident};
     atomic_fetch_add(&reader->generation, 1);
     pthread_cond_signal(&reader->wake);
     pthread_mutex_unlock(&reader->lock);

@@ -20,10 +20,11 @@ kt_status kt_read_ahead_create(kt_context *ctx, struct kt_read_ahead **out);
 /** Ends the thread. NULL is allowed. */
 void kt_read_ahead_free(struct kt_read_ahead *reader);
 
-/** Wishes for ranges, which stay where they are until the reader is freed, in place of what it was
- * asked for before. When all of them were in memory `*resident` becomes true, at any later time. A
- * thread that cannot be started reads nothing ahead. */
+/** Wishes for ranges: with `look` for what is not in memory, else for all. They stay where they are
+ * until the reader is freed, in place of what it was asked for before. When all of them were in
+ * memory, or without `look` were asked for, `*resident` becomes true, at any later time. A thread
+ * that cannot be started reads nothing ahead. */
 void kt_read_ahead_want(struct kt_read_ahead *reader, const struct kt_range *ranges, int32_t num,
-                        _Atomic bool *resident);
+                        bool look, _Atomic bool *resident);
 
 #endif

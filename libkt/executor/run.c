@@ -144,6 +144,7 @@ static kt_status check_forward(const struct kt_executor *ex, int32_t mode, const
 /** Holds the batch of a forward instead of the one before. */
 static kt_status hold_batch(struct kt_executor *ex, const kt_batch *batch)
 {
+    ex->step.batch = NULL;
     KT_TRY(kt_check_given(ex->ctx, batch, "batch"));
     if (batch->ctx != ex->ctx)
         return kt_fail(ex->ctx, KT_ERROR_MISMATCH,
@@ -151,7 +152,6 @@ static kt_status hold_batch(struct kt_executor *ex, const kt_batch *batch)
     kt_handle_hold(batch);
     kt_handle_drop((void *)ex->held_batch);
     ex->held_batch = batch;
-    ex->step.batch = NULL;
     return KT_OK;
 }
 
@@ -224,6 +224,7 @@ kt_status kt_executor_backward(kt_executor *ex, const float *dlogprobs)
         set_dlogprobs(ex, step, dlogprobs);
         step->fused = false;
     }
+    KT_TRY(kt_workspace_reserve_scratch(&step->pass));
     key_dropout(ex, step->number);
     kt_status status = kt_step_backward(ex, step);
     step->batch = NULL;

@@ -119,6 +119,8 @@ int32_t kt_sample(const kt_generator_options *options, const float *logits, int3
     if (options->top_k > 0 && options->top_k < count)
         count = keep_top_k(c, count, options->top_k, heap);
     qsort(c, (size_t)count, sizeof *c, by_score);
+    if (!isfinite(c[0].score)) /* a temperature so small that only the best is left */
+        return c[0].id;
     if (options->top_p < 1)
         count = keep_top_p(c, count, options->top_p);
     return draw(c, count, u);

@@ -289,11 +289,20 @@ static int32_t buffer_of(const struct kt_supply *supply, int32_t unit)
     return i;
 }
 
+static bool tells(const struct kt_supply *supply, const struct unit *unit)
+{
+    for (int32_t i = 0; i < unit->num_files; i++)
+        if (!kt_mapped_file_tells(&supply->model->checkpoint->files[unit->files[i]]))
+            return false;
+    return true;
+}
+
 static void read_ahead(struct kt_supply *supply, int32_t unit)
 {
     struct unit *u = unit < 0 ? NULL : &supply->units[unit];
     if (u && (supply->overflows || !u->resident))
-        kt_read_ahead_want(supply->reader, u->ranges, u->num_ranges, &u->resident);
+        kt_read_ahead_want(supply->reader, u->ranges, u->num_ranges, tells(supply, u),
+                           &u->resident);
 }
 
 kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run, int32_t unit,

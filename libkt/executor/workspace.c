@@ -55,6 +55,14 @@ uint64_t kt_workspace_size(const struct kt_pass *measured)
     return kt_arena_overflowed(&measured->host.arena) ? UINT64_MAX : size;
 }
 
+kt_status kt_workspace_reserve_scratch(const struct kt_pass *measured)
+{
+    for (int32_t i = 0; i < measured->num_stages; i++)
+        KT_TRY(kt_device_reserve_scratch(measured->stages[i].site->device,
+                                         measured->stages[i].tally.scratch));
+    return kt_device_reserve_scratch(measured->executor->host.device, measured->host.tally.scratch);
+}
+
 kt_status kt_workspace_reserve(struct kt_workspace *w, const struct kt_pass *measured)
 {
     const struct kt_executor *ex = measured->executor;
@@ -64,12 +72,11 @@ kt_status kt_workspace_reserve(struct kt_workspace *w, const struct kt_pass *mea
         const struct kt_stage *stage = &measured->stages[i];
         struct kt_device *device = stage->site->device;
         KT_TRY(kt_block_reserve(device, &w->activations[i], stage->arena.peak));
-        KT_TRY(kt_device_reserve_scratch(device, stage->tally.scratch));
         if (!kt_device_is_host(device))
             KT_TRY(kt_block_reserve(device, &w->feeds[i], w->host_feed.size));
     }
     KT_TRY(kt_block_reserve(crossing_device(ex), &w->crossing, measured->host.arena.peak));
-    return kt_device_reserve_scratch(ex->host.device, measured->host.tally.scratch);
+    return kt_workspace_reserve_scratch(measured);
 }
 
 static void enter_stage(const struct kt_workspace *w, int32_t index, struct kt_stage *stage)

@@ -30,6 +30,9 @@ uint64_t kt_workspace_size(const struct kt_pass *measured);
 /** Reserves what a pass has measured, scratch of devices included. Errors: OUT_OF_MEMORY. */
 kt_status kt_workspace_reserve(struct kt_workspace *workspace, const struct kt_pass *measured);
 
+/** Scratch alone: other passes of the executor share it and may have failed to grow it. */
+kt_status kt_workspace_reserve_scratch(const struct kt_pass *measured);
+
 /** Gives the workspace to a pass over the same tokens, and sends the feed and the adapter to
  * devices. */
 void kt_workspace_enter(struct kt_workspace *workspace, struct kt_pass *pass,

@@ -51,12 +51,19 @@ kt_status kt_mapped_file_check(kt_context *ctx, const struct kt_mapped_file *fil
     if (fstat(file->fd, &info) != 0)
         return kt_fail(ctx, KT_ERROR_IO, "%s: %s", file->path, strerror(errno));
     if ((uint64_t)info.st_size < file->size)
-        return kt_fail(ctx, KT_ERROR_IO,
-                       "%s: the file was truncated while it was in use: %llu of %llu bytes are left; "
-                       "put the whole file back and load the model again",
-                       file->path, (unsigned long long)info.st_size,
-                       (unsigned long long)file->size);
+        return kt_fail(
+            ctx, KT_ERROR_IO,
+            "%s: the file was truncated while it was in use: %llu of %llu bytes are left; "
+            "put the whole file back and load the model again",
+            file->path, (unsigned long long)info.st_size, (unsigned long long)file->size);
     return KT_OK;
+}
+
+bool kt_mapped_file_tells(const struct kt_mapped_file *file)
+{
+    struct stat info;
+    return (fstat(file->fd, &info) == 0 && info.st_uid == geteuid()) ||
+           access(file->path, W_OK) == 0;
 }
 
 void kt_unmap_file(struct kt_mapped_file *file)

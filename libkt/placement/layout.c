@@ -31,23 +31,24 @@ static bool is_here(const struct kt_layout *layout, const char *name)
     return false;
 }
 
-/** The device that a module runs on: what the rule says, or the CPU. */
-static const char *device_of(const kt_model *model, const kt_rule *rule,
-                             const struct kt_layout *layout, struct missing *missing,
-                             const char *module)
+/** The device that a module runs on: what the rule says, or the CPU where that is not here. */
+static kt_status device_of(const kt_model *model, const kt_rule *rule,
+                           const struct kt_layout *layout, struct missing *missing,
+                           const char *module, const char **device)
 {
     const char *name = rule ? kt_rule_device(rule, module) : "cpu";
-    if (strcmp(name, "cpu:0") == 0)
-        return "cpu";
-    if (is_missing(missing, name))
-        return "cpu";
-    if (is_here(layout, name) || kt_device_available(model->ctx, name))
-        return name;
+    *device = strcmp(name, "cpu:0") == 0 || is_missing(missing, name) ? "cpu" : name;
+    if (*device != name || is_here(layout, name))
+        return KT_OK;
+    kt_status status = kt_device_probe(model->ctx, name);
+    if (status != KT_ERROR_NOT_FOUND)
+        return status;
     kt_log(model->ctx, KT_LOG_WARNING, "the rule's device \"%s\" is not here; using the CPU (%s)",
            name, kt_last_error(model->ctx));
     if (missing->num < KT_MAX_DEVICES)
         missing->names[missing->num++] = name;
-    return "cpu";
+    *device = "cpu";
+    return KT_OK;
 }
 
 static kt_status index_of(const kt_model *model, struct kt_layout *layout, const char *name,
@@ -76,10 +77,12 @@ static kt_status place_layer(const kt_model *model, const kt_rule *rule, struct 
                                          layer->kv_a,     layer->kv_b,       layer->k_proj,
                                          layer->v_proj,   layer->mlp.gate,   layer->mlp.up,
                                          layer->mlp.down, layer->shared_gate};
-    const char *name = device_of(model, rule, layout, missing, layer->o->name);
+    const char *name, *other;
+    KT_TRY(device_of(model, rule, layout, missing, layer->o->name, &name));
     for (size_t i = 0; i < sizeof linears / sizeof *linears; i++) {
-        const char *other =
-            linears[i] ? device_of(model, rule, layout, missing, linears[i]->name) : name;
+        if (!linears[i])
+            continue;
+        KT_TRY(device_of(model, rule, layout, missing, linears[i]->name, &other));
         if (strcmp(other, name) != 0)
             return kt_fail(model->ctx, KT_ERROR_UNSUPPORTED,
                            "the rule places %s on \"%s\" but %s on \"%s\"; a layer is computed on "
@@ -95,8 +98,9 @@ static kt_status place_all(const kt_model *model, const kt_rule *rule, struct kt
     int32_t layers = model->config.num_hidden_layers;
     for (int32_t l = 0; l < layers; l++)
         KT_TRY(place_layer(model, rule, &missing, l, layout));
-    return index_of(model, layout, device_of(model, rule, layout, &missing, model->lm_head->name),
-                    &layout->device[layers]);
+    const char *head;
+    KT_TRY(device_of(model, rule, layout, &missing, model->lm_head->name, &head));
+    return index_of(model, layout, head, &layout->device[layers]);
 }
 
 kt_status kt_layout_create(const kt_model *model, const kt_rule *rule, struct kt_layout *out)

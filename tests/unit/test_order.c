@@ -62,6 +62,33 @@ START_TEST(a_generator_between_forward_and_backward_changes_nothing)
 }
 END_TEST
 
+/** Scratch is shared: what a prompt could not grow must be there for backward. */
+START_TEST(a_generator_without_memory_takes_none_from_a_step)
+{
+    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
+    float *want = alone(&c, KT_COMPUTE_F32);
+    int32_t ids[60];
+    kt_generator *g;
+    for (int i = 0; i < 60; i++)
+        ids[i] = 2 + i;
+    ck_assert_ok(c.ctx, kt_executor_forward(c.executor, c.batch, KT_FORWARD_TRAIN, NULL));
+    for (uint64_t room = 1024; room < 1 << 22; room += 1 + room / 8) {
+        ck_assert_ok(c.ctx, kt_generator_create(c.executor, NULL, &g));
+        c.ctx->options.memory_limit = kt_context_memory_used(c.ctx) + room;
+        kt_status status = kt_generator_prompt(g, ids, 60);
+        ck_assert(status == KT_OK || status == KT_ERROR_OUT_OF_MEMORY);
+        ck_assert((kt_generator_logits(g) != NULL) == (status == KT_OK));
+        c.ctx->options.memory_limit = 0;
+        kt_generator_free(g);
+        if (status != KT_OK && room > 1 << 18)
+            break;
+    }
+    ck_assert_ok(c.ctx, kt_executor_backward(c.executor, NULL));
+    expect_gradients(&c, want);
+    golden_close(&c);
+}
+END_TEST
+
 static float *logits_after(const struct golden_case *c, kt_generator *g, const int32_t *ids,
                            size_t length)
 {
@@ -411,6 +438,7 @@ int main(void)
         GROUP("order", .timeout = 120),
         LOOP(a_plan_between_forward_and_backward_changes_nothing, 2),
         LOOP(a_generator_between_forward_and_backward_changes_nothing, 2),
+        TEST(a_generator_without_memory_takes_none_from_a_step),
         LOOP(a_prompt_reuses_no_row_of_another_adapter, CHANGES),
         TEST(a_generator_that_was_reset_is_as_new),
         LOOP(memory_never_runs_out_in_the_middle, GOLDEN_CASES),

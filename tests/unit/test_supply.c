@@ -162,12 +162,12 @@ START_TEST(wishes_bring_pages_into_memory)
     struct kt_range ranges[] = {{map + 100, map + BYTES / 2}, {map + BYTES / 2, map + BYTES}};
     ck_assert_int_eq(kt_read_ahead_create(fixture_context, &reader), KT_OK);
     for (int i = 0; i < 1000 && count_resident(map, BYTES) < BYTES / 4096; i++) {
-        kt_read_ahead_want(reader, ranges, 2, &resident);
+        kt_read_ahead_want(reader, ranges, 2, true, &resident);
         usleep(10000);
     }
     ck_assert_uint_eq(count_resident(map, BYTES), BYTES / 4096);
     for (int i = 0; i < 1000 && !resident; i++) {
-        kt_read_ahead_want(reader, ranges, 2, &resident);
+        kt_read_ahead_want(reader, ranges, 2, true, &resident);
         usleep(10000);
     }
     ck_assert(resident);
