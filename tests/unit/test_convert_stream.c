@@ -16,7 +16,9 @@
  * beginning, then scales. */
 static kt_status stream(const struct kt_weight *from, kt_dtype to, char **elements, float **scales)
 {
-    struct kt_converter c = {.ctx = fixture_context, .to = to, .total = 1};
+    struct kt_checkpoint nothing = {.ctx = fixture_context}; /* the matrix lies in no file */
+    struct kt_model model = {.checkpoint = &nothing};
+    struct kt_converter c = {.ctx = fixture_context, .model = &model, .to = to, .total = 1};
     struct kt_tensor tensor = {.name = "matrix", .file = "file"};
     int64_t rows = to == KT_DTYPE_F8_E4M3 ? KT_CONVERT_BLOCK : 1;
     int64_t cols = to == KT_DTYPE_I8 ? from->cols : KT_CONVERT_BLOCK;
