@@ -237,6 +237,16 @@ static kt_generator_options plain_options(void)
     return options;
 }
 
+START_TEST(a_tiny_temperature_takes_the_best)
+{
+    kt_generator_options options = plain_options();
+    double share[VOCAB];
+    options.temperature = 1e-38f;
+    frequencies(&options, NULL, 0, share);
+    ck_assert_double_le(fabs(share[1] + share[4] - 1), 1e-9); /* equals of the best */
+}
+END_TEST
+
 START_TEST(filters_keep_what_transformers_keeps)
 {
     kt_generator_options options = plain_options();
@@ -293,6 +303,7 @@ int main(void)
         TEST(the_cache_grows),
         TEST(sampling_is_repeatable_by_seed),
         TEST(misuse_is_refused_with_a_sentence),
+        TEST(a_tiny_temperature_takes_the_best),
         TEST(filters_keep_what_transformers_keeps),
         TEST(repetition_is_penalised_once_a_token),
     };

@@ -3,6 +3,7 @@
  * logits and generated tokens of every golden case. On "cpu-far" a host that follows an address of
  * the device faults, and a missing wait gives other numbers. */
 #include <kt/generator.h>
+#include <sys/resource.h>
 
 #include "executor/executor.h"
 #include "golden_case.h"
@@ -142,6 +143,30 @@ START_TEST(a_layer_in_pieces_is_an_error)
 }
 END_TEST
 
+/** A device that fails to open is no reason to compute elsewhere. */
+START_TEST(a_device_that_cannot_be_opened_is_an_error)
+{
+    struct golden_case c = golden_open("v3", 1, KT_COMPUTE_F32);
+    kt_executor_options options;
+    kt_executor *executor = (kt_executor *)&c;
+    kt_rule *rule;
+    kt_executor_options_init(&options, sizeof options);
+    ck_assert_ok(c.ctx, kt_rule_create(c.ctx, &rule));
+    ck_assert_ok(c.ctx, kt_rule_add(rule, ".", "cpu-far", NULL));
+    options.rule = rule;
+    struct rlimit before, little = {1u << 30, RLIM_INFINITY};
+    ck_assert_int_eq(getrlimit(RLIMIT_AS, &before), 0);
+    little.rlim_max = before.rlim_max;
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &little), 0);
+    ck_assert_int_eq(kt_executor_create(c.model, c.lora, &options, &executor),
+                     KT_ERROR_OUT_OF_MEMORY);
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &before), 0);
+    ck_assert_ptr_null(executor);
+    kt_rule_free(rule);
+    golden_close(&c);
+}
+END_TEST
+
 int main(void)
 {
     const struct test tests[] = {
@@ -151,6 +176,9 @@ int main(void)
         LOOP(generation_gives_the_same_bits, CASES * PLACEMENTS),
         LOOP(logits_of_all_tokens_are_the_same_bits, PLACEMENTS),
         TEST(a_layer_in_pieces_is_an_error),
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* they need the addresses */
+        TEST(a_device_that_cannot_be_opened_is_an_error),
+#endif
     };
     return RUN_TESTS("placement", tests);
 }
