@@ -78,58 +78,11 @@ static inline __attribute__((always_inline)) void pack_nt(const kt_dtype dtype, 
     }
 }
 
-/* Row by row through all panels, as the rows lie far apart in memory. */
-static inline __attribute__((always_inline)) void pack_nn(const kt_dtype dtype, const int bf16,
-                                                          int64_t k, int64_t cols,
-                                                          const struct kt_matrix *b, float *panels)
-{
-    int64_t row_bytes = b->ld * (int64_t)(dtype == KT_DTYPE_F32 ? 4 : 2);
-    const char *row = b->data;
-    for (int64_t p = 0; p < k; p++, row += row_bytes) {
-        for (int64_t j = 0; j < (cols + NR - 1) / NR * NR; j += VECTOR_LANES) {
-            __m512 x = load_part(dtype, row, j, cols - j);
-            if (bf16 && dtype != KT_DTYPE_BF16)
-                x = round_bf16(x);
-            _mm512_storeu_ps(panels + (j / NR * k + p) * NR + j % NR, x);
-        }
-    }
-}
-
-#define PACK(name, bf16)                                                                           \
-    static void name##_##bf16(int64_t k, int64_t cols, const struct kt_matrix *b, void *panel)     \
-    {                                                                                              \
-        if (b->dtype == KT_DTYPE_F32)                                                              \
-            name(KT_DTYPE_F32, bf16, k, cols, b, panel);                                           \
-        else if (b->dtype == KT_DTYPE_F16)                                                         \
-            name(KT_DTYPE_F16, bf16, k, cols, b, panel);                                           \
-        else                                                                                       \
-            name(KT_DTYPE_BF16, bf16, k, cols, b, panel);                                          \
-    }
-PACK(pack_nt, 0)
-PACK(pack_nt, 1)
-PACK(pack_nn, 0)
-PACK(pack_nn, 1)
+#include "backends/cpu/x86/pack_template.h"
 
 void kt_kernels_init_avx512(struct kt_kernels *kernels)
 {
-    kernels->f32 = (struct kt_gemm_kernel){.mr = TILE_ROWS,
-                                           .nr = NR,
-                                           .element_size = 4,
-                                           .k_step = 1,
-                                           .convert = convert_f32,
-                                           .pack_nt = pack_nt_0,
-                                           .pack_nn = pack_nn_0,
-                                           .tile = tile,
-                                           .dot_rows = 40,
-                                           .dot = dot,
-                                           .outer_rows = 40,
-                                           .outer = outer};
-    kernels->bf16 = kernels->f32;
-    kernels->bf16.bf16 = 1;
-    kernels->bf16.convert = convert_bf16;
-    kernels->bf16.pack_nt = pack_nt_1;
-    kernels->bf16.pack_nn = pack_nn_1;
-    kernels->row = row_kernels;
+    fill_kernels(kernels, 40, 40);
     kernels->row.silu_mul = silu_mul_avx512;
     kernels->row.silu_mul_backward = silu_mul_backward_avx512;
 }
