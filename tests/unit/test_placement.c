@@ -143,8 +143,8 @@ START_TEST(a_layer_in_pieces_is_an_error)
 }
 END_TEST
 
-/** A device that fails to open is no reason to compute elsewhere. Sanitizers need the addresses that
- * it is refused. */
+/** A device that fails to open is no reason to compute elsewhere. Sanitizers need the addresses
+ * that it is refused. */
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 START_TEST(a_device_that_cannot_be_opened_is_an_error)
 {
