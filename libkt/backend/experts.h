@@ -88,6 +88,9 @@ struct kt_experts_rate {
     double bytes, flops;
 };
 
+/** Bytes of so many experts' weights and of all `rows` routed to them. */
+double kt_experts_bytes(const struct kt_expert_layer *layer, int64_t rows, int64_t num_experts);
+
 /** `seconds` of a backend whose threads share the work: the slower of reading the weights and the
  * rows, and of three products. */
 double kt_experts_seconds(const struct kt_experts *e, const struct kt_expert_layer *layer,

@@ -49,9 +49,7 @@ static void measure_work(struct kt_pass *pass, const struct kt_experts *e,
     int64_t experts = kt_min_i64(rows, l->num_experts);
     double hidden = (double)l->hidden_size, inter = (double)l->intermediate_size;
     tally->flops += (backward ? 12.0 : 6.0) * (double)rows * hidden * inter;
-    tally->bytes += 4.0 * (double)rows * (2 * hidden + 3 * inter);
-    for (int k = 0; k < KT_EXPERT_LINEARS; k++)
-        tally->bytes += (double)experts * kt_weight_bytes(&l->weights[k][0]);
+    tally->bytes += kt_experts_bytes(l, rows, experts);
     if (experts)
         pass->experts_seconds +=
             (double)experts * e->ops->seconds(e, l, (rows + experts - 1) / experts, backward);

@@ -118,11 +118,6 @@ static inline float add_vector(__m256 x)
     ((w)[0] = load_part(dtype, b, col, n), (w)[1] = load_part(dtype, b, (col) + 8, (n)-8))
 #include "backends/cpu/outer_template.h"
 
-static void convert_f32(int64_t n, const float *from, void *to)
-{
-    memcpy(to, from, (size_t)n * sizeof *from);
-}
-
 static void convert_bf16(int64_t n, const float *from, void *to)
 {
     float *out = to;

@@ -40,11 +40,6 @@ static inline __m512 round_bf16(__m512 x)
     ((w)[0] = load_part(dtype, b, col, n), (w)[1] = load_part(dtype, b, (col) + 16, (n)-16))
 #include "backends/cpu/outer_template.h"
 
-static void convert_f32(int64_t n, const float *from, void *to)
-{
-    memcpy(to, from, (size_t)n * sizeof *from);
-}
-
 static void convert_bf16(int64_t n, const float *from, void *to)
 {
     float *out = to;

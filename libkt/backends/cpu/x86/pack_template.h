@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file backends/cpu/x86/pack_template.h
- * Packing of right factors with vectors, and the table of kernels that take them. Included by a file
- * that defines VECTOR and its macros, NR, load_part, round_bf16, pack_nt and what fill_kernels
- * names. */
+ * Packing of right factors with vectors, and the table of kernels that take them. Included by a
+ * file that defines VECTOR and its macros, NR, load_part, round_bf16, convert_bf16, pack_nt and
+ * what fill_kernels names. */
 /* Row by row through all panels, as the rows lie far apart in memory. */
 static inline __attribute__((always_inline)) void pack_nn(const kt_dtype dtype, const int bf16,
                                                           int64_t k, int64_t cols,
@@ -34,6 +34,11 @@ PACK(pack_nt, 0)
 PACK(pack_nt, 1)
 PACK(pack_nn, 0)
 PACK(pack_nn, 1)
+
+static void convert_f32(int64_t n, const float *from, void *to)
+{
+    memcpy(to, from, (size_t)n * sizeof *from);
+}
 
 /* Kernels of float32 factors, rounded to bfloat16 in the second table; so many rows go directly. */
 static void fill_kernels(struct kt_kernels *kernels, int32_t dot_rows, int32_t outer_rows)
