@@ -73,6 +73,10 @@ uint64_t kt_step_inputs_size(const struct kt_executor *executor, const struct kt
 /** Chooses step->first_kept and leaves in step->pass what its arenas and tallies have come to over
  * forward and, unless EVAL, backward. The pass has tokens and offsets. */
 kt_status kt_step_measure(const struct kt_executor *executor, struct kt_step *step);
+
+/** Memory and scratch of a measured step that keeps the inputs of so many tokens. Errors:
+ * OUT_OF_MEMORY. */
+kt_status kt_step_reserve(struct kt_executor *executor, const struct kt_step *step, int64_t tokens);
 kt_status kt_step_forward(const struct kt_executor *executor, struct kt_step *step);
 kt_status kt_step_backward(const struct kt_executor *executor, struct kt_step *step);
 

@@ -7,22 +7,14 @@
 
 enum { MIN_CAPACITY = 256 };
 
-/** Layers below `layer` on a device. */
-static int64_t layers_below(const struct kt_executor *ex, int32_t device, int32_t layer)
-{
-    int64_t num = 0;
-    for (int32_t l = 0; l < layer; l++)
-        num += ex->layout.device[l] == device;
-    return num;
-}
-
 struct kt_cache_slice kt_kv_cache_layer(const struct kt_executor *ex,
                                         const struct kt_kv_cache *cache, int32_t layer)
 {
     int32_t device = ex->layout.device[layer];
     struct kt_view rows = {cache->rows[device].memory, cache->width, KT_DTYPE_F32};
     return (struct kt_cache_slice){
-        .rows = kt_view_at(rows, layers_below(ex, device, layer) * cache->capacity, 0),
+        .rows =
+            kt_view_at(rows, kt_layout_layers(&ex->layout, device, 0, layer) * cache->capacity, 0),
         .past = cache->length};
 }
 
@@ -32,7 +24,7 @@ static kt_status allocate(const struct kt_executor *ex, struct kt_kv_cache *cach
     for (int32_t i = 0; i < ex->layout.num_devices; i++) {
         uint64_t bytes;
         if (!kt_mul_u64((uint64_t)cache->capacity * 4, (uint64_t)cache->width, &bytes) ||
-            !kt_mul_u64(bytes, (uint64_t)layers_below(ex, i, layers), &bytes))
+            !kt_mul_u64(bytes, (uint64_t)kt_layout_layers(&ex->layout, i, 0, layers), &bytes))
             bytes = UINT64_MAX;
         cache->rows[i] =
             (struct kt_block){.kind = KT_MEMORY_DEVICE, .what = "the cache of keys and values"};

@@ -57,7 +57,7 @@ kt_status kt_pass_embed(struct kt_pass *pass, const int32_t *ids, int64_t tokens
 
 kt_status kt_pass_tick(const struct kt_pass *pass, const char *what, int64_t done)
 {
-    if (pass->kind == KT_PASS_MEASURE)
+    if (kt_pass_measures(pass))
         return KT_OK;
     if (pass->kind == KT_PASS_REPORTING)
         kt_progress(pass->ctx, what, (uint64_t)done,

@@ -81,10 +81,7 @@ static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_
     pass->training = step->mode != KT_FORWARD_EVAL;
     KT_TRY(kt_step_feed(ex, step, batch, padding));
     KT_TRY(kt_step_measure(ex, step));
-    for (int32_t i = 0; i < pass->num_stages; i++)
-        KT_TRY(kt_block_reserve(ex->sites[i].device, &ex->inputs[i],
-                                kt_step_inputs_size(ex, step, i, tokens)));
-    KT_TRY(kt_workspace_reserve(&ex->workspace, pass));
+    KT_TRY(kt_step_reserve(ex, step, tokens));
     kt_workspace_enter(&ex->workspace, pass, kind);
     return KT_OK;
 }
@@ -99,15 +96,15 @@ static void key_dropout(struct kt_executor *ex, uint64_t step)
     }
 }
 
+/** The host's gradient instead of the mean's. */
 static void set_dlogprobs(struct kt_executor *ex, const struct kt_step *step,
                           const float *dlogprobs)
 {
     const struct kt_targets *targets = &step->targets;
-    float mean = step->num_targets ? -1.0f / (float)step->num_targets : 0;
     float *to = ex->workspace.feed.dlogprobs;
     for (int64_t i = 0; i < targets->num_runs; i++)
         for (int64_t k = 0; k < targets->runs[i].count; k++)
-            *to++ = dlogprobs ? dlogprobs[targets->runs[i].begin + k + 1] : mean;
+            *to++ = dlogprobs[targets->runs[i].begin + k + 1];
 }
 
 /** Spreads the rows' log-probabilities over the batch; their negated sum. */
@@ -141,7 +138,7 @@ static kt_status check_forward(const struct kt_executor *ex, int32_t mode, const
     return loss ? kt_check_sized(ex->ctx, loss, KT_SIZED(kt_loss)) : KT_OK;
 }
 
-/** Holds the batch of a forward instead of the one before. */
+/** Holds the batch of a forward instead of the one before, which no backward follows then. */
 static kt_status hold_batch(struct kt_executor *ex, const kt_batch *batch)
 {
     ex->step.batch = NULL;
@@ -171,7 +168,6 @@ kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, int32_t mo
     KT_ENTER(ex, "executor");
     KT_TRY(hold_batch(ex, batch));
     struct kt_step *step = &ex->step;
-    step->batch = NULL;
     KT_TRY(check_forward(ex, mode, loss));
     KT_TRY(check_batch(ex, batch));
     if (mode == KT_FORWARD_TRAIN && batch->num_targets == 0)
@@ -241,7 +237,6 @@ kt_status kt_executor_logits(kt_executor *ex, const kt_batch *batch, float *logi
     KT_TRY(hold_batch(ex, batch));
     KT_TRY(kt_check_given(ex->ctx, logits, "logits"));
     struct kt_step *step = &ex->step;
-    step->batch = NULL;
     KT_TRY(check_batch(ex, batch));
     step->mode = KT_FORWARD_EVAL;
     step->fused = false;

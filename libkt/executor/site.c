@@ -42,10 +42,7 @@ static kt_status list_mirrored(const kt_lora *lora, const uint8_t *units, struct
         return kt_fail_memory(model->ctx, (uint64_t)lora->num_attached * 16, "an executor");
     for (int32_t i = 0; i < lora->num_attached; i++) {
         const struct kt_linear *linear = &model->linears[lora->attached[i]];
-        const struct kt_lora_pair *pair = &lora->slots[linear->index];
-        uint64_t begin = (uint64_t)(pair->a - lora->data);
-        uint64_t count =
-            (uint64_t)pair->rank * (uint64_t)(linear->weight.rows + linear->weight.cols);
+        uint64_t begin = kt_adapter_pair_offset(lora, i), count = kt_adapter_pair_size(lora, i);
         struct kt_mirrored *last =
             site->num_mirrored ? &site->mirrored[site->num_mirrored - 1] : NULL;
         if (!is_mirrored(model, linear, units))
@@ -111,18 +108,23 @@ static void copy_mirrored(const struct kt_site *site, const struct kt_runner *ru
     }
 }
 
-void kt_site_lora_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)
+/** After what computes with the copy so far, and before what is to. */
+static void send_mirrored(const struct kt_site *site, const struct kt_runner *run, void *to,
+                          const float *from)
 {
     kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
-    copy_mirrored(site, run, KT_QUEUE_IN, site->lora.memory, lora->data);
+    copy_mirrored(site, run, KT_QUEUE_IN, to, from);
     kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+}
+
+void kt_site_lora_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)
+{
+    send_mirrored(site, run, site->lora.memory, lora->data);
 }
 
 void kt_site_grad_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)
 {
-    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
-    copy_mirrored(site, run, KT_QUEUE_IN, site->lora_grad.memory, lora->grad);
-    kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+    send_mirrored(site, run, site->lora_grad.memory, lora->grad);
 }
 
 void kt_site_grad_out(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)

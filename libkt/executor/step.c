@@ -13,16 +13,6 @@ static bool keeps_inputs(const struct kt_step *step)
     return step->mode != KT_FORWARD_EVAL;
 }
 
-/** Layers from the lowest up to `layer` whose inputs are on a device. */
-static int64_t inputs_below(const struct kt_executor *ex, const struct kt_step *step,
-                            int32_t device, int32_t layer)
-{
-    int64_t num = 0;
-    for (int32_t l = step->lowest; l < layer; l++)
-        num += ex->layout.device[l] == device;
-    return num;
-}
-
 static kt_dtype input_dtype(const struct kt_executor *ex)
 {
     return ex->compute == KT_COMPUTE_BF16 ? KT_DTYPE_BF16 : KT_DTYPE_F32;
@@ -33,7 +23,8 @@ uint64_t kt_step_inputs_size(const struct kt_executor *ex, const struct kt_step 
 {
     const struct kt_model_config *config = &ex->model->config;
     uint64_t element = (uint64_t)kt_view_element(input_dtype(ex)), size;
-    uint64_t layers = (uint64_t)inputs_below(ex, step, device, config->num_hidden_layers);
+    uint64_t layers =
+        (uint64_t)kt_layout_layers(&ex->layout, device, step->lowest, config->num_hidden_layers);
     if (!keeps_inputs(step))
         return 0;
     if (!kt_mul_u64((uint64_t)tokens * (uint64_t)config->hidden_size, layers * element, &size))
@@ -51,7 +42,7 @@ static struct kt_view place_of_input(const struct kt_step *step, int32_t layer, 
                                        : ex->inputs[device].memory,
                            .ld = ex->model->config.hidden_size,
                            .dtype = input_dtype(ex)};
-    return kt_view_at(view, tokens * inputs_below(ex, step, device, layer), 0);
+    return kt_view_at(view, tokens * kt_layout_layers(&ex->layout, device, step->lowest, layer), 0);
 }
 
 static void convert(struct kt_pass *pass, int64_t tokens, struct kt_view x, struct kt_view y)
@@ -201,14 +192,13 @@ kt_status kt_step_backward(const struct kt_executor *ex, struct kt_step *step)
 /** Walks a step whose pass has its tokens; the bytes that its arenas come to. */
 static kt_status walk(const struct kt_executor *ex, struct kt_step *step, uint64_t *size)
 {
-    struct kt_pass *pass = &step->pass, fresh;
-    kt_pass_init(&fresh, ex, KT_PASS_MEASURE);
+    struct kt_pass *pass = &step->pass;
     int64_t tokens = pass->tokens, padding = pass->padding;
     for (int32_t i = 0; i < pass->num_stages; i++) {
-        pass->stages[i].arena = fresh.stages[i].arena;
+        pass->stages[i].arena = kt_arena_measuring();
         pass->stages[i].tally = (struct kt_tally){0};
     }
-    pass->host.arena = fresh.host.arena;
+    pass->host.arena = kt_arena_measuring();
     pass->host.tally = (struct kt_tally){0};
     pass->experts_seconds = 0;
     KT_TRY(kt_step_forward(ex, step));
@@ -248,4 +238,12 @@ kt_status kt_step_measure(const struct kt_executor *ex, struct kt_step *step)
             low = first + 1;
     }
     return step->first_kept == high ? KT_OK : fits(ex, step, high, least, &does);
+}
+
+kt_status kt_step_reserve(struct kt_executor *ex, const struct kt_step *step, int64_t tokens)
+{
+    for (int32_t i = 0; i < step->pass.num_stages; i++)
+        KT_TRY(kt_block_reserve(ex->sites[i].device, &ex->inputs[i],
+                                kt_step_inputs_size(ex, step, i, tokens)));
+    return kt_workspace_reserve(&ex->workspace, &step->pass);
 }

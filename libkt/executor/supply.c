@@ -26,6 +26,7 @@ struct unit {
     int32_t num_files;
     struct kt_range *ranges; /**< [num_ranges] of its data in those files, experts among it */
     int32_t num_ranges;
+    bool tells;            /**< the system says of all its files what of them is in memory */
     _Atomic bool resident; /**< all of it was in memory once */
 };
 
@@ -89,30 +90,6 @@ static void add_linears(struct unit *unit, const struct kt_layer *layer)
     add_weight(unit, &layer->router);
 }
 
-static void add_file(const kt_model *model, struct unit *unit, const void *data)
-{
-    size_t file = kt_checkpoint_file(model->checkpoint, data);
-    for (int32_t i = 0; i < unit->num_files; i++)
-        if (unit->files[i] == (int32_t)file)
-            return;
-    if (file < model->checkpoint->num_files)
-        unit->files[unit->num_files++] = (int32_t)file;
-}
-
-static kt_status find_files(const kt_model *model, struct unit *unit, const struct kt_layer *layer)
-{
-    const struct kt_checkpoint *c = model->checkpoint;
-    unit->files = calloc(c->num_files + 1, sizeof *unit->files);
-    if (!unit->files)
-        return kt_fail_memory(model->ctx, c->num_files * sizeof *unit->files, "an executor");
-    for (int32_t i = 0; i < unit->num_weights; i++)
-        add_file(model, unit, unit->weights[i].weight->data);
-    for (int k = 0; layer && layer->is_moe && k < 3; k++)
-        for (int32_t e = 0; e < model->config.n_routed_experts; e++)
-            add_file(model, unit, layer->expert_weights[k][e].data);
-    return KT_OK;
-}
-
 static int by_address(const void *a, const void *b)
 {
     const struct kt_range *x = a, *y = b;
@@ -135,26 +112,40 @@ static void join_ranges(struct unit *unit)
     unit->num_ranges = unit->num_ranges ? num + 1 : 0;
 }
 
-static void add_range(const kt_model *model, struct unit *unit, const struct kt_weight *w)
+/** What of the checkpoint's files a weight reads. */
+static void add_source(const kt_model *model, struct unit *unit, const struct kt_weight *w)
 {
+    const struct kt_checkpoint *c = model->checkpoint;
     const char *begin = w->data;
+    size_t file = kt_checkpoint_file(c, begin);
+    if (file >= c->num_files)
+        return;
     uint64_t bytes = (uint64_t)w->rows * kt_format_row_bytes(w->dtype, w->cols);
-    if (kt_checkpoint_file(model->checkpoint, begin) < model->checkpoint->num_files)
-        unit->ranges[unit->num_ranges++] = (struct kt_range){begin, begin + bytes};
+    unit->ranges[unit->num_ranges++] = (struct kt_range){begin, begin + bytes};
+    for (int32_t i = 0; i < unit->num_files; i++)
+        if (unit->files[i] == (int32_t)file)
+            return;
+    unit->files[unit->num_files++] = (int32_t)file;
+    unit->tells = unit->tells && kt_mapped_file_tells(&c->files[file]);
 }
 
-static kt_status find_ranges(const kt_model *model, struct unit *unit, const struct kt_layer *layer)
+static kt_status find_sources(const kt_model *model, struct unit *unit,
+                              const struct kt_layer *layer)
 {
     int32_t experts = layer && layer->is_moe ? model->config.n_routed_experts : 0;
-    size_t most = (size_t)unit->num_weights + 3 * (size_t)experts;
-    unit->ranges = calloc(most + 1, sizeof *unit->ranges);
-    if (!unit->ranges)
-        return kt_fail_memory(model->ctx, most * sizeof *unit->ranges, "an executor");
+    size_t files = model->checkpoint->num_files;
+    size_t ranges = (size_t)unit->num_weights + 3 * (size_t)experts;
+    unit->files = calloc(files + 1, sizeof *unit->files);
+    unit->ranges = calloc(ranges + 1, sizeof *unit->ranges);
+    if (!unit->files || !unit->ranges)
+        return kt_fail_memory(
+            model->ctx, files * sizeof *unit->files + ranges * sizeof *unit->ranges, "an executor");
+    unit->tells = true;
     for (int32_t i = 0; i < unit->num_weights; i++)
-        add_range(model, unit, unit->weights[i].weight);
+        add_source(model, unit, unit->weights[i].weight);
     for (int k = 0; k < 3; k++)
         for (int32_t e = 0; e < experts; e++)
-            add_range(model, unit, &layer->expert_weights[k][e]);
+            add_source(model, unit, &layer->expert_weights[k][e]);
     join_ranges(unit);
     return KT_OK;
 }
@@ -171,9 +162,7 @@ static kt_status list_units(struct kt_supply *supply, const uint8_t *units)
             add_linears(unit, &model->layers[u]);
         else
             add_weight(unit, &model->lm_head->weight);
-        const struct kt_layer *layer = u < layers ? &model->layers[u] : NULL;
-        KT_TRY(find_files(model, unit, layer));
-        KT_TRY(find_ranges(model, unit, layer));
+        KT_TRY(find_sources(model, unit, u < layers ? &model->layers[u] : NULL));
     }
     return KT_OK;
 }
@@ -289,20 +278,11 @@ static int32_t buffer_of(const struct kt_supply *supply, int32_t unit)
     return i;
 }
 
-static bool tells(const struct kt_supply *supply, const struct unit *unit)
-{
-    for (int32_t i = 0; i < unit->num_files; i++)
-        if (!kt_mapped_file_tells(&supply->model->checkpoint->files[unit->files[i]]))
-            return false;
-    return true;
-}
-
 static void read_ahead(struct kt_supply *supply, int32_t unit)
 {
     struct unit *u = unit < 0 ? NULL : &supply->units[unit];
     if (u && (supply->overflows || !u->resident))
-        kt_read_ahead_want(supply->reader, u->ranges, u->num_ranges, tells(supply, u),
-                           &u->resident);
+        kt_read_ahead_want(supply->reader, u->ranges, u->num_ranges, u->tells, &u->resident);
 }
 
 kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run, int32_t unit,

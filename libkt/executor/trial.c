@@ -63,14 +63,6 @@ kt_status kt_trial_measure(const struct kt_executor *ex, size_t tokens, size_t l
     return measure(ex, t);
 }
 
-static kt_status reserve(struct kt_executor *ex, const struct kt_trial *t)
-{
-    for (int32_t i = 0; i < ex->layout.num_devices; i++)
-        KT_TRY(kt_block_reserve(ex->sites[i].device, &ex->inputs[i],
-                                kt_step_inputs_size(ex, &t->step, i, t->tokens)));
-    return kt_workspace_reserve(&ex->workspace, &t->step.pass);
-}
-
 kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
 {
     struct kt_trial t;
@@ -79,7 +71,7 @@ kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
     if (status != KT_ERROR_INVALID_ARGUMENT)
         ex->step.batch = NULL;
     if (status == KT_OK)
-        status = reserve(ex, &t);
+        status = kt_step_reserve(ex, &t.step, t.tokens);
     kt_trial_free(&t);
     return status;
 }

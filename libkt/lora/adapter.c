@@ -140,7 +140,7 @@ static void init_pairs(void *arg, int64_t begin, int64_t end, int32_t thread)
     for (int64_t k = begin; k < end; k++) {
         int32_t index = lora->attached[k];
         const struct kt_weight *w = &lora->model->linears[index].weight;
-        float *a = lora->data + kt_lora_pair_offset(lora, (int32_t)k);
+        float *a = lora->data + kt_adapter_pair_offset(lora, (int32_t)k);
         int64_t count = lora->slots[index].rank * w->cols;
         float bound = (float)(1 / sqrt((double)w->cols));
         for (int64_t i = 0; i < count; i += 4) {

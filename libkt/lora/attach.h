@@ -17,17 +17,4 @@ struct kt_lora_choice {
 kt_status kt_lora_attach(kt_model *model, const struct kt_lora_config *config,
                          const struct kt_lora_choice *choices, kt_lora **out);
 
-/** Number of floats of the attached linear's A and B together, and where they begin in data. */
-static inline uint64_t kt_lora_pair_size(const kt_lora *lora, int32_t attached)
-{
-    const struct kt_linear *linear = &lora->model->linears[lora->attached[attached]];
-    uint64_t rank = (uint64_t)lora->slots[linear->index].rank;
-    return rank * (uint64_t)(linear->weight.rows + linear->weight.cols);
-}
-
-static inline uint64_t kt_lora_pair_offset(const kt_lora *lora, int32_t attached)
-{
-    return (uint64_t)(lora->slots[lora->attached[attached]].a - lora->data);
-}
-
 #endif

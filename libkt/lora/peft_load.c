@@ -132,7 +132,7 @@ static kt_status copy_all(const struct loader *l, kt_lora *lora)
 {
     for (int32_t k = 0; k < lora->num_attached; k++) {
         const struct kt_tensor *const *pair = l->found[lora->attached[k]];
-        float *a = lora->data + kt_lora_pair_offset(lora, k);
+        float *a = lora->data + kt_adapter_pair_offset(lora, k);
         KT_TRY(copy_tensor(pair[0], l->ctx, a));
         KT_TRY(copy_tensor(pair[1], l->ctx, a + pair[0]->shape[0] * pair[0]->shape[1]));
     }

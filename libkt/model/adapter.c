@@ -52,11 +52,9 @@ uint64_t kt_adapter_fingerprint(const kt_lora *lora)
 
 void kt_adapter_zero_pair(kt_lora *lora, int32_t k)
 {
-    const struct kt_linear *linear = &lora->model->linears[lora->attached[k]];
-    const struct kt_lora_pair *pair = &lora->slots[linear->index];
-    size_t floats = (size_t)pair->rank * (size_t)(linear->weight.rows + linear->weight.cols);
+    const struct kt_lora_pair *pair = &lora->slots[lora->attached[k]];
     if (*pair->has_grad) /* B's follow A's */
-        memset(pair->da, 0, floats * sizeof *pair->da);
+        memset(pair->da, 0, kt_adapter_pair_size(lora, k) * sizeof *pair->da);
     *pair->has_grad = 0;
 }
 

@@ -35,6 +35,19 @@ struct kt_lora {
     struct kt_lora_config config;
 };
 
+/** Floats of the k-th attached linear's A and B together, and where they begin in data. */
+static inline uint64_t kt_adapter_pair_size(const kt_lora *lora, int32_t k)
+{
+    const struct kt_linear *linear = &lora->model->linears[lora->attached[k]];
+    uint64_t rank = (uint64_t)lora->slots[linear->index].rank;
+    return rank * (uint64_t)(linear->weight.rows + linear->weight.cols);
+}
+
+static inline uint64_t kt_adapter_pair_offset(const kt_lora *lora, int32_t k)
+{
+    return (uint64_t)(lora->slots[lora->attached[k]].a - lora->data);
+}
+
 /** The layer of a linear, or num_hidden_layers for one outside of them (lm_head). */
 int32_t kt_linear_unit(const kt_model *model, const struct kt_linear *linear);
 

@@ -120,3 +120,11 @@ void kt_layout_free(struct kt_layout *layout)
     free(layout->device);
     *layout = (struct kt_layout){0};
 }
+
+int64_t kt_layout_layers(const struct kt_layout *layout, int32_t device, int32_t begin, int32_t end)
+{
+    int64_t num = 0;
+    for (int32_t l = begin; l < end; l++)
+        num += layout->device[l] == device;
+    return num;
+}

@@ -21,4 +21,8 @@ struct kt_layout {
 kt_status kt_layout_create(const kt_model *model, const kt_rule *rule, struct kt_layout *out);
 void kt_layout_free(struct kt_layout *layout);
 
+/** Layers from `begin` up to `end` that a device computes. */
+int64_t kt_layout_layers(const struct kt_layout *layout, int32_t device, int32_t begin,
+                         int32_t end);
+
 #endif

@@ -7,7 +7,7 @@
 
 #include "core/context.h"
 #include "core/memory.h"
-#include "lora/attach.h"
+#include "model/adapter.h"
 
 void kt_optimizer_options_init(kt_optimizer_options *options, size_t size)
 {
@@ -93,8 +93,8 @@ static void square_gradients(void *arg, int64_t begin, int64_t end, int32_t thre
         opt->squares[k] = 0;
         if (!opt->lora->has_grad[opt->lora->attached[k]])
             continue;
-        const float *grad = opt->lora->grad + kt_lora_pair_offset(opt->lora, (int32_t)k);
-        uint64_t count = kt_lora_pair_size(opt->lora, (int32_t)k);
+        const float *grad = opt->lora->grad + kt_adapter_pair_offset(opt->lora, (int32_t)k);
+        uint64_t count = kt_adapter_pair_size(opt->lora, (int32_t)k);
         for (uint64_t i = 0; i < count; i++)
             opt->squares[k] += (double)grad[i] * grad[i];
     }
@@ -128,7 +128,8 @@ static void update_pair(const struct update *u, int32_t k)
 {
     kt_optimizer *opt = u->opt;
     const kt_optimizer_options *o = &opt->options;
-    uint64_t offset = kt_lora_pair_offset(opt->lora, k), count = kt_lora_pair_size(opt->lora, k);
+    uint64_t offset = kt_adapter_pair_offset(opt->lora, k),
+             count = kt_adapter_pair_size(opt->lora, k);
     float *restrict param = opt->lora->data + offset, *restrict grad = opt->lora->grad + offset;
     float *restrict first = opt->first + offset, *restrict second = opt->second + offset;
     if (opt->steps[k]++ == 0) {

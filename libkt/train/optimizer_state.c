@@ -7,7 +7,7 @@
 
 #include "core/context.h"
 #include "formats/zstd_file.h"
-#include "lora/attach.h"
+#include "model/adapter.h"
 #include "train/optimizer.h"
 
 static const char kind[] = "optimizer";
@@ -49,8 +49,8 @@ static kt_status write_sections(const kt_optimizer *opt, const char *file,
     sections[1] =
         (struct kt_section){"steps", opt->steps, (uint64_t)lora->num_attached * sizeof *opt->steps};
     for (int32_t k = 0; k < lora->num_attached; k++) {
-        uint64_t offset = kt_lora_pair_offset(lora, k);
-        uint64_t bytes = kt_lora_pair_size(lora, k) * sizeof(float);
+        uint64_t offset = kt_adapter_pair_offset(lora, k);
+        uint64_t bytes = kt_adapter_pair_size(lora, k) * sizeof(float);
         if (opt->steps[k] == 0)
             continue;
         snprintf(names[num], NAME_SIZE, "first %s", linear_name(lora, k));
@@ -114,8 +114,8 @@ static kt_status read_moments(kt_optimizer *opt, const struct kt_zstd_file *stat
     const kt_lora *lora = opt->lora;
     for (int32_t k = 0; k < lora->num_attached; k++) {
         char name[NAME_SIZE];
-        uint64_t offset = kt_lora_pair_offset(lora, k);
-        uint64_t bytes = kt_lora_pair_size(lora, k) * sizeof(float);
+        uint64_t offset = kt_adapter_pair_offset(lora, k);
+        uint64_t bytes = kt_adapter_pair_size(lora, k) * sizeof(float);
         if (steps[k] == 0)
             continue;
         snprintf(name, sizeof name, "first %s", linear_name(lora, k));
