@@ -27,6 +27,9 @@ static const struct {
     [KT_OP_ZERO] = {"zero", sizeof(struct kt_rows_args)},
     [KT_OP_DROPOUT] = {"dropout", sizeof(struct kt_dropout_args)},
     [KT_OP_CONVERT] = {"convert", sizeof(struct kt_rows_args)},
+    [KT_OP_GATHER] = {"gather", sizeof(struct kt_gather_args)},
+    [KT_OP_SCATTER_ADD] = {"scatter_add", sizeof(struct kt_gather_args)},
+    [KT_OP_WEIGH] = {"weigh", sizeof(struct kt_weigh_args)},
 };
 
 const char *kt_op_name(enum kt_op op)
@@ -86,6 +89,8 @@ static void count(struct kt_tally *tally, enum kt_op op, const void *args)
     const struct kt_rows_args *rows = args;
     const struct kt_dropout_args *dropout = args;
     const struct kt_embedding_args *embedding = args;
+    const struct kt_gather_args *gather = args;
+    const struct kt_weigh_args *weigh = args;
     switch (op) {
     case KT_OP_LINEAR_FORWARD:
     case KT_OP_LINEAR_BACKWARD:
@@ -112,6 +117,11 @@ static void count(struct kt_tally *tally, enum kt_op op, const void *args)
         return count_elements(tally, 2, loss->tokens, loss->vocab);
     case KT_OP_DROPOUT:
         return count_elements(tally, 2, dropout->tokens, dropout->dim);
+    case KT_OP_GATHER:
+    case KT_OP_SCATTER_ADD:
+        return count_elements(tally, op == KT_OP_GATHER ? 2 : 3, gather->rows, gather->dim);
+    case KT_OP_WEIGH:
+        return count_elements(tally, 3, weigh->rows, weigh->dim);
     default:
         return count_elements(tally, op == KT_OP_ZERO ? 1 : 2, rows->tokens, rows->dim);
     }

@@ -55,6 +55,9 @@ enum kt_op {
     KT_OP_ZERO,
     KT_OP_DROPOUT,
     KT_OP_CONVERT,
+    KT_OP_GATHER,
+    KT_OP_SCATTER_ADD,
+    KT_OP_WEIGH,
     KT_OPS
 };
 
@@ -191,13 +194,36 @@ struct kt_rows_args {
 };
 
 /** DROPOUT: y (+)= x * mask / (1 - p); element (t, i) of the mask as kt_dropout_row (core/random.h)
- * draws it, tokens counted from 0. The same call applied to a gradient is the backward. */
+ * draws it for token index[t]. The same call applied to a gradient is the backward. */
 struct kt_dropout_args {
     int64_t tokens, dim;
     float p;
     uint64_t key;
+    const int32_t *index; /**< [tokens]; NULL = tokens counted from 0 */
     struct kt_view x, y;
     bool accumulate;
+};
+
+/** Rows of an expert, or of some of its tokens. GATHER: y[r] = w(r) x[index[r]], r < rows.
+ * SCATTER_ADD: y[index[r]] += w(r) x[r]. w(r) = weights[slots[r]], or 1 without weights. */
+struct kt_gather_args {
+    int64_t rows, dim;
+    int64_t tokens;       /**< rows of the side that is indexed */
+    const int32_t *index; /**< [rows], distinct in SCATTER_ADD; NULL = 0, 1 ... */
+    int64_t num_slots;
+    const int32_t *slots; /**< [rows] */
+    const float *weights; /**< [num_slots] or NULL */
+    struct kt_view x, y;
+};
+
+/** WEIGH: the gradient of rows h that were weighed: dweights[slots[r]] = <dh[r], h[r]>, then
+ * dh[r] *= weights[slots[r]]. */
+struct kt_weigh_args {
+    int64_t rows, dim, num_slots;
+    const int32_t *slots; /**< [rows], distinct */
+    const float *weights; /**< [num_slots] */
+    float *dweights;      /**< [num_slots] */
+    struct kt_view h, dh;
 };
 
 /** A point on a queue of one device; 0 = long passed. */
@@ -317,6 +343,9 @@ KT_RUN(add, KT_OP_ADD, kt_rows_args)
 KT_RUN(zero, KT_OP_ZERO, kt_rows_args)
 KT_RUN(convert, KT_OP_CONVERT, kt_rows_args)
 KT_RUN(dropout, KT_OP_DROPOUT, kt_dropout_args)
+KT_RUN(gather, KT_OP_GATHER, kt_gather_args)
+KT_RUN(scatter_add, KT_OP_SCATTER_ADD, kt_gather_args)
+KT_RUN(weigh, KT_OP_WEIGH, kt_weigh_args)
 #undef KT_RUN
 
 /** Bytes of an element of a view. */

@@ -45,6 +45,9 @@ void kt_cpu_add(struct kt_device *dev, const void *args, void *scratch);
 void kt_cpu_zero(struct kt_device *dev, const void *args, void *scratch);
 void kt_cpu_dropout(struct kt_device *dev, const void *args, void *scratch);
 void kt_cpu_convert(struct kt_device *dev, const void *args, void *scratch);
+void kt_cpu_gather(struct kt_device *dev, const void *args, void *scratch);
+void kt_cpu_scatter_add(struct kt_device *dev, const void *args, void *scratch);
+void kt_cpu_weigh(struct kt_device *dev, const void *args, void *scratch);
 
 /** Scratch of those that take some. */
 uint64_t kt_cpu_linear_forward_scratch(const struct kt_cpu_device *cpu,

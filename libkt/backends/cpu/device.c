@@ -101,6 +101,8 @@ static bool cpu_supports(const struct kt_device *dev, enum kt_op op, const void 
     const struct kt_gemm_args *gemm = args;
     const struct kt_norm_args *norm = args;
     const struct kt_dropout_args *dropout = args;
+    const struct kt_gather_args *gather = args;
+    const struct kt_weigh_args *weigh = args;
     (void)dev;
     switch (op) {
     case KT_OP_LINEAR_FORWARD:
@@ -125,6 +127,11 @@ static bool cpu_supports(const struct kt_device *dev, enum kt_op op, const void 
         return ARE_F32(((const struct kt_cross_entropy_args *)args)->logits);
     case KT_OP_DROPOUT:
         return ARE_F32(dropout->x, dropout->y);
+    case KT_OP_GATHER:
+    case KT_OP_SCATTER_ADD:
+        return ARE_F32(gather->x, gather->y);
+    case KT_OP_WEIGH:
+        return ARE_F32(weigh->h, weigh->dh);
     case KT_OP_ADD:
     case KT_OP_ZERO:
     case KT_OP_CONVERT:
@@ -194,7 +201,10 @@ static const struct kt_device_ops cpu_ops = {
             [KT_OP_ADD] = kt_cpu_add,
             [KT_OP_ZERO] = kt_cpu_zero,
             [KT_OP_DROPOUT] = kt_cpu_dropout,
-            [KT_OP_CONVERT] = kt_cpu_convert},
+            [KT_OP_CONVERT] = kt_cpu_convert,
+            [KT_OP_GATHER] = kt_cpu_gather,
+            [KT_OP_SCATTER_ADD] = kt_cpu_scatter_add,
+            [KT_OP_WEIGH] = kt_cpu_weigh},
 };
 
 kt_status kt_cpu_open_on(kt_context *ctx, struct kt_pool *pool, const char *name,

@@ -54,8 +54,8 @@ static void drop_rows(void *arg, int64_t begin, int64_t end, int32_t thread)
     const struct kt_dropout_args *a = e->args;
     (void)thread;
     for (int64_t t = begin; t < end; t++)
-        kt_dropout_row(a->p, a->key, t, 0, a->dim, row_at(&a->x, t), a->accumulate,
-                       row_at(&a->y, t));
+        kt_dropout_row(a->p, a->key, a->index ? a->index[t] : t, 0, a->dim, row_at(&a->x, t),
+                       a->accumulate, row_at(&a->y, t));
 }
 
 void kt_cpu_dropout(struct kt_device *dev, const void *args, void *scratch)

@@ -58,6 +58,8 @@ union kt_far_args {
     struct kt_cross_entropy_args cross_entropy;
     struct kt_rows_args rows;
     struct kt_dropout_args dropout;
+    struct kt_gather_args gather;
+    struct kt_weigh_args weigh;
 };
 
 struct kt_far_job {

@@ -111,8 +111,22 @@ BYTES(loss_gradient, kt_cross_entropy_args, a->dlogprobs ? words(a->tokens) : 0)
 BYTES(rows_x, kt_rows_args, matrix(&a->x, a->tokens, a->dim))
 BYTES(rows_y, kt_rows_args, matrix(&a->y, a->tokens, a->dim))
 
+BYTES(dropout_index, kt_dropout_args, a->index ? words(a->tokens) : 0)
 BYTES(dropout_x, kt_dropout_args, matrix(&a->x, a->tokens, a->dim))
 BYTES(dropout_y, kt_dropout_args, matrix(&a->y, a->tokens, a->dim))
+
+BYTES(gather_index, kt_gather_args, a->index ? words(a->rows) : 0)
+BYTES(gather_slots, kt_gather_args, a->weights ? words(a->rows) : 0)
+BYTES(gather_weights, kt_gather_args, a->rows && a->weights ? words(a->num_slots) : 0)
+BYTES(gather_rows_x, kt_gather_args, matrix(&a->x, a->rows, a->dim))
+BYTES(gather_rows_y, kt_gather_args, matrix(&a->y, a->rows, a->dim))
+BYTES(gather_tokens_x, kt_gather_args, a->rows ? matrix(&a->x, a->tokens, a->dim) : 0)
+BYTES(gather_tokens_y, kt_gather_args, a->rows ? matrix(&a->y, a->tokens, a->dim) : 0)
+
+BYTES(weigh_slots, kt_weigh_args, words(a->rows))
+BYTES(weigh_weights, kt_weigh_args, a->rows ? words(a->num_slots) : 0)
+BYTES(weigh_h, kt_weigh_args, matrix(&a->h, a->rows, a->dim))
+BYTES(weigh_dh, kt_weigh_args, matrix(&a->dh, a->rows, a->dim))
 
 /* The strides and element types of a gradient are its operand's. */
 #define AT(type, member) offsetof(struct type, member)
@@ -186,8 +200,24 @@ const struct kt_far_operand kt_far_operands[KT_OPS][KT_FAR_OPERANDS] = {
     [KT_OP_ADD] = {{"x", AT(kt_rows_args, x.data), rows_x},
                    {"y", AT(kt_rows_args, y.data), rows_y}},
     [KT_OP_ZERO] = {{"y", AT(kt_rows_args, y.data), rows_y}},
-    [KT_OP_DROPOUT] = {{"x", AT(kt_dropout_args, x.data), dropout_x},
+    [KT_OP_DROPOUT] = {{"index", AT(kt_dropout_args, index), dropout_index},
+                       {"x", AT(kt_dropout_args, x.data), dropout_x},
                        {"y", AT(kt_dropout_args, y.data), dropout_y}},
     [KT_OP_CONVERT] = {{"x", AT(kt_rows_args, x.data), rows_x},
                        {"y", AT(kt_rows_args, y.data), rows_y}},
+    [KT_OP_GATHER] = {{"index", AT(kt_gather_args, index), gather_index},
+                      {"slots", AT(kt_gather_args, slots), gather_slots},
+                      {"weights", AT(kt_gather_args, weights), gather_weights},
+                      {"x", AT(kt_gather_args, x.data), gather_tokens_x},
+                      {"y", AT(kt_gather_args, y.data), gather_rows_y}},
+    [KT_OP_SCATTER_ADD] = {{"index", AT(kt_gather_args, index), gather_index},
+                           {"slots", AT(kt_gather_args, slots), gather_slots},
+                           {"weights", AT(kt_gather_args, weights), gather_weights},
+                           {"x", AT(kt_gather_args, x.data), gather_rows_x},
+                           {"y", AT(kt_gather_args, y.data), gather_tokens_y}},
+    [KT_OP_WEIGH] = {{"slots", AT(kt_weigh_args, slots), weigh_slots},
+                     {"weights", AT(kt_weigh_args, weights), weigh_weights},
+                     {"dweights", AT(kt_weigh_args, dweights), weigh_weights},
+                     {"h", AT(kt_weigh_args, h.data), weigh_h},
+                     {"dh", AT(kt_weigh_args, dh.data), weigh_dh}},
 };

@@ -116,6 +116,9 @@ OPERATION(add, KT_OP_ADD)
 OPERATION(zero, KT_OP_ZERO)
 OPERATION(dropout, KT_OP_DROPOUT)
 OPERATION(convert, KT_OP_CONVERT)
+OPERATION(gather, KT_OP_GATHER)
+OPERATION(scatter_add, KT_OP_SCATTER_ADD)
+OPERATION(weigh, KT_OP_WEIGH)
 
 const kt_op_fn kt_far_run[KT_OPS] = {
     [KT_OP_LINEAR_FORWARD] = linear_forward,
@@ -136,4 +139,7 @@ const kt_op_fn kt_far_run[KT_OPS] = {
     [KT_OP_ZERO] = zero,
     [KT_OP_DROPOUT] = dropout,
     [KT_OP_CONVERT] = convert,
+    [KT_OP_GATHER] = gather,
+    [KT_OP_SCATTER_ADD] = scatter_add,
+    [KT_OP_WEIGH] = weigh,
 };
