@@ -21,8 +21,10 @@ typedef struct kt_executor_options {
     size_t size;         /**< sizeof(kt_executor_options), set by the init function */
     int32_t compute;     /**< a kt_compute: KT_COMPUTE_BF16 */
     const kt_rule *rule; /**< NULL = everything on the CPU; borrowed during create only */
-    const char
-        *experts_backend; /**< overrides the rule: "auto", "reference" ...; NULL = the rule */
+    const char *experts_backend; /**< overrides the rule: "amx", "cpu" ...: the host; "device":
+                                      the device of the layer; "auto": the host's fastest, beside
+                                      the device where that has memory of its own; NULL = the
+                                      rule */
     int32_t logits_chunk; /**< tokens whose logits exist at one time; 0 = chosen by size */
     uint64_t reserved[8];
 } kt_executor_options;
@@ -38,8 +40,9 @@ KT_API kt_status kt_executor_create(kt_model *model, kt_lora *lora,
 /** Lets go of an executor; its generators keep it. */
 KT_API void kt_executor_free(kt_executor *executor);
 
-/** The backend that computes the routed experts of a layer ("amx", "cpu" ...), with "auto"
- * replaced by what it chose. A constant; NULL where the layer has no routed experts. */
+/** What computes the routed experts of a layer: the backend of the host ("amx", "cpu" ...), with
+ * "auto" replaced by what it chose; "device"; or "auto" where host and device share them. A
+ * constant; NULL where the layer has no routed experts. */
 KT_API const char *kt_executor_experts_backend(const kt_executor *executor, int32_t layer);
 
 /** Bits from KT_FORWARD_FLAGS up are flags for what may come, beside one of these. There is none

@@ -229,8 +229,9 @@ struct kt_weigh_args {
 /** A point on a queue of one device; 0 = long passed. */
 typedef uint64_t kt_mark;
 
-/** Operations run on COMPUTE; copies on any. */
-enum kt_queue { KT_QUEUE_COMPUTE, KT_QUEUE_IN, KT_QUEUE_OUT, KT_QUEUES };
+/** Operations run on COMPUTE; copies on any. SUPPLY is for weights, which travel far ahead of what
+ * uses them: whatever else goes to the device must not queue up behind them. */
+enum kt_queue { KT_QUEUE_COMPUTE, KT_QUEUE_IN, KT_QUEUE_OUT, KT_QUEUE_SUPPLY, KT_QUEUES };
 
 enum kt_memory {
     KT_MEMORY_DEVICE,
@@ -263,6 +264,10 @@ struct kt_device_ops {
      * Pinned memory is the fastest, but any will do. */
     void (*copy)(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
                  uint64_t bytes);
+    /** Optional, for memory of the host that is copied from again and again: makes such copies run
+     * at full speed, beside the host. False = it could not; then copies are as they were. */
+    bool (*pin)(struct kt_device *dev, const void *memory, uint64_t bytes);
+    void (*unpin)(struct kt_device *dev, const void *memory, uint64_t bytes);
     kt_mark (*mark)(struct kt_device *dev, enum kt_queue queue);
     /** What is queued from here on waits for `mark`, which is of a queue of the same device. */
     void (*wait)(struct kt_device *dev, enum kt_queue queue, kt_mark mark);

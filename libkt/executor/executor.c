@@ -15,6 +15,9 @@
 /** Logits at one time: about 64 MB, and rows enough that lm_head's weights are read seldom. */
 enum { LOGITS_BYTES = 64 << 20, MIN_LOGITS_CHUNK = 256, MODULE_BYTES = 256 };
 
+/** For routed experts on a device where nobody says how much of its memory there is to spare. */
+enum { EXPERT_BYTES = 1 << 30 };
+
 void kt_executor_options_init(kt_executor_options *options, size_t size)
 {
     kt_options_init(options, size, &(kt_executor_options){.compute = KT_COMPUTE_BF16},
@@ -56,13 +59,30 @@ static const char *experts_name(const kt_executor_options *options, const struct
     return kt_rule_experts_backend(options->rule, module);
 }
 
+/** "device" is the layer's device; beside it the host has the fastest backend there is. */
+static const char *host_experts_name(const kt_executor_options *options,
+                                     const struct kt_layer *layer)
+{
+    const char *name = experts_name(options, layer);
+    return strcmp(name, "device") == 0 ? "auto" : name;
+}
+
+/** Who may compute the experts of a layer on a device: "auto" means both. */
+static enum kt_experts_where experts_where(const char *name, const struct kt_device *device)
+{
+    if (strcmp(name, "device") == 0)
+        return KT_EXPERTS_DEVICE;
+    return strcmp(name, "auto") == 0 && !kt_device_is_host(device) ? KT_EXPERTS_SHARED
+                                                                   : KT_EXPERTS_HOST;
+}
+
 /** What the layers before this one have under the name; NULL = nothing. */
 static struct kt_experts *opened_before(const struct kt_executor *ex,
                                         const kt_executor_options *options, int32_t layer,
                                         const char *name)
 {
     for (int32_t l = 0; l < layer; l++)
-        if (ex->experts[l] && strcmp(experts_name(options, &ex->model->layers[l]), name) == 0)
+        if (ex->experts[l] && strcmp(host_experts_name(options, &ex->model->layers[l]), name) == 0)
             return ex->experts[l];
     return NULL;
 }
@@ -73,10 +93,12 @@ static kt_status open_experts(struct kt_executor *ex, const kt_executor_options 
     for (int32_t l = 0; l < ex->model->config.num_hidden_layers; l++) {
         if (!ex->model->layers[l].is_moe)
             continue;
-        const char *name = experts_name(options, &ex->model->layers[l]);
+        const char *name = host_experts_name(options, &ex->model->layers[l]);
         ex->experts[l] = opened_before(ex, options, l, name);
         if (!ex->experts[l])
             KT_TRY(open_experts_of(ex, options, name, &ex->experts[l]));
+        ex->where[l] = experts_where(experts_name(options, &ex->model->layers[l]),
+                                     ex->sites[ex->layout.device[l]].device);
     }
     return KT_OK;
 }
@@ -104,18 +126,34 @@ static int64_t default_logits_chunk(const struct kt_model *model)
     return kt_max_i64(LOGITS_BYTES / row, MIN_LOGITS_CHUNK);
 }
 
+/** The units of a device; and those of its layers whose routed experts it may compute, if it has
+ * no host memory. */
+static void list_units(const struct kt_executor *ex, const kt_executor_options *options,
+                       int32_t device, uint8_t *units, uint8_t *experts)
+{
+    int32_t layers = ex->model->config.num_hidden_layers;
+    for (int32_t u = 0; u <= layers; u++) {
+        units[u] = ex->layout.device[u] == device;
+        experts[u] = false;
+        if (!units[u] || u == layers || !ex->model->layers[u].is_moe)
+            continue;
+        const char *name = experts_name(options, &ex->model->layers[u]);
+        experts[u] = strcmp(name, "device") == 0 || strcmp(name, "auto") == 0;
+    }
+}
+
 /** A site for each device of the layout, and the host's own. */
-static kt_status open_sites(struct kt_executor *ex)
+static kt_status open_sites(struct kt_executor *ex, const kt_executor_options *options)
 {
     int32_t num_units = ex->model->config.num_hidden_layers + 1;
-    uint8_t *units = calloc((size_t)num_units, sizeof *units);
+    uint8_t *units = calloc(2 * (size_t)num_units, sizeof *units), *experts = units + num_units;
     kt_status status = KT_OK;
     if (!units)
-        return kt_fail_memory(ex->ctx, (uint64_t)num_units, "an executor");
+        return kt_fail_memory(ex->ctx, 2 * (uint64_t)num_units, "an executor");
     for (int32_t i = 0; status == KT_OK && i < ex->layout.num_devices; i++) {
-        for (int32_t u = 0; u < num_units; u++)
-            units[u] = ex->layout.device[u] == i;
-        status = kt_site_open(ex->model, ex->lora, ex->layout.devices[i], units, &ex->sites[i]);
+        list_units(ex, options, i, units, experts);
+        status =
+            kt_site_open(ex->model, ex->lora, ex->layout.devices[i], units, experts, &ex->sites[i]);
         ex->inputs[i] =
             (struct kt_block){.kind = KT_MEMORY_DEVICE, .what = "the kept layer inputs of a step"};
     }
@@ -128,10 +166,11 @@ static kt_status open_executor(struct kt_executor *ex, const kt_executor_options
 {
     int32_t layers = ex->model->config.num_hidden_layers;
     KT_TRY(kt_layout_create(ex->model, options->rule, &ex->layout));
-    KT_TRY(open_sites(ex));
+    KT_TRY(open_sites(ex, options));
     ex->experts = calloc((size_t)layers, sizeof(*ex->experts));
+    ex->where = calloc((size_t)layers, sizeof(*ex->where));
     ex->step.kept = calloc((size_t)layers, sizeof(*ex->step.kept));
-    if (!ex->experts || !ex->step.kept)
+    if (!ex->experts || !ex->where || !ex->step.kept)
         return kt_fail_memory(ex->ctx, (uint64_t)layers * 8, "an executor");
     KT_TRY(kt_experts_open(ex->ctx, "cpu", &ex->general));
     return open_experts(ex, options);
@@ -159,6 +198,7 @@ static void destroy(void *handle)
     kt_targets_free(&ex->step.targets);
     kt_rotary_free(&ex->rotary);
     free(ex->step.kept);
+    free(ex->where);
     free(ex->positions);
     free(ex->logprobs);
     kt_handle_drop((void *)ex->held_batch);
@@ -190,6 +230,7 @@ kt_status kt_executor_create(kt_model *model, kt_lora *lora, const kt_executor_o
     kt_handle_hold(model);
     kt_handle_hold(lora);
     ex->compute = (kt_compute)options.compute;
+    ex->expert_bytes = EXPERT_BYTES;
     ex->logits_chunk = options.logits_chunk ? options.logits_chunk : default_logits_chunk(model);
     kt_workspace_init(&ex->workspace, "the activations of a step");
     kt_status status = open_executor(ex, &options);
@@ -210,7 +251,9 @@ const char *kt_executor_experts_backend(const kt_executor *ex, int32_t layer)
 {
     if (!ex || layer < 0 || layer >= ex->model->config.num_hidden_layers || !ex->experts[layer])
         return NULL;
-    return ex->experts[layer]->ops->name;
+    if (ex->where[layer] == KT_EXPERTS_HOST)
+        return ex->experts[layer]->ops->name;
+    return ex->where[layer] == KT_EXPERTS_DEVICE ? "device" : "auto";
 }
 
 kt_status kt_executor_set_step(kt_executor *ex, uint64_t step)

@@ -38,6 +38,8 @@ struct kt_executor {
     struct kt_site sites[KT_MAX_DEVICES]; /**< [layout.num_devices] */
     struct kt_site host;                  /**< the host's own device, without a supply of weights */
     struct kt_experts **experts;          /**< [num_hidden_layers], NULL in dense layers */
+    enum kt_experts_where *where;         /**< [num_hidden_layers] of MoE layers */
+    uint64_t expert_bytes;                /**< of each device without host memory, for experts */
     struct kt_experts *general;           /**< computes what those do not */
     kt_compute compute;
     int64_t logits_chunk;

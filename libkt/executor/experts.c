@@ -2,9 +2,15 @@
 /* The front of all experts backends: chooses one for a call, measures, brings its sum to the device
  * and marks which matrices have a gradient. Experts are summed apart from the residual stream, so
  * that the sum is the same wherever they are computed. */
+#include <string.h>
+
 #include "core/context.h"
 #include "core/memory.h"
 #include "executor/executor.h"
+#include "placement/share.h"
+
+/** What a device is assumed to do in a second until rates are measured. */
+static const double link_rate = 50e9, flops_rate = 200e12;
 
 static bool any_lora(const struct kt_pass *pass, const struct kt_linear *linears, int32_t count)
 {
@@ -39,6 +45,11 @@ static struct kt_experts *backend_for(const struct kt_pass *pass, const struct k
     return does ? experts : pass->executor->general;
 }
 
+enum kt_experts_where kt_experts_where(const struct kt_pass *pass, const struct kt_layer *layer)
+{
+    return pass->executor->where[layer - pass->model->layers];
+}
+
 /** Of experts that share the rows evenly, as a plan has to assume. */
 static void measure_work(struct kt_pass *pass, const struct kt_experts *e,
                          const struct kt_expert_work *work, bool backward)
@@ -67,10 +78,11 @@ static void measure(struct kt_pass *pass, const struct kt_experts *e,
     measure_work(pass, e, work, backward);
 }
 
-static struct kt_expert_call call_of(const struct kt_pass *pass, const struct kt_expert_work *work)
+static struct kt_expert_call call_of(const struct kt_pass *pass, const struct kt_expert_work *work,
+                                     const struct kt_routing *share)
 {
     return (struct kt_expert_call){.layer = &work->experts,
-                                   .routing = &work->routing,
+                                   .routing = share,
                                    .compute = pass->compute,
                                    .training = pass->training,
                                    .x = work->x,
@@ -78,57 +90,195 @@ static struct kt_expert_call call_of(const struct kt_pass *pass, const struct kt
                                    .scratch = pass->host.site->device->scratch};
 }
 
-/** A sum of zeros on the host. */
-static struct kt_view take_sum(struct kt_pass *pass, int64_t tokens, int64_t dim)
+/** Zeros on the host. */
+static struct kt_view take_zeros(struct kt_pass *pass, int64_t tokens, int64_t dim)
 {
-    struct kt_view sum = kt_host_take(pass, tokens, dim);
-    struct kt_rows_args zero = {.tokens = tokens, .dim = dim, .y = sum};
+    struct kt_view zeros = kt_host_take(pass, tokens, dim);
+    struct kt_rows_args zero = {.tokens = tokens, .dim = dim, .y = zeros};
     kt_run_zero(&pass->host.run, &zero);
-    return sum;
+    return zeros;
 }
 
-/** y += the host's sum */
+/** y += a sum on the host */
 static void add_sum(struct kt_pass *pass, struct kt_view sum, int64_t tokens, int64_t dim,
                     struct kt_view y)
 {
     kt_add(pass, tokens, dim, kt_to_device(pass, sum, tokens, dim), true, y);
 }
 
-void kt_experts_forward(struct kt_pass *pass, const struct kt_expert_work *work, struct kt_view y)
+/* -- the host's share -------------------------------------------------------------------------- */
+
+/** sum += the rows of a share. */
+static void host_forward(struct kt_pass *pass, const struct kt_expert_work *work,
+                         const struct kt_routing *share, struct kt_view sum)
 {
-    int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
     struct kt_experts *e = backend_for(pass, work);
-    struct kt_expert_call call = call_of(pass, work);
-    struct kt_view sum = take_sum(pass, tokens, hidden);
+    struct kt_expert_call call = call_of(pass, work, share);
     if (kt_pass_measures(pass))
         measure(pass, e, work, false);
     else
         e->ops->forward(e, &call, sum);
-    add_sum(pass, sum, tokens, hidden, y);
+}
+
+static void host_backward(struct kt_pass *pass, const struct kt_expert_work *work,
+                          const struct kt_routing *share, struct kt_view sum, float *dweights)
+{
+    struct kt_experts *e = backend_for(pass, work);
+    struct kt_expert_call call = call_of(pass, work, share);
+    if (kt_pass_measures(pass))
+        measure(pass, e, work, true);
+    else
+        e->ops->backward(e, &call, work->dy, sum, dweights);
+}
+
+/* -- who computes what ------------------------------------------------------------------------- */
+
+/** The routing's rows, divided. */
+struct shares {
+    struct kt_routing host, device;
+    bool has_host, has_device;
+    uint8_t *chosen; /**< [num_experts] 1 = the device's */
+};
+
+/** What an expert takes on the current device: to bring it there and to multiply, whichever is
+ * longer. */
+static double device_seconds(const struct kt_pass *pass, const struct kt_expert_work *work,
+                             int32_t expert, int64_t rows)
+{
+    const struct kt_expert_layer *l = &work->experts;
+    int32_t layer = (int32_t)(work->layer - pass->model->layers);
+    uint64_t distance = kt_expert_supply_distance(pass->stage->site->experts, layer, expert);
+    double products = work->dy.data ? 15 : 6;
+    double flops = products * (double)rows * (double)l->hidden_size * (double)l->intermediate_size;
+    double bring = (double)distance / link_rate, multiply = flops / flops_rate;
+    return rows ? (bring > multiply ? bring : multiply) : 0;
+}
+
+/** What an expert takes on the host. Backward recomputes two of forward's three products. */
+static double host_seconds(const struct kt_pass *pass, const struct kt_expert_work *work,
+                           int64_t rows)
+{
+    const struct kt_experts *e = backend_for(pass, work);
+    double forward = e->ops->seconds(e, &work->experts, rows, false);
+    if (!work->dy.data)
+        return forward;
+    return e->ops->seconds(e, &work->experts, rows, true) + forward * 2 / 3;
+}
+
+static void choose(const struct kt_pass *pass, const struct kt_expert_work *work,
+                   struct kt_share_cost *costs, int32_t *order, uint8_t *chosen)
+{
+    const struct kt_routing *r = &work->routing;
+    for (int32_t i = 0; i < r->num_experts; i++) {
+        int64_t rows = r->first[i + 1] - r->first[i];
+        costs[i] = (struct kt_share_cost){.host = host_seconds(pass, work, rows),
+                                          .device = device_seconds(pass, work, i, rows)};
+    }
+    kt_share_choose(costs, r->num_experts, order, chosen);
+}
+
+/** Shares take memory on the host's arena. */
+static struct shares divide(struct kt_pass *pass, const struct kt_expert_work *work)
+{
+    struct kt_arena *arena = kt_host_arena(pass);
+    const struct kt_routing *r = &work->routing;
+    int64_t bytes = (int64_t)kt_routing_bytes(r->tokens, r->topk, r->num_experts);
+    struct shares s = {.host = *r,
+                       .device = *r,
+                       .has_host = work->where != KT_EXPERTS_DEVICE,
+                       .has_device = work->where != KT_EXPERTS_HOST};
+    s.chosen = kt_arena_take(arena, r->num_experts, 1, 1);
+    void *memory[] = {kt_arena_take(arena, bytes, 1, 1), kt_arena_take(arena, bytes, 1, 1)};
+    void *costs = kt_arena_take(arena, r->num_experts, sizeof(struct kt_share_cost), 1);
+    void *order = kt_arena_take(arena, r->num_experts, sizeof(int32_t), 1);
+    if (kt_pass_measures(pass) || !s.has_device)
+        return s;
+    for (int32_t e = 0; e < r->num_experts; e++)
+        s.chosen[e] = r->first[e + 1] > r->first[e];
+    if (!s.has_host)
+        return s;
+    choose(pass, work, costs, order, s.chosen);
+    s.device = kt_routing_share(r, s.chosen, memory[0]);
+    for (int32_t e = 0; e < r->num_experts; e++)
+        s.chosen[e] = !s.chosen[e];
+    s.host = kt_routing_share(r, s.chosen, memory[1]);
+    for (int32_t e = 0; e < r->num_experts; e++)
+        s.chosen[e] = !s.chosen[e];
+    s.has_host = s.host.first[r->num_experts] > 0;
+    s.has_device = s.device.first[r->num_experts] > 0;
+    return s;
+}
+
+/** The device's experts begin to travel; those of the next layer follow if it will use most. */
+static void enter_supply(struct kt_pass *pass, const struct kt_expert_work *work,
+                         const struct shares *s)
+{
+    int64_t slots = work->routing.tokens * work->routing.topk;
+    int32_t layer = (int32_t)(work->layer - pass->model->layers);
+    kt_expert_supply_enter(pass->stage->site->experts, &pass->stage->run, layer, s->chosen,
+                           slots < work->routing.num_experts ? -1 : pass->next_unit);
+}
+
+/* The device begins first and is waited for last, by what follows. */
+
+void kt_experts_forward(struct kt_pass *pass, const struct kt_expert_work *work, struct kt_view y)
+{
+    int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
+    struct shares s = divide(pass, work);
+    struct kt_view sum = y;
+    if (s.has_device) {
+        sum = kt_take(pass, tokens, hidden);
+        kt_zero(pass, tokens, hidden, sum);
+        enter_supply(pass, work, &s);
+        kt_device_experts_forward(pass, work, &s.device, sum);
+    }
+    if (s.has_host) {
+        struct kt_view host = take_zeros(pass, tokens, hidden);
+        host_forward(pass, work, &s.host, host);
+        add_sum(pass, host, tokens, hidden, sum);
+    }
+    if (s.has_device)
+        kt_add(pass, tokens, hidden, sum, true, y);
 }
 
 /** The experts that have rows add to their gradients. */
 static void mark_gradients(const struct kt_pass *pass, const struct kt_expert_work *work)
 {
     const int64_t *first = work->routing.first;
-    for (int k = 0; k < KT_EXPERT_LINEARS; k++)
+    for (int k = 0; !kt_pass_measures(pass) && k < KT_EXPERT_LINEARS; k++)
         for (int32_t e = 0; work->experts.lora[k] && e < work->experts.num_experts; e++)
             if (first[e + 1] > first[e] && work->experts.lora[k][e].a)
                 kt_pass_mark_grad(pass, &work->experts.lora[k][e]);
 }
 
-void kt_experts_backward(struct kt_pass *pass, const struct kt_expert_work *work, struct kt_view dx,
-                         float *dweights)
+const float *kt_experts_backward(struct kt_pass *pass, const struct kt_expert_work *work,
+                                 struct kt_view dx)
 {
     int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
-    struct kt_experts *e = backend_for(pass, work);
-    struct kt_expert_call call = call_of(pass, work);
-    struct kt_view sum = take_sum(pass, tokens, hidden);
-    if (kt_pass_measures(pass)) {
-        measure(pass, e, work, true);
-    } else {
-        e->ops->backward(e, &call, work->dy, sum, dweights);
-        mark_gradients(pass, work);
+    int32_t topk = work->routing.topk;
+    struct shares s = divide(pass, work);
+    struct kt_view sum = dx, dweights = {0};
+    if (s.has_device) {
+        dweights = kt_take(pass, tokens, topk);
+        sum = kt_take(pass, tokens, hidden);
+        kt_zero(pass, tokens, topk, dweights);
+        kt_zero(pass, tokens, hidden, sum);
+        enter_supply(pass, work, &s);
+        kt_device_experts_backward(pass, work, &s.device, sum, dweights.data);
     }
-    add_sum(pass, sum, tokens, hidden, dx);
+    if (s.has_host) {
+        struct kt_view host = take_zeros(pass, tokens, hidden);
+        struct kt_view of_host = take_zeros(pass, tokens, topk);
+        host_backward(pass, work, &s.host, host, of_host.data);
+        add_sum(pass, host, tokens, hidden, sum);
+        of_host = kt_to_device(pass, of_host, tokens, topk);
+        if (s.has_device)
+            kt_add(pass, tokens, topk, of_host, true, dweights);
+        else
+            dweights = of_host;
+    }
+    if (s.has_device)
+        kt_add(pass, tokens, hidden, sum, true, dx);
+    mark_gradients(pass, work);
+    return dweights.data;
 }

@@ -53,7 +53,7 @@ static struct kt_products take_products(struct kt_pass *pass, const struct kt_la
         products.gate = kt_take(pass, pass->tokens, inner);
         products.up = kt_take(pass, pass->tokens, inner);
     }
-    if (layer->is_moe)
+    if (layer->is_moe && kt_experts_where(pass, layer) == KT_EXPERTS_HOST)
         products.routed = kt_host_take(pass, 2 * pass->tokens * config->router.topk,
                                        config->moe_intermediate_size)
                               .data;

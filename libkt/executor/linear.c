@@ -35,6 +35,7 @@ static void drop(struct kt_pass *pass, const struct kt_lora_pair *pair, int64_t 
                                    .p = pair->dropout,
                                    .key = pair->dropout_key +
                                           (uint64_t)pass->dropout_row * 0x9e3779b97f4a7c15u,
+                                   .index = pass->row_tokens,
                                    .x = x,
                                    .y = y,
                                    .accumulate = accumulate};

@@ -38,9 +38,10 @@ static struct kt_router_args score(struct kt_pass *pass, const struct kt_layer *
     return args;
 }
 
-/** Lets the tokens choose; the choices are the host's after kt_host_wait. */
-static void route(struct kt_pass *pass, const struct kt_layer *layer, struct kt_view n,
-                  const struct choices *to)
+/** Lets the tokens choose; the choices are the host's after kt_host_wait, and the weights stay on
+ * the device, too. */
+static const float *route(struct kt_pass *pass, const struct kt_layer *layer, struct kt_view n,
+                          const struct choices *to)
 {
     struct kt_router_args args = score(pass, layer, n);
     int64_t slots = pass->tokens * args.router.topk;
@@ -50,14 +51,17 @@ static void route(struct kt_pass *pass, const struct kt_layer *layer, struct kt_
     kt_run_router_forward(&pass->stage->run, &args);
     kt_words_to_host(pass, to->ids, args.ids, slots);
     kt_words_to_host(pass, to->weights, args.weights, slots);
+    return args.weights;
 }
 
 static struct kt_expert_work work_of(const struct kt_pass *pass, const struct kt_layer *layer,
-                                     const struct choices *choices,
+                                     struct kt_view n, const struct choices *choices,
                                      const struct kt_products *products)
 {
     const struct kt_model_config *config = &pass->model->config;
     return (struct kt_expert_work){.layer = layer,
+                                   .where = kt_experts_where(pass, layer),
+                                   .n = n,
                                    .experts = kt_routed_layer(pass, layer),
                                    .routing = {.tokens = pass->tokens,
                                                .topk = config->router.topk,
@@ -97,9 +101,10 @@ kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, str
 {
     struct kt_marks marks = kt_pass_marks(pass);
     struct choices choices = choices_of(pass, layer);
-    struct kt_expert_work work = work_of(pass, layer, &choices, products);
-    route(pass, layer, n, &choices);
-    work.x = kt_to_host(pass, n, pass->tokens, work.experts.hidden_size);
+    struct kt_expert_work work = work_of(pass, layer, n, &choices, products);
+    work.device_weights = route(pass, layer, n, &choices);
+    if (work.where != KT_EXPERTS_DEVICE)
+        work.x = kt_to_host(pass, n, pass->tokens, work.experts.hidden_size);
     KT_TRY(kt_shared_forward(pass, layer, n, products, y));
     KT_TRY(sort(pass, &work.routing));
     kt_experts_forward(pass, &work, y);
@@ -112,20 +117,22 @@ kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, st
 {
     struct kt_marks marks = kt_pass_marks(pass);
     struct choices choices = choices_of(pass, layer);
-    struct kt_expert_work work = work_of(pass, layer, &choices, products);
+    struct kt_expert_work work = work_of(pass, layer, n, &choices, products);
     int64_t tokens = pass->tokens, topk = work.routing.topk;
     struct kt_linear router = router_of(layer);
-    work.x = kt_to_host(pass, n, tokens, work.experts.hidden_size);
-    work.dy = kt_to_host(pass, dy, tokens, work.experts.hidden_size);
+    work.device_dy = dy;
+    if (work.where != KT_EXPERTS_DEVICE) {
+        work.x = kt_to_host(pass, n, tokens, work.experts.hidden_size);
+        work.dy = kt_to_host(pass, dy, tokens, work.experts.hidden_size);
+    }
     KT_TRY(kt_shared_backward(pass, layer, n, products, dy, dn));
     struct kt_router_args args = score(pass, layer, n);
-    struct kt_view dweights = kt_host_take(pass, tokens, topk);
     struct kt_view dlogits = kt_take(pass, tokens, args.router.num_experts);
     KT_TRY(sort(pass, &work.routing));
-    kt_experts_backward(pass, &work, dn, dweights.data);
-    mark_padding(pass, layer, &work.routing);
+    work.device_weights = kt_words_to_device(pass, choices.weights, tokens * topk);
     args.ids = (int32_t *)(uintptr_t)kt_words_to_device(pass, choices.ids, tokens * topk);
-    args.dweights = kt_words_to_device(pass, dweights.data, tokens * topk);
+    args.dweights = kt_experts_backward(pass, &work, dn);
+    mark_padding(pass, layer, &work.routing);
     args.dlogits = dlogits.data;
     kt_run_router_backward(&pass->stage->run, &args);
     kt_linear_backward(pass, &router, tokens, n, dlogits, true, dn);

@@ -89,6 +89,7 @@ kt_status kt_pass_enter(struct kt_pass *pass, int32_t unit, int32_t then, enum k
         KT_TRY(move(pass, stage, stream));
     if (then >= 0 && device[then] != device[unit])
         then = -1;
+    pass->next_unit = then < pass->model->config.num_hidden_layers ? then : -1;
     return kt_supply_enter(stage->site->supply, &stage->run, unit, then);
 }
 

@@ -46,8 +46,10 @@ struct kt_pass {
     const struct kt_model *model;
     struct kt_lora *lora; /**< NULL = none */
     kt_compute compute;
-    bool training;       /**< dropout on */
-    int64_t dropout_row; /**< first token of a call on part of the tokens: varies its mask */
+    bool training;             /**< dropout on */
+    int64_t dropout_row;       /**< first token of a call on part of the tokens: varies its mask */
+    const int32_t *row_tokens; /**< on the device: tokens of the rows that linears see; NULL = the
+                                    rows are all tokens */
 
     struct kt_stage stages[KT_MAX_DEVICES];
     int32_t num_stages;
@@ -56,6 +58,7 @@ struct kt_pass {
     struct kt_routes routes;
     double experts_seconds; /**< measured: what backends say of their experts */
 
+    int32_t next_unit; /**< what will be entered next on the same device; -1 = unknown */
     int64_t tokens;
     int64_t padding; /**< the last so many of the tokens are padding: each sees its sequence, none
                           sees it, and it marks the experts it chooses; forward of training only */
@@ -139,8 +142,12 @@ static inline struct kt_weight kt_pass_weight(const struct kt_pass *pass,
                                               const struct kt_weight *weight)
 {
     const struct kt_site *site = pass->stage->site;
-    bool there = kt_pass_measures(pass) || kt_device_is_host(site->device);
-    return there ? *weight : kt_supply_take(site->supply, weight);
+    struct kt_weight there;
+    if (kt_pass_measures(pass) || kt_device_is_host(site->device))
+        return *weight;
+    if (kt_expert_supply_find(site->experts, weight, &there))
+        return there;
+    return kt_supply_take(site->supply, weight);
 }
 
 /** The same of both arenas, the current device's and the host's. */
@@ -221,7 +228,8 @@ struct kt_products {
     struct kt_view gate, up; /**< [tokens, intermediate] each, of a dense MLP or of shared experts
                                   without a gate */
     float *shared; /**< [tokens, 2, intermediate] of shared experts with a gate; on the host */
-    float *routed; /**< [tokens, topk, 2, moe_intermediate_size]; on the host */
+    float *routed; /**< [tokens, topk, 2, moe_intermediate_size]; on the host, where all experts
+                        are the host's */
 };
 
 /** y += MLP(n), dense or the shared experts. */
@@ -237,20 +245,44 @@ void kt_mlp_backward(struct kt_pass *pass, const struct kt_mlp *mlp, struct kt_v
 struct kt_expert_layer kt_routed_layer(const struct kt_pass *pass, const struct kt_layer *layer);
 struct kt_expert_layer kt_shared_layer(const struct kt_pass *pass, const struct kt_layer *layer);
 
-/** Computes the rows of a routing on the host and adds them. `x` and `dy` are as kt_to_host gave
- * them; `weights` of the routing are on the host. Marks the gradients. */
+/** Who computes the experts of a work. */
+enum kt_experts_where {
+    KT_EXPERTS_HOST,   /**< the layer's experts backend */
+    KT_EXPERTS_DEVICE, /**< the layer's device */
+    KT_EXPERTS_SHARED  /**< both, divided by the time that they would take */
+};
+
+enum kt_experts_where kt_experts_where(const struct kt_pass *pass, const struct kt_layer *layer);
+
+/** The rows of a routing. */
 struct kt_expert_work {
     const struct kt_layer *layer;
+    enum kt_experts_where where;
     struct kt_expert_layer experts;
-    struct kt_routing routing;
+    struct kt_routing routing; /**< on the host, weights too */
+    /* on the host, as kt_to_host gave them; unless all is the device's */
     struct kt_view x, dy;
     float *kept;
+    /* on the device; unless all is the host's */
+    struct kt_view n, device_dy;
+    const float *device_weights; /**< [tokens, topk] */
 };
 /** y += on the current device */
 void kt_experts_forward(struct kt_pass *pass, const struct kt_expert_work *work, struct kt_view y);
-/** dx += on the current device; dweights [tokens, topk] on the host */
-void kt_experts_backward(struct kt_pass *pass, const struct kt_expert_work *work, struct kt_view dx,
-                         float *dweights);
+/** dx += on the current device; returns d(weights) [tokens, topk], on the device. Marks the
+ * gradients. */
+const float *kt_experts_backward(struct kt_pass *pass, const struct kt_expert_work *work,
+                                 struct kt_view dx);
+
+/* experts_device.c */
+
+/** sum += the rows of a share of the work's routing, computed on the current device. */
+void kt_device_experts_forward(struct kt_pass *pass, const struct kt_expert_work *work,
+                               const struct kt_routing *share, struct kt_view sum);
+/** The same of d(x); d(weights) of the share's slots. */
+void kt_device_experts_backward(struct kt_pass *pass, const struct kt_expert_work *work,
+                                const struct kt_routing *share, struct kt_view sum,
+                                float *dweights);
 
 /* shared_expert.c, moe.c */
 

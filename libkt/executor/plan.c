@@ -70,7 +70,8 @@ static void count_stage(const struct kt_executor *ex, const struct kt_trial *t, 
     count_work(ex, &stage->tally, device);
     if (kt_device_is_host(stage->site->device))
         return;
-    device->supplied = size.buffers + stage->site->vectors.size;
+    device->supplied = size.buffers + stage->site->vectors.size +
+                       kt_expert_supply_bytes(stage->site->experts, ex->expert_bytes);
     device->adapter = stage->site->lora.size + stage->site->lora_grad.size;
     device->feed = feed_bytes(ex, t);
 }

@@ -98,11 +98,10 @@ static kt_status gated_backward(struct kt_pass *pass, const struct kt_layer *lay
     int64_t tokens = pass->tokens;
     struct kt_marks marks = kt_pass_marks(pass);
     struct gate g = weigh(pass, layer, n, products);
-    struct kt_view dlogits = kt_take(pass, tokens, 1), dweights = kt_host_take(pass, tokens, 1);
+    struct kt_view dlogits = kt_take(pass, tokens, 1);
     g.work.dy = kt_to_host(pass, dy, tokens, pass->model->config.hidden_size);
     KT_TRY(fetch(pass, &g));
-    kt_experts_backward(pass, &g.work, dn, dweights.data);
-    g.router.dweights = kt_words_to_device(pass, dweights.data, tokens);
+    g.router.dweights = kt_experts_backward(pass, &g.work, dn);
     g.router.dlogits = dlogits.data;
     kt_run_router_backward(&pass->stage->run, &g.router);
     kt_linear_backward(pass, layer->shared_gate, tokens, n, dlogits, true, dn);

@@ -29,28 +29,36 @@ static bool is_mirrored(const kt_model *model, const struct kt_linear *linear, c
     if (linear->role == KT_ROLE_ROUTED_EXPERT)
         return false;
     if (linear->role == KT_ROLE_SHARED_EXPERT && model->layers[unit].shared_gate)
-        return false; /* computed on the host too */
+        return false; /* computed on the host */
     return units[unit];
 }
 
-/** Lists what the site has of the adapter; neighbours become one piece. */
-static kt_status list_mirrored(const kt_lora *lora, const uint8_t *units, struct kt_site *site)
+static bool is_routed(const kt_model *model, const struct kt_linear *linear, const uint8_t *layers)
+{
+    return linear->role == KT_ROLE_ROUTED_EXPERT && layers[kt_linear_unit(model, linear)];
+}
+
+/** Lists what the site has of the adapter, by one of the questions above; neighbours become one
+ * piece. */
+static kt_status list_mirrored(const kt_lora *lora,
+                               bool (*is)(const kt_model *, const struct kt_linear *,
+                                          const uint8_t *),
+                               const uint8_t *units, struct kt_mirrored **out, int32_t *num)
 {
     const kt_model *model = lora->model;
-    site->mirrored = calloc((size_t)lora->num_attached + 1, sizeof *site->mirrored);
-    if (!site->mirrored)
+    struct kt_mirrored *pieces = calloc((size_t)lora->num_attached + 1, sizeof *pieces);
+    *out = pieces;
+    if (!pieces)
         return kt_fail_memory(model->ctx, (uint64_t)lora->num_attached * 16, "an executor");
     for (int32_t i = 0; i < lora->num_attached; i++) {
-        const struct kt_linear *linear = &model->linears[lora->attached[i]];
         uint64_t begin = kt_adapter_pair_offset(lora, i), count = kt_adapter_pair_size(lora, i);
-        struct kt_mirrored *last =
-            site->num_mirrored ? &site->mirrored[site->num_mirrored - 1] : NULL;
-        if (!is_mirrored(model, linear, units))
+        struct kt_mirrored *last = *num ? &pieces[*num - 1] : NULL;
+        if (!is(model, &model->linears[lora->attached[i]], units))
             continue;
         if (last && last->begin + last->count == begin)
             last->count += count;
         else
-            site->mirrored[site->num_mirrored++] = (struct kt_mirrored){begin, count};
+            pieces[(*num)++] = (struct kt_mirrored){begin, count};
     }
     return KT_OK;
 }
@@ -70,7 +78,7 @@ static kt_status copy_in(struct kt_site *site, const kt_model *model, const kt_l
 }
 
 kt_status kt_site_open(kt_model *model, const kt_lora *lora, const char *name, const uint8_t *units,
-                       struct kt_site *site)
+                       const uint8_t *experts, struct kt_site *site)
 {
     *site = (struct kt_site){
         .vectors = {.kind = KT_MEMORY_DEVICE, .what = "norms and biases on a device"},
@@ -80,8 +88,11 @@ kt_status kt_site_open(kt_model *model, const kt_lora *lora, const char *name, c
     KT_TRY(kt_supply_create(model, site->device, units, &site->supply));
     if (kt_device_is_host(site->device))
         return KT_OK;
-    if (lora)
-        KT_TRY(list_mirrored(lora, units, site));
+    KT_TRY(kt_expert_supply_create(model, site->device, experts, &site->experts));
+    if (lora) {
+        KT_TRY(list_mirrored(lora, is_mirrored, units, &site->mirrored, &site->num_mirrored));
+        KT_TRY(list_mirrored(lora, is_routed, experts, &site->routed, &site->num_routed));
+    }
     return copy_in(site, model, lora);
 }
 
@@ -93,44 +104,73 @@ void kt_site_close(struct kt_site *site)
     kt_block_free(site->device, &site->vectors);
     kt_block_free(site->device, &site->lora);
     kt_block_free(site->device, &site->lora_grad);
+    kt_expert_supply_free(site->experts);
     kt_supply_free(site->supply);
     kt_device_close(site->device);
     free(site->mirrored);
+    free(site->routed);
 }
 
-static void copy_mirrored(const struct kt_site *site, const struct kt_runner *run,
-                          enum kt_queue queue, void *to, const void *from)
+static void copy_pieces(const struct kt_mirrored *pieces, int32_t num, const struct kt_runner *run,
+                        enum kt_queue queue, void *to, const void *from)
 {
-    for (int32_t i = 0; i < site->num_mirrored; i++) {
-        uint64_t begin = site->mirrored[i].begin * sizeof(float);
+    for (int32_t i = 0; i < num; i++) {
+        uint64_t begin = pieces[i].begin * sizeof(float);
         kt_run_copy(run, queue, (char *)to + begin, (const char *)from + begin,
-                    site->mirrored[i].count * sizeof(float));
+                    pieces[i].count * sizeof(float));
     }
 }
 
-/** After what computes with the copy so far, and before what is to. */
-static void send_mirrored(const struct kt_site *site, const struct kt_runner *run, void *to,
-                          const float *from)
-{
-    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
-    copy_mirrored(site, run, KT_QUEUE_IN, to, from);
-    kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
-}
+/* Copies to the device come after what computes with the copy so far, and before what is to. */
 
 void kt_site_lora_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)
 {
-    send_mirrored(site, run, site->lora.memory, lora->data);
+    void *to = site->lora.memory;
+    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
+    copy_pieces(site->mirrored, site->num_mirrored, run, KT_QUEUE_IN, to, lora->data);
+    copy_pieces(site->routed, site->num_routed, run, KT_QUEUE_IN, to, lora->data);
+    kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
 }
 
 void kt_site_grad_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)
 {
-    send_mirrored(site, run, site->lora_grad.memory, lora->grad);
+    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
+    copy_pieces(site->mirrored, site->num_mirrored, run, KT_QUEUE_IN, site->lora_grad.memory,
+                lora->grad);
+    kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
 }
 
 void kt_site_grad_out(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)
 {
     kt_run_order(run, KT_QUEUE_OUT, KT_QUEUE_COMPUTE);
-    copy_mirrored(site, run, KT_QUEUE_OUT, lora->grad, site->lora_grad.memory);
+    copy_pieces(site->mirrored, site->num_mirrored, run, KT_QUEUE_OUT, lora->grad,
+                site->lora_grad.memory);
+}
+
+/** The pair's gradients, A's and B's, lie behind each other. */
+static struct kt_mirrored gradients_of(const kt_lora *lora, const struct kt_linear *linear)
+{
+    const struct kt_lora_pair *pair = &lora->slots[linear->index];
+    return (struct kt_mirrored){.begin = (uint64_t)(pair->da - lora->grad),
+                                .count = (uint64_t)pair->rank *
+                                         (uint64_t)(linear->weight.rows + linear->weight.cols)};
+}
+
+void kt_site_linear_grad_in(const struct kt_site *site, const struct kt_runner *run,
+                            const kt_lora *lora, const struct kt_linear *linear)
+{
+    struct kt_mirrored piece = gradients_of(lora, linear);
+    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
+    copy_pieces(&piece, 1, run, KT_QUEUE_IN, site->lora_grad.memory, lora->grad);
+    kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+}
+
+void kt_site_linear_grad_out(const struct kt_site *site, const struct kt_runner *run,
+                             const kt_lora *lora, const struct kt_linear *linear)
+{
+    struct kt_mirrored piece = gradients_of(lora, linear);
+    kt_run_order(run, KT_QUEUE_OUT, KT_QUEUE_COMPUTE);
+    copy_pieces(&piece, 1, run, KT_QUEUE_OUT, lora->grad, site->lora_grad.memory);
 }
 
 /** The same place in the copy of an array. */

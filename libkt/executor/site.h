@@ -7,6 +7,7 @@
 #define KT_EXECUTOR_SITE_H
 
 #include "backend/device.h"
+#include "executor/expert_supply.h"
 #include "executor/supply.h"
 #include "model/adapter.h"
 
@@ -35,12 +36,17 @@ struct kt_site {
     struct kt_block lora, lora_grad; /**< as lora->data and lora->grad, in `mirrored` alone */
     struct kt_mirrored *mirrored;    /**< [num_mirrored] */
     int32_t num_mirrored;
+    struct kt_expert_supply *experts;
+    struct kt_mirrored *routed; /**< [num_routed] of routed experts: their gradients go to the
+                                     device an expert at a time, as it is computed */
+    int32_t num_routed;
 };
 
 /** Opens the device `name` for the units (layers, and num_hidden_layers for the head) u with
- * units[u]. Errors: NOT_FOUND (the device), OUT_OF_MEMORY. */
+ * units[u], and for the routed experts of layers l with experts[l]. Errors: NOT_FOUND (the device),
+ * OUT_OF_MEMORY. */
 kt_status kt_site_open(kt_model *model, const kt_lora *lora, const char *name, const uint8_t *units,
-                       struct kt_site *site);
+                       const uint8_t *experts, struct kt_site *site);
 void kt_site_close(struct kt_site *site);
 
 /** Copies of the host's matrices to the mirror, and gradients both ways: all are enqueued; those to
@@ -48,6 +54,11 @@ void kt_site_close(struct kt_site *site);
 void kt_site_lora_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora);
 void kt_site_grad_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora);
 void kt_site_grad_out(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora);
+/** Those of one routed expert's linear with LoRA. */
+void kt_site_linear_grad_in(const struct kt_site *site, const struct kt_runner *run,
+                            const kt_lora *lora, const struct kt_linear *linear);
+void kt_site_linear_grad_out(const struct kt_site *site, const struct kt_runner *run,
+                             const kt_lora *lora, const struct kt_linear *linear);
 
 /** Where a device has what the host has at `vector` (in model->vectors), `data` or `grad` (in the
  * adapter's); NULL stays NULL. */

@@ -7,19 +7,14 @@
 #include "core/context.h"
 #include "core/memory.h"
 #include "executor/read_ahead.h"
+#include "executor/supplied.h"
 #include "formats/mapped_file.h"
 #include "formats/safetensors.h"
 
-enum { BUFFERS = 2, MAX_WEIGHTS = 16, ALIGNMENT = 64 };
-
-/** A weight of a unit, and where it lies in the unit's buffer. */
-struct supplied {
-    const struct kt_weight *weight;
-    uint64_t data, data_bytes, scale, scale_bytes;
-};
+enum { BUFFERS = 2, MAX_WEIGHTS = 16 };
 
 struct unit {
-    struct supplied weights[MAX_WEIGHTS];
+    struct kt_supplied weights[MAX_WEIGHTS]; /**< in the unit's buffer */
     int32_t num_weights;
     uint64_t bytes;
     int32_t *files; /**< [num_files] of the checkpoint, those that hold any of its weights */
@@ -51,32 +46,11 @@ static int32_t num_units(const kt_model *model)
     return model->config.num_hidden_layers + 1;
 }
 
-/** Scales that a weight reads, counted from the first. */
-static uint64_t num_scales(const struct kt_weight *w)
-{
-    if (!w->scale)
-        return 0;
-    return (uint64_t)((w->first_row + w->rows - 1) / w->scale_rows * w->scale_ld +
-                      (w->cols - 1) / w->scale_cols + 1);
-}
-
-static uint64_t place(uint64_t *at, uint64_t bytes)
-{
-    uint64_t begin = *at;
-    *at = (begin + bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    return begin;
-}
-
 static void add_weight(struct unit *unit, const struct kt_weight *w)
 {
     if (!w || !w->data)
         return;
-    struct supplied *s = &unit->weights[unit->num_weights++];
-    s->weight = w;
-    s->data_bytes = (uint64_t)w->rows * kt_format_row_bytes(w->dtype, w->cols);
-    s->scale_bytes = num_scales(w) * sizeof *w->scale;
-    s->data = place(&unit->bytes, s->data_bytes);
-    s->scale = place(&unit->bytes, s->scale_bytes);
+    unit->weights[unit->num_weights++] = kt_supplied_place(w, &unit->bytes);
 }
 
 static void add_linears(struct unit *unit, const struct kt_layer *layer)
@@ -260,14 +234,11 @@ static void send(const struct kt_supply *supply, const struct kt_runner *run, in
                  struct buffer *buffer)
 {
     const struct unit *u = &supply->units[unit];
-    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
-    for (int32_t i = 0; i < u->num_weights; i++) {
-        const struct supplied *s = &u->weights[i];
-        kt_run_copy(run, KT_QUEUE_IN, buffer->memory + s->data, s->weight->data, s->data_bytes);
-        kt_run_copy(run, KT_QUEUE_IN, buffer->memory + s->scale, s->weight->scale, s->scale_bytes);
-    }
+    kt_run_order(run, KT_QUEUE_SUPPLY, KT_QUEUE_COMPUTE);
+    for (int32_t i = 0; i < u->num_weights; i++)
+        kt_supplied_send(&u->weights[i], run, buffer->memory);
     buffer->unit = unit;
-    buffer->ready = kt_run_mark(run, KT_QUEUE_IN);
+    buffer->ready = kt_run_mark(run, KT_QUEUE_SUPPLY);
 }
 
 static int32_t buffer_of(const struct kt_supply *supply, int32_t unit)
@@ -311,14 +282,9 @@ kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run,
 struct kt_weight kt_supply_take(const struct kt_supply *supply, const struct kt_weight *weight)
 {
     const struct buffer *buffer = &supply->buffers[supply->current];
-    struct kt_weight w = *weight;
     const struct unit *u = &supply->units[buffer->unit];
-    for (int32_t i = 0; i < u->num_weights; i++) {
-        if (u->weights[i].weight->data != weight->data)
-            continue;
-        w.data = buffer->memory + u->weights[i].data;
-        if (w.scale)
-            w.scale = (const float *)(const void *)(buffer->memory + u->weights[i].scale);
-    }
-    return w;
+    for (int32_t i = 0; i < u->num_weights; i++)
+        if (u->weights[i].weight->data == weight->data)
+            return kt_supplied_weight(&u->weights[i], buffer->memory);
+    return *weight;
 }

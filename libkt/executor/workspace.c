@@ -72,6 +72,7 @@ kt_status kt_workspace_reserve(struct kt_workspace *w, const struct kt_pass *mea
         const struct kt_stage *stage = &measured->stages[i];
         struct kt_device *device = stage->site->device;
         KT_TRY(kt_block_reserve(device, &w->activations[i], stage->arena.peak));
+        KT_TRY(kt_expert_supply_reserve(stage->site->experts, ex->expert_bytes));
         if (!kt_device_is_host(device))
             KT_TRY(kt_block_reserve(device, &w->feeds[i], w->host_feed.size));
     }

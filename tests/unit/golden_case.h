@@ -118,9 +118,19 @@ static inline kt_executor *golden_executor(const struct golden_case *c, kt_lora 
     return golden_executor_on(c, NULL, lora, compute, chunk);
 }
 
+/** What computes the experts of a case's executor; NULL where it has none. */
+static inline const char *golden_experts(const struct golden_case *c)
+{
+    const char *name = NULL;
+    for (int32_t l = 0; !name && l < c->model->config.num_hidden_layers; l++)
+        name = kt_executor_experts_backend(c->executor, l);
+    return name;
+}
+
 /** An executor whose layers take these devices in turn; the head has the last one. */
-static inline kt_executor *golden_place(const struct golden_case *c, const char *const devices[3],
-                                        kt_compute compute)
+static inline kt_executor *golden_place_on(const struct golden_case *c,
+                                           const char *const devices[3], const char *experts,
+                                           kt_compute compute)
 {
     int32_t layers = c->model->config.num_hidden_layers;
     char regex[64];
@@ -140,9 +150,17 @@ static inline kt_executor *golden_place(const struct golden_case *c, const char 
     options.compute = compute;
     options.logits_chunk = 7;
     options.rule = rule;
+    options.experts_backend = experts;
     ck_assert_ok(c->ctx, kt_executor_create(c->model, c->lora, &options, &executor));
     kt_rule_free(rule);
     return executor;
+}
+
+/** The same with the experts of the case's own executor. */
+static inline kt_executor *golden_place(const struct golden_case *c, const char *const devices[3],
+                                        kt_compute compute)
+{
+    return golden_place_on(c, devices, golden_experts(c), compute);
 }
 
 /** Chunks of 7 logits, so that they do not divide the rows. */

@@ -142,11 +142,8 @@ START_TEST(dropout_follows_an_index)
 {
     struct device_test s = device_setting(_i);
     struct choice c = choose();
-    struct kt_dropout_args a = {.tokens = ROWS,
-                                .dim = DIM,
-                                .p = 0.4f,
-                                .key = 99,
-                                .index = device_ints(&s, ROWS, c.index)};
+    struct kt_dropout_args a = {
+        .tokens = ROWS, .dim = DIM, .p = 0.4f, .key = 99, .index = device_ints(&s, ROWS, c.index)};
     float *x = put(&s, 1, ROWS, &a.x), *y = put(&s, 2, ROWS, &a.y), row[DIM];
     double *want = test_widen(ROWS * LD, y);
     for (int r = 0; r < ROWS; r++) {

@@ -200,8 +200,8 @@ static void run_toy(struct kt_executor *ex, struct toy *toy, float *x, float *y,
             kt_workspace_enter(&workspace, &pass, KT_PASS_QUIET);
         kt_pass_begin(&pass, 0, 2);
         ck_assert_int_eq(kt_moe_forward(&pass, &toy->layer, views[0], &none, views[1]), KT_OK);
-        ck_assert_int_eq(
-            kt_moe_backward(&pass, &toy->layer, views[0], &none, views[2], views[3]), KT_OK);
+        ck_assert_int_eq(kt_moe_backward(&pass, &toy->layer, views[0], &none, views[2], views[3]),
+                         KT_OK);
         if (!run)
             ck_assert_int_eq(kt_workspace_reserve(&workspace, &pass), KT_OK);
     }
@@ -215,10 +215,12 @@ START_TEST(gradients_are_those_of_central_differences)
     uint8_t devices[2] = {0, 0};
     kt_context *ctx = test_context(2, 0);
     struct kt_experts *experts;
+    enum kt_experts_where where = KT_EXPERTS_HOST;
     struct kt_executor ex = {.ctx = ctx,
                              .model = &toy.model,
                              .layout = {.num_devices = 1, .device = devices},
-                             .experts = &experts};
+                             .experts = &experts,
+                             .where = &where};
     float x[TOKENS * HIDDEN], dy[TOKENS * HIDDEN], y[TOKENS * HIDDEN] = {0}, dx[TOKENS * HIDDEN];
     double want[TOKENS * HIDDEN];
     fill_toy(&toy, &b);

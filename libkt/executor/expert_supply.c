@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "executor/expert_supply.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/context.h"
+#include "core/memory.h"
+#include "executor/supplied.h"
+
+enum { LEAST_PLACES = 2, NONE = -1 };
+
+/** Memory of one expert. A place of the ring is in one of three states: free (layer NONE), sent and
+ * not yet taken, taken. */
+struct place {
+    int32_t layer, expert;
+    kt_mark ready; /**< on SUPPLY */
+    kt_mark used;  /**< on COMPUTE: it may be written to after that */
+};
+
+struct kt_expert_supply {
+    const kt_model *model;
+    struct kt_device *device;
+    uint8_t *layers; /**< [num_hidden_layers] 1 = one of its */
+    int32_t num_layers, num_experts;
+    uint64_t place_bytes;
+    char *memory;
+    struct place *places; /**< [num_places], the ring first */
+    int32_t num_places, num_ring;
+    int32_t own;       /**< experts below it have a place of their own in every layer */
+    int32_t *position; /**< [num_hidden_layers] of a layer among its layers */
+    /* the ring: sent places follow each other from `first` on */
+    int32_t first, num_sent;
+    struct place *taken; /**< what is in use; NULL = none */
+    bool from_ring;      /**< it is a place of the ring */
+    /* what is sent next */
+    int32_t layer, next_expert; /**< of the layer that was entered; num_experts = all are sent */
+    int32_t then, then_expert;  /**< of the one behind it */
+    uint8_t *chosen;            /**< [num_experts] of the layer that was entered */
+};
+
+/** Where the three weights of an expert lie in its place; bytes altogether. */
+static uint64_t lay_out(const kt_model *model, int32_t layer, int32_t expert,
+                        struct kt_supplied weights[KT_EXPERT_LINEARS])
+{
+    uint64_t bytes = 0;
+    for (int k = 0; k < KT_EXPERT_LINEARS; k++)
+        weights[k] = kt_supplied_place(&model->layers[layer].expert_weights[k][expert], &bytes);
+    return bytes;
+}
+
+static uint64_t largest_expert(const struct kt_expert_supply *s)
+{
+    struct kt_supplied weights[KT_EXPERT_LINEARS];
+    uint64_t most = 0;
+    for (int32_t l = 0; l < s->model->config.num_hidden_layers; l++)
+        for (int32_t e = 0; s->layers[l] && e < s->num_experts; e++) {
+            uint64_t bytes = lay_out(s->model, l, e, weights);
+            most = bytes > most ? bytes : most;
+        }
+    return most;
+}
+
+static void list_layers(struct kt_expert_supply *s, const uint8_t *layers)
+{
+    for (int32_t l = 0; l < s->model->config.num_hidden_layers; l++) {
+        s->layers[l] = layers[l] && s->model->layers[l].is_moe;
+        s->position[l] = s->num_layers;
+        s->num_layers += s->layers[l];
+    }
+}
+
+kt_status kt_expert_supply_create(const kt_model *model, struct kt_device *device,
+                                  const uint8_t *layers, struct kt_expert_supply **out)
+{
+    struct kt_expert_supply *s = calloc(1, sizeof *s);
+    size_t num = (size_t)model->config.num_hidden_layers;
+    size_t experts = (size_t)model->config.n_routed_experts;
+    *out = s;
+    if (s) {
+        s->layers = calloc(num, sizeof *s->layers);
+        s->position = calloc(num, sizeof *s->position);
+        s->chosen = calloc(experts + 1, sizeof *s->chosen);
+    }
+    if (!s || !s->layers || !s->position || !s->chosen)
+        return kt_fail_memory(model->ctx, 5 * num + experts, "an executor");
+    s->model = model;
+    s->device = device;
+    s->num_experts = model->config.n_routed_experts;
+    s->layer = s->then = NONE;
+    s->next_expert = s->num_experts;
+    list_layers(s, layers);
+    s->place_bytes = largest_expert(s);
+    return KT_OK;
+}
+
+void kt_expert_supply_free(struct kt_expert_supply *s)
+{
+    if (!s)
+        return;
+    if (s->device)
+        s->device->ops->free(s->device, KT_MEMORY_DEVICE, s->memory);
+    free(s->places);
+    free(s->layers);
+    free(s->position);
+    free(s->chosen);
+    free(s);
+}
+
+static bool does_nothing(const struct kt_expert_supply *s)
+{
+    return !s || !s->num_layers || kt_device_is_host(s->device);
+}
+
+uint64_t kt_expert_supply_bytes(const struct kt_expert_supply *s, uint64_t bytes)
+{
+    if (does_nothing(s))
+        return 0;
+    uint64_t most = (uint64_t)s->num_layers * (uint64_t)s->num_experts + LEAST_PLACES;
+    uint64_t places = bytes / s->place_bytes;
+    places = places > most ? most : places < LEAST_PLACES ? LEAST_PLACES : places;
+    return places * s->place_bytes;
+}
+
+/** A ring of a quarter of the places, but no more than a layer's experts; the rest is for experts
+ * that stay, of every layer as many. */
+static void divide(struct kt_expert_supply *s)
+{
+    int64_t places = s->num_places, ring = kt_min_i64(places / 4, s->num_experts);
+    ring = kt_max_i64(ring, LEAST_PLACES);
+    if (places >= (int64_t)s->num_layers * s->num_experts + LEAST_PLACES)
+        ring = LEAST_PLACES;
+    s->own = (int32_t)kt_min_i64((places - ring) / s->num_layers, s->num_experts);
+    s->num_ring = (int32_t)(places - (int64_t)s->own * s->num_layers);
+    for (int32_t i = 0; i < s->num_places; i++)
+        s->places[i] = (struct place){.layer = NONE};
+    s->first = s->num_sent = 0;
+    s->taken = NULL;
+}
+
+kt_status kt_expert_supply_reserve(struct kt_expert_supply *s, uint64_t bytes)
+{
+    void *memory;
+    if (does_nothing(s))
+        return KT_OK;
+    int32_t num = (int32_t)(kt_expert_supply_bytes(s, bytes) / s->place_bytes);
+    if (num == s->num_places)
+        return KT_OK;
+    KT_TRY(kt_device_drain(s->device));
+    s->device->ops->free(s->device, KT_MEMORY_DEVICE, s->memory);
+    free(s->places);
+    s->memory = NULL;
+    s->num_places = 0;
+    s->places = calloc((size_t)num, sizeof *s->places);
+    if (!s->places)
+        return kt_fail_memory(s->model->ctx, (uint64_t)num * sizeof *s->places, "an executor");
+    KT_TRY(s->device->ops->alloc(s->device, KT_MEMORY_DEVICE, (uint64_t)num * s->place_bytes,
+                                 "routed experts", &memory));
+    s->memory = memory;
+    s->num_places = num;
+    divide(s);
+    return KT_OK;
+}
+
+/** The place of an expert that has one of its own, or NULL. */
+static struct place *own_place(const struct kt_expert_supply *s, int32_t layer, int32_t expert)
+{
+    if (expert >= s->own)
+        return NULL;
+    return &s->places[s->num_places - 1 - (s->position[layer] * s->own + expert)];
+}
+
+uint64_t kt_expert_supply_distance(const struct kt_expert_supply *s, int32_t layer, int32_t expert)
+{
+    struct kt_supplied weights[KT_EXPERT_LINEARS];
+    if (does_nothing(s) || own_place(s, layer, expert))
+        return 0;
+    return lay_out(s->model, layer, expert, weights);
+}
+
+static char *memory_of(const struct kt_expert_supply *s, const struct place *place)
+{
+    return s->memory + (uint64_t)(place - s->places) * s->place_bytes;
+}
+
+static void send(struct kt_expert_supply *s, const struct kt_runner *run, struct place *place,
+                 int32_t layer, int32_t expert)
+{
+    struct kt_supplied weights[KT_EXPERT_LINEARS];
+    lay_out(s->model, layer, expert, weights);
+    kt_run_wait(run, KT_QUEUE_SUPPLY, place->used);
+    for (int k = 0; k < KT_EXPERT_LINEARS; k++)
+        kt_supplied_send(&weights[k], run, memory_of(s, place));
+    *place = (struct place){layer, expert, kt_run_mark(run, KT_QUEUE_SUPPLY), 0};
+}
+
+/** The expert that the ring should get next; false when nobody knows of one. */
+static bool next_wanted(struct kt_expert_supply *s, int32_t *layer, int32_t *expert)
+{
+    while (s->next_expert < s->num_experts) {
+        int32_t e = s->next_expert++;
+        if (s->chosen[e] && e >= s->own) {
+            *layer = s->layer;
+            *expert = e;
+            return true;
+        }
+    }
+    if (s->then == NONE || s->then_expert >= s->num_experts)
+        return false;
+    *layer = s->then;
+    *expert = s->then_expert++;
+    return true;
+}
+
+static void fill_ring(struct kt_expert_supply *s, const struct kt_runner *run)
+{
+    int32_t room = s->num_ring - (s->from_ring ? 1 : 0), layer, expert;
+    while (s->num_sent < room && next_wanted(s, &layer, &expert)) {
+        send(s, run, &s->places[(s->first + s->num_sent) % s->num_ring], layer, expert);
+        s->num_sent++;
+    }
+}
+
+/** Goes on behind what was sent for the layer that is entered; forgets what was sent for others. */
+static void keep_wanted(struct kt_expert_supply *s)
+{
+    s->next_expert = 0;
+    for (int32_t i = 0; i < s->num_sent; i++) {
+        const struct place *place = &s->places[(s->first + i) % s->num_ring];
+        if (place->layer != s->layer)
+            s->num_sent = i;
+        else
+            s->next_expert = place->expert + 1;
+    }
+}
+
+void kt_expert_supply_enter(struct kt_expert_supply *s, const struct kt_runner *run, int32_t layer,
+                            const uint8_t *chosen, int32_t then)
+{
+    if (does_nothing(s) || run->tally)
+        return;
+    memcpy(s->chosen, chosen, (size_t)s->num_experts);
+    s->layer = layer;
+    s->then = then >= 0 && s->layers[then] ? then : NONE;
+    s->then_expert = s->own;
+    keep_wanted(s);
+    fill_ring(s, run);
+}
+
+/** What uses the latest expert is queued: its place may be written to after that. */
+static void give_up_taken(struct kt_expert_supply *s, const struct kt_runner *run)
+{
+    if (s->from_ring)
+        s->taken->used = kt_run_mark(run, KT_QUEUE_COMPUTE);
+    s->from_ring = false;
+    s->taken = NULL;
+    fill_ring(s, run);
+}
+
+static struct place *pop_ring(struct kt_expert_supply *s)
+{
+    struct place *place = &s->places[s->first];
+    s->first = (s->first + 1) % s->num_ring;
+    s->num_sent--;
+    return place;
+}
+
+/** The ring's place of the expert; others before it, which nobody chose, are passed over. */
+static struct place *take_from_ring(struct kt_expert_supply *s, const struct kt_runner *run,
+                                    int32_t expert)
+{
+    struct place *place = pop_ring(s);
+    while (place->layer != s->layer || place->expert != expert) {
+        fill_ring(s, run);
+        place = pop_ring(s);
+    }
+    return place;
+}
+
+void kt_expert_supply_take(struct kt_expert_supply *s, const struct kt_runner *run, int32_t expert)
+{
+    if (does_nothing(s) || run->tally)
+        return;
+    give_up_taken(s, run);
+    s->taken = own_place(s, s->layer, expert);
+    if (!s->taken) {
+        s->taken = take_from_ring(s, run, expert);
+        s->from_ring = true;
+    } else if (s->taken->layer == NONE) {
+        send(s, run, s->taken, s->layer, expert);
+    }
+    kt_run_wait(run, KT_QUEUE_COMPUTE, s->taken->ready);
+    fill_ring(s, run);
+}
+
+void kt_expert_supply_leave(struct kt_expert_supply *s, const struct kt_runner *run)
+{
+    if (does_nothing(s) || run->tally)
+        return;
+    while (s->num_sent && s->places[s->first].layer == s->layer) /* those that nobody chose */
+        (void)pop_ring(s);
+    give_up_taken(s, run);
+}
+
+bool kt_expert_supply_find(const struct kt_expert_supply *s, const struct kt_weight *weight,
+                           struct kt_weight *out)
+{
+    struct kt_supplied weights[KT_EXPERT_LINEARS];
+    if (does_nothing(s) || !s->taken)
+        return false;
+    lay_out(s->model, s->taken->layer, s->taken->expert, weights);
+    for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
+        if (weights[k].weight->data != weight->data)
+            continue;
+        *out = kt_supplied_weight(&weights[k], memory_of(s, s->taken));
+        return true;
+    }
+    return false;
+}

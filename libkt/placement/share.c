@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "placement/share.h"
+
+/** Whether x gains more than y by going to the device: by host seconds for each of the device's. */
+static bool gains_more(const struct kt_share_cost *x, const struct kt_share_cost *y)
+{
+    return x->host * y->device > y->host * x->device;
+}
+
+/** Insertion keeps experts that gain alike in ascending order. */
+static int32_t sort(const struct kt_share_cost *costs, int32_t num_experts, int32_t *order)
+{
+    int32_t num = 0;
+    for (int32_t e = 0; e < num_experts; e++) {
+        int32_t at = num;
+        if (costs[e].host <= 0)
+            continue;
+        for (; at > 0 && gains_more(&costs[e], &costs[order[at - 1]]); at--)
+            order[at] = order[at - 1];
+        order[at] = e;
+        num++;
+    }
+    return num;
+}
+
+void kt_share_choose(const struct kt_share_cost *costs, int32_t num_experts, int32_t *order,
+                     uint8_t *on_device)
+{
+    int32_t num = sort(costs, num_experts, order);
+    double host = 0, device = 0;
+    for (int32_t i = 0; i < num; i++)
+        host += costs[order[i]].host;
+    for (int32_t e = 0; e < num_experts; e++)
+        on_device[e] = 0;
+    for (int32_t i = 0; i < num; i++) {
+        const struct kt_share_cost *cost = &costs[order[i]];
+        double with = device + cost->device, without = host - cost->host;
+        if ((with > without ? with : without) >= (device > host ? device : host))
+            continue;
+        on_device[order[i]] = 1;
+        device = with;
+        host = without;
+    }
+}

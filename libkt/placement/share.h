@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** \file placement/share.h
+ * Divides the experts of a layer between the host and a device, so that both end at about the same
+ * time. A function of its arguments alone: a run that is resumed with the same rates divides alike.
+ */
+#ifndef KT_PLACEMENT_SHARE_H
+#define KT_PLACEMENT_SHARE_H
+
+#include <kt/types.h>
+
+/** Seconds that an expert would take on either side. */
+struct kt_share_cost {
+    double host, device;
+};
+
+/** on_device[e] = 1 for the experts that the device computes. Those that gain most by it go first;
+ * experts without any cost stay on the host. `order` is memory for [num_experts]. */
+void kt_share_choose(const struct kt_share_cost *costs, int32_t num_experts, int32_t *order,
+                     uint8_t *on_device);
+
+#endif

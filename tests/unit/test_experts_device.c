@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Routed experts on the device of their layer, and divided between it and the host. */
+#include "executor/executor.h"
+#include "golden_case.h"
+#include "main.h"
+
+static const char *const moe_cases[] = {"v3",      "v3bf16",     "v2",       "v2f16",
+                                        "v2lite",  "v3pad",      "qwen3moe", "qwen3moebf16",
+                                        "mixtral", "mixtralbf16"};
+enum { MOE_CASES = sizeof moe_cases / sizeof *moe_cases };
+
+static const char *const far_away[3] = {"cpu-far"}, *const here[3] = {"cpu"};
+
+struct outcome {
+    double loss;
+    float *logprobs, *gradients;
+};
+
+/** Of the second step, which adds to the gradients of the first. */
+static struct outcome two_steps(const struct golden_case *c, kt_executor *executor)
+{
+    size_t bytes = kt_batch_num_tokens(c->batch) * sizeof(float);
+    struct outcome o = {.logprobs = malloc(bytes)};
+    kt_lora_zero_grad(c->lora);
+    golden_step(c, executor);
+    o.loss = golden_step(c, executor);
+    memcpy(o.logprobs, kt_executor_logprobs(executor), bytes);
+    o.gradients = golden_gradients(c->lora);
+    return o;
+}
+
+static void free_outcome(struct outcome *o)
+{
+    free(o->logprobs);
+    free(o->gradients);
+}
+
+static void expect_same(const struct golden_case *c, struct outcome a, struct outcome b)
+{
+    size_t tokens = kt_batch_num_tokens(c->batch), gradients = kt_lora_num_parameters(c->lora);
+    ck_assert(a.loss == b.loss);
+    ck_assert_mem_eq(a.logprobs, b.logprobs, tokens * sizeof(float));
+    ck_assert_mem_eq(a.gradients, b.gradients, gradients * sizeof(float));
+    free_outcome(&a);
+    free_outcome(&b);
+}
+
+/** In places of their own, through a ring of two, and with some of both; the CPU, which needs none
+ * of that, computes them likewise. */
+START_TEST(experts_on_a_device_are_the_same_bits_however_they_travel)
+{
+    static const uint64_t bytes[] = {1u << 30, 0, 40000, 200000};
+    kt_compute compute = _i % 2 ? KT_COMPUTE_BF16 : KT_COMPUTE_F32;
+    struct golden_case c = golden_open(moe_cases[_i / 8], 2, compute);
+    kt_executor *far = golden_place_on(&c, far_away, "device", compute);
+    kt_executor *near = golden_place_on(&c, here, "device", compute);
+    far->expert_bytes = bytes[_i / 2 % 4];
+    ck_assert_str_eq(kt_executor_experts_backend(far, c.model->config.num_hidden_layers - 1),
+                     "device");
+    expect_same(&c, two_steps(&c, far), two_steps(&c, near));
+    kt_executor_free(far);
+    kt_executor_free(near);
+    golden_close(&c);
+}
+END_TEST
+
+/** The host's experts, whose sums round elsewhere. */
+static void expect_close(const struct golden_case *c, struct outcome got, double tolerance)
+{
+    size_t tokens = kt_batch_num_tokens(c->batch), gradients = kt_lora_num_parameters(c->lora);
+    struct outcome host = two_steps(c, c->executor);
+    double *logprobs = test_widen((int64_t)tokens, host.logprobs);
+    double *grads = test_widen((int64_t)gradients, host.gradients);
+    ck_assert_double_lt(test_error((int64_t)tokens, got.logprobs, logprobs), tolerance);
+    ck_assert_double_lt(test_error((int64_t)gradients, got.gradients, grads), tolerance);
+    free(logprobs);
+    free(grads);
+    free_outcome(&host);
+    free_outcome(&got);
+}
+
+START_TEST(experts_of_device_and_host_agree)
+{
+    static const char *const experts[] = {"device", "auto"};
+    struct golden_case c = golden_open(moe_cases[_i / 2], 2, KT_COMPUTE_F32);
+    kt_executor *far = golden_place_on(&c, far_away, experts[_i % 2], KT_COMPUTE_F32);
+    far->expert_bytes = 0;
+    expect_close(&c, two_steps(&c, far), 1e-5);
+    kt_executor_free(far);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(shared_experts_are_divided_the_same_way_again)
+{
+    struct golden_case c = golden_open(moe_cases[_i], 2, KT_COMPUTE_BF16);
+    kt_executor *far = golden_place_on(&c, far_away, "auto", KT_COMPUTE_BF16);
+    kt_executor *again = golden_place_on(&c, far_away, "auto", KT_COMPUTE_BF16);
+    ck_assert_str_eq(kt_executor_experts_backend(far, c.model->config.num_hidden_layers - 1),
+                     "auto");
+    expect_same(&c, two_steps(&c, far), two_steps(&c, again));
+    kt_executor_free(far);
+    kt_executor_free(again);
+    golden_close(&c);
+}
+END_TEST
+
+int main(void)
+{
+    const struct test tests[] = {
+        GROUP("experts_device", .timeout = 120),
+        LOOP(experts_on_a_device_are_the_same_bits_however_they_travel, 8 * MOE_CASES),
+        LOOP(experts_of_device_and_host_agree, 2 * MOE_CASES),
+        LOOP(shared_experts_are_divided_the_same_way_again, MOE_CASES),
+    };
+    return RUN_TESTS("experts_device", tests);
+}

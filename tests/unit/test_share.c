@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Experts divided between two sides. */
+#include "main.h"
+#include "placement/share.h"
+
+enum { EXPERTS = 8 };
+
+/** When both are done. */
+static double finish(const struct kt_share_cost *costs, const uint8_t *on_device)
+{
+    double host = 0, device = 0;
+    for (int e = 0; e < EXPERTS; e++) {
+        host += on_device[e] ? 0 : costs[e].host;
+        device += on_device[e] ? costs[e].device : 0;
+    }
+    return host > device ? host : device;
+}
+
+static double best_finish(const struct kt_share_cost *costs)
+{
+    uint8_t on_device[EXPERTS];
+    double best = 1e30;
+    for (int set = 0; set < 1 << EXPERTS; set++) {
+        for (int e = 0; e < EXPERTS; e++)
+            on_device[e] = set >> e & 1;
+        double seconds = finish(costs, on_device);
+        best = seconds < best ? seconds : best;
+    }
+    return best;
+}
+
+/** Rows of experts as few as many, as routing gives them; the device takes as long for each. */
+START_TEST(both_sides_end_at_about_the_same_time)
+{
+    struct kt_share_cost costs[EXPERTS];
+    int32_t order[EXPERTS];
+    uint8_t on_device[EXPERTS];
+    for (int e = 0; e < EXPERTS; e++)
+        costs[e] = (struct kt_share_cost){.host = 0.1 * (1 + (e * 5 + _i) % EXPERTS) * (1 + _i),
+                                          .device = 0.3};
+    kt_share_choose(costs, EXPERTS, order, on_device);
+    double best = best_finish(costs), got = finish(costs, on_device);
+    ck_assert_double_ge(got, best - 1e-12);
+    ck_assert_double_le(got, 1.34 * best);
+}
+END_TEST
+
+START_TEST(many_rows_go_to_the_device_first)
+{
+    struct kt_share_cost costs[EXPERTS];
+    int32_t order[EXPERTS];
+    uint8_t on_device[EXPERTS];
+    for (int e = 0; e < EXPERTS; e++)
+        costs[e] = (struct kt_share_cost){.host = e, .device = 4};
+    kt_share_choose(costs, EXPERTS, order, on_device);
+    for (int e = 1; e < EXPERTS; e++)
+        ck_assert_int_ge(on_device[e], on_device[e - 1]);
+    ck_assert(on_device[EXPERTS - 1] && !on_device[0]);
+}
+END_TEST
+
+START_TEST(a_side_that_costs_nothing_does_all)
+{
+    struct kt_share_cost costs[EXPERTS];
+    int32_t order[EXPERTS];
+    uint8_t on_device[EXPERTS];
+    for (int e = 0; e < EXPERTS; e++)
+        costs[e] = (struct kt_share_cost){.host = e, .device = 0};
+    kt_share_choose(costs, EXPERTS, order, on_device);
+    for (int e = 0; e < EXPERTS; e++)
+        ck_assert_int_eq(on_device[e], e > 0); /* nobody chose expert 0 */
+    for (int e = 0; e < EXPERTS; e++)
+        costs[e] = (struct kt_share_cost){.host = 1e-9, .device = 1};
+    kt_share_choose(costs, EXPERTS, order, on_device);
+    for (int e = 0; e < EXPERTS; e++)
+        ck_assert_int_eq(on_device[e], 0);
+}
+END_TEST
+
+int main(void)
+{
+    const struct test tests[] = {
+        LOOP(both_sides_end_at_about_the_same_time, 6),
+        TEST(many_rows_go_to_the_device_first),
+        TEST(a_side_that_costs_nothing_does_all),
+    };
+    return RUN_TESTS("share", tests);
+}
