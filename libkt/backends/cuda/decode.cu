@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(THREADS)
     float values[ROWS][KT_CUDA_RUN];
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
-        kt_cuda_run<DTYPE>(w, row + r < w.rows ? row + r : row, col, values[r]);
+        kt_cuda_load_run<DTYPE>(w, row + r < w.rows ? row + r : row, col, values[r]);
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
         if (row + r < w.rows)
