@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-struct kt_cuda_queue; /* device.c */
+struct kt_cuda_queue; /* queue.c */
 
 struct kt_cuda_device {
     struct kt_device base;
@@ -23,9 +23,12 @@ struct kt_cuda_device {
     int index;
     int num_sms;
     size_t shared_bytes; /**< most that a block may ask for */
+    void *context;       /**< the driver's; current while libkt is inside */
     cudaStream_t compute;
     cublasHandle_t cublas; /**< on `compute`, with a workspace of its own */
+    void *workspace;       /**< cuBLAS's */
     struct kt_cuda_queue *queues;
+    uint64_t allocated;  /**< bytes of its memory that libkt holds */
     char failure[256]; /**< the first; empty = none */
 };
 
@@ -42,6 +45,9 @@ static inline void kt_cuda_launched(struct kt_cuda_device *cuda, const char *wha
 {
     kt_cuda_check(cuda, cudaGetLastError(), what);
 }
+
+/** Whether the module holds code for the current device (rows.cu). */
+cudaError_t kt_cuda_has_code(void);
 
 /* Operations enqueue on `compute`. Every view may be F32 or BF16, each by itself. */
 void kt_cuda_linear_forward(struct kt_device *dev, const void *args, void *scratch);
@@ -73,7 +79,8 @@ uint64_t kt_cuda_attention_forward_scratch(const struct kt_cuda_device *cuda,
                                            const struct kt_attention_args *a);
 uint64_t kt_cuda_attention_backward_scratch(const struct kt_cuda_device *cuda,
                                             const struct kt_attention_args *a);
-uint64_t kt_cuda_router_scratch(const struct kt_cuda_device *cuda, const struct kt_router_args *a);
+/** Whether a block's shared memory holds what routing a token takes. */
+bool kt_cuda_router_supported(const struct kt_cuda_device *cuda, const struct kt_router_args *a);
 
 /** The whole weight as BF16 (rounded to nearest even) or F32, dense row-major [rows, cols], in `to`
  * (decode.cu). Any format of weights/weight.h. */
