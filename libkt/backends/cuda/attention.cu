@@ -68,6 +68,21 @@ static __global__ void __launch_bounds__(WARPS *WARP)
     kt_store((T *)to.data + i / p.a.shared_dim * to.ld + i % p.a.shared_dim, sum);
 }
 
+static bool is_wide(const struct kt_view *x, int64_t head_stride)
+{
+    int64_t line = 16 / kt_view_element(x->dtype); /* elements that are loaded at once */
+    return x->ld % line == 0 && head_stride % line == 0 && (uintptr_t)x->data % 16 == 0;
+}
+
+static bool are_wide(const struct kt_attention_args *a, bool backward)
+{
+    int32_t own = a->qk_dim - a->shared_dim;
+    return own % 8 == 0 && a->shared_dim % 8 == 0 && a->v_dim % 8 == 0 &&
+           is_wide(&a->q, a->q_head_stride) && is_wide(&a->k, a->k_head_stride) &&
+           is_wide(&a->v, a->v_head_stride) && (!a->shared_dim || is_wide(&a->k_shared, 0)) &&
+           (!backward || is_wide(&a->d_o, a->o_head_stride));
+}
+
 /* Parts depend on the shapes alone, so that bits do not depend on the device. */
 static struct kt_attend init(const struct kt_attention_args *a)
 {
@@ -98,7 +113,12 @@ void kt_cuda_attention_forward(struct kt_device *dev, const void *args, void *sc
 {
     struct kt_attend p = init((const struct kt_attention_args *)args);
     (void)scratch;
-    if (p.queries)
+    if (!p.queries)
+        return;
+    p.wide = are_wide(&p.a, false);
+    if (kt_attend_fits_tiles(&p.a))
+        kt_attend_tiles_forward(kt_cuda(dev), &p);
+    else
         kt_attend_plain_forward(kt_cuda(dev), &p);
 }
 

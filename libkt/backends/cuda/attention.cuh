@@ -17,6 +17,7 @@ struct kt_attend {
     int32_t group;              /**< heads of a key/value head */
     int32_t own;                /**< features of a key that are not shared */
     int64_t queries, keys;      /**< of all sequences */
+    bool wide;                  /**< whether chunks of 8 elements of all views are aligned */
     float *delta;               /**< [num_heads, queries]: <d_o, o> */
     /** dk_shared is summed over the key/value heads of a unit by one block, then over units. */
     int32_t units, unit_heads;
@@ -143,6 +144,16 @@ int64_t kt_attend_count(const struct kt_offsets *offsets, int32_t per_item, int3
 /** Launches a kernel with `shared` bytes of shared memory. */
 void kt_attend_launch(struct kt_cuda_device *cuda, const void *kernel, int64_t blocks,
                       int32_t threads, size_t shared, const struct kt_attend *p);
+
+/** Whether the kernels of tiles in BF16 take the dimensions. */
+static inline bool kt_attend_fits_tiles(const struct kt_attention_args *a)
+{
+    return a->compute == KT_COMPUTE_BF16 && a->qk_dim <= 192 && a->v_dim <= 128;
+}
+
+/* attention_tiles_forward.cu, attention_tiles_backward.cu: BF16 */
+void kt_attend_tiles_forward(struct kt_cuda_device *cuda, const struct kt_attend *p);
+void kt_attend_tiles_backward(struct kt_cuda_device *cuda, const struct kt_attend *p);
 
 /* attention_plain.cu: float32, any shape */
 void kt_attend_plain_forward(struct kt_cuda_device *cuda, const struct kt_attend *p);
