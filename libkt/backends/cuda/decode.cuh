@@ -28,7 +28,7 @@ static __device__ __forceinline__ float kt_cuda_element(const struct kt_weight &
  * DTYPE is the weight's. */
 template <kt_dtype DTYPE>
 static __device__ __forceinline__ void kt_cuda_load_run(const struct kt_weight &w, int64_t row,
-                                                   int64_t col, float *to)
+                                                        int64_t col, float *to)
 {
     const uint8_t *at = (const uint8_t *)w.data + row * kt_cuda_row_bytes(DTYPE, w.cols);
     kt_cuda_decode_run(DTYPE, at, col, to);

@@ -83,11 +83,11 @@ void launch(cudaStream_t stream, const struct kt_linear_args *a, const X *x, int
     int tokens = (int)a->tokens;
 #define MULTIPLY(DTYPE)                                                                            \
     if (tokens == 1)                                                                               \
-        multiply_rows<DTYPE, X, 1><<<blocks, WARP * WARPS, 0, stream>>>(*w, tokens, x, ldx, a->y,  \
-                                                                        a->accumulate);            \
+        multiply_rows<DTYPE, X, 1>                                                                 \
+            <<<blocks, WARP * WARPS, 0, stream>>>(*w, tokens, x, ldx, a->y, a->accumulate);        \
     else                                                                                           \
-        multiply_rows<DTYPE, X, KT_CUDA_FEW><<<blocks, WARP * WARPS, 0, stream>>>(                 \
-            *w, tokens, x, ldx, a->y, a->accumulate)
+        multiply_rows<DTYPE, X, KT_CUDA_FEW>                                                       \
+            <<<blocks, WARP * WARPS, 0, stream>>>(*w, tokens, x, ldx, a->y, a->accumulate)
     KT_CUDA_BY_FORMAT(w->dtype, MULTIPLY);
 #undef MULTIPLY
 }
