@@ -70,8 +70,8 @@ static inline bool kt_has_quads(const struct kt_view *view, int64_t dim)
 
 enum { KT_BLOCK = 256 };
 
-/** A grid with a thread for every item of every row; rows beyond what a grid may have are reached
- * by KT_EACH_ROW's steps. */
+/** A thread for every item of every row, and none for more rows than there are; those beyond what a
+ * grid may have are reached by KT_EACH_ROW's steps. */
 struct kt_grid {
     dim3 blocks, threads;
 };
@@ -82,6 +82,8 @@ static inline struct kt_grid kt_grid_of(int64_t rows, int64_t items)
     while (g.threads.x < KT_BLOCK && g.threads.x < items)
         g.threads.x *= 2;
     g.threads.y = KT_BLOCK / g.threads.x;
+    if (g.threads.y > rows)
+        g.threads.y = (unsigned)rows;
     int64_t tall = (rows + g.threads.y - 1) / g.threads.y;
     g.blocks.x = (unsigned)((items + g.threads.x - 1) / g.threads.x);
     g.blocks.y = (unsigned)(tall < 65535 ? tall : 65535);
