@@ -94,7 +94,7 @@ static struct kt_attend init(const struct kt_attention_args *a)
     p.queries = a->queries.host[a->queries.num];
     p.keys = a->keys.host[a->keys.num];
     int64_t tiles = kt_attend_count(&a->keys, 1, KEY_TILE), units = a->num_kv_heads;
-    if (tiles * units > MANY_BLOCKS)
+    if (a->shared_dim && tiles * units > MANY_BLOCKS)
         units = (MANY_BLOCKS + tiles - 1) / tiles;
     p.unit_heads = (int32_t)((a->num_kv_heads + units - 1) / units);
     p.units = (a->num_kv_heads + p.unit_heads - 1) / p.unit_heads;
@@ -129,7 +129,7 @@ static uint64_t delta_bytes(const struct kt_attend *p)
 
 static uint64_t shared_parts_bytes(const struct kt_attend *p)
 {
-    if (p->units == 1)
+    if (!p->a.shared_dim || p->units == 1)
         return 0;
     return (uint64_t)p->units * (uint64_t)(p->keys * p->a.shared_dim) * sizeof(float);
 }
@@ -147,8 +147,12 @@ template <typename T> static void backward(struct kt_cuda_device *cuda, const st
     int64_t rows = p->queries * p->a.num_heads, shared = p->keys * p->a.shared_dim;
     kt_attend_launch(cuda, (const void *)dot_outputs<T>, (rows + WARPS - 1) / WARPS, WARPS * WARP,
                      0, p);
-    kt_attend_plain_backward(cuda, p);
-    if (p->units > 1)
+    if (kt_attend_fits_tiles(&p->a)) {
+        kt_attend_tiles_rows(cuda, p);
+        kt_attend_tiles_keys(cuda, p);
+    } else
+        kt_attend_plain_backward(cuda, p);
+    if (p->a.shared_dim && p->units > 1)
         kt_attend_launch(cuda, (const void *)add_shared_parts<T>,
                          (shared + WARPS * WARP - 1) / (WARPS * WARP), WARPS * WARP, 0, p);
 }
@@ -156,6 +160,7 @@ template <typename T> static void backward(struct kt_cuda_device *cuda, const st
 void kt_cuda_attention_backward(struct kt_device *dev, const void *args, void *scratch)
 {
     struct kt_attend p = init((const struct kt_attention_args *)args);
+    p.wide = are_wide(&p.a, true);
     p.delta = (float *)scratch;
     p.shared_parts = (float *)((char *)scratch + delta_bytes(&p));
 #define RUN(T) backward<T>(kt_cuda(dev), &p)

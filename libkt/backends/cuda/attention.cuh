@@ -19,7 +19,8 @@ struct kt_attend {
     int64_t queries, keys;      /**< of all sequences */
     bool wide;                  /**< whether chunks of 8 elements of all views are aligned */
     float *delta;               /**< [num_heads, queries]: <d_o, o> */
-    /** dk_shared is summed over the key/value heads of a unit by one block, then over units. */
+    /** dk_shared is summed over the key/value heads of a unit by one block, then over units.
+     * Without it a unit is one head. */
     int32_t units, unit_heads;
     float *shared_parts; /**< [units, keys, shared_dim]; not used when there is one unit */
     int32_t splits;      /**< parts of the keys, when few queries see many; otherwise 1 */
@@ -151,9 +152,11 @@ static inline bool kt_attend_fits_tiles(const struct kt_attention_args *a)
     return a->compute == KT_COMPUTE_BF16 && a->qk_dim <= 192 && a->v_dim <= 128;
 }
 
-/* attention_tiles_forward.cu, attention_tiles_backward.cu: BF16 */
+/* attention_tiles_forward.cu, and backward: dq in attention_tiles_rows.cu, the others in
+ * attention_tiles_keys.cu; BF16 */
 void kt_attend_tiles_forward(struct kt_cuda_device *cuda, const struct kt_attend *p);
-void kt_attend_tiles_backward(struct kt_cuda_device *cuda, const struct kt_attend *p);
+void kt_attend_tiles_rows(struct kt_cuda_device *cuda, const struct kt_attend *p);
+void kt_attend_tiles_keys(struct kt_cuda_device *cuda, const struct kt_attend *p);
 
 /* attention_plain.cu: float32, any shape */
 void kt_attend_plain_forward(struct kt_cuda_device *cuda, const struct kt_attend *p);

@@ -14,6 +14,8 @@ enum {
     KT_ATTEND_STRIP = 16 /**< rows of a warp */
 };
 
+constexpr float KT_LOG2_E = 1.4426950408889634f;
+
 /** [rows, D] of BF16. Chunks of a row trade places by row % 8, so that instructions that read a
  * chunk of each of 8 rows find them in different banks. */
 template <int D> struct kt_attend_factor {
@@ -24,9 +26,6 @@ template <int D> struct kt_attend_factor {
         return address + (uint32_t)(row * D * 2 + ((chunk ^ (row & 7)) << 4));
     }
 };
-
-/** Results of a warp: N columns of its rows, in the layout of mma.cuh. */
-template <int N> using kt_attend_sums = float[N / 8][4];
 
 /** A thread's rows of a warp's results are row() and row() + 8, its columns column(i) and the next
  * of block i of 8. */

@@ -8,7 +8,7 @@ namespace
 
 enum { WARPS = 8, THREADS = WARPS * 32, ROWS = WARPS * KT_ATTEND_STRIP, KEYS = 64, BATCH = 4 };
 
-constexpr float NO_MAX = -1e30f, LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
+constexpr float NO_MAX = -1e30f, LN_2 = 0.6931471805599453f;
 
 template <int QK, int V> struct stage {
     static constexpr uint32_t BYTES = KEYS * (QK + V) * 2;
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(THREADS, QK + V > 128 ? 1 : 2)
         kt_attend_add_dots<QK, KEYS>(q, now.k, s);
         if (key < ends.first[1] || key + KEYS > ends.last[0])
             hide(see, key, s);
-        accumulate_softmax<V>(p.a.scale * LOG2_E, s, max, sum, o);
+        accumulate_softmax<V>(p.a.scale * KT_LOG2_E, s, max, sum, o);
         kt_attend_add_product<V, KEYS>(s, now.v, o);
     }
     write_rows<T, V>(p, t, kv_head, o, max, sum);
