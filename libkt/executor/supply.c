@@ -38,7 +38,8 @@ struct kt_supply {
     struct buffer buffers[BUFFERS];
     int32_t current; /**< the buffer of the unit that was entered */
     struct kt_read_ahead *reader;
-    bool overflows; /**< the model has more bytes than there is memory: nothing stays resident */
+    uint8_t *pinned; /**< [num_files] of the checkpoint: the device copies from it at full speed */
+    bool overflows;  /**< the model has more bytes than there is memory: nothing stays resident */
 };
 
 static int32_t num_units(const kt_model *model)
@@ -175,14 +176,39 @@ static kt_status allocate_buffers(struct kt_supply *supply)
     return KT_OK;
 }
 
+/** Files stay pinned as long as the supply lives, where memory holds them all. */
+static void pin_files(struct kt_supply *supply)
+{
+    const struct kt_checkpoint *c = supply->model->checkpoint;
+    const struct kt_device *device = supply->device;
+    for (size_t i = 0; device->ops->pin && !supply->overflows && i < c->num_files; i++)
+        supply->pinned[i] =
+            c->files[i].map && device->ops->pin(supply->device, c->files[i].map, c->files[i].size);
+}
+
+static void unpin_files(struct kt_supply *supply)
+{
+    const struct kt_checkpoint *c = supply->model->checkpoint;
+    for (size_t i = 0; supply->pinned && i < c->num_files; i++)
+        if (supply->pinned[i])
+            supply->device->ops->unpin(supply->device, c->files[i].map, c->files[i].size);
+    free(supply->pinned);
+}
+
 kt_status kt_supply_create(const kt_model *model, struct kt_device *device, const uint8_t *units,
                            struct kt_supply **out)
 {
     struct kt_supply *supply = calloc(1, sizeof *supply);
     *out = NULL;
-    if (supply)
+    if (supply) {
         supply->units = calloc((size_t)num_units(model), sizeof *supply->units);
-    if (!supply || !supply->units) {
+        supply->pinned = calloc(model->checkpoint->num_files + 1, sizeof *supply->pinned);
+    }
+    if (!supply || !supply->units || !supply->pinned) {
+        if (supply) {
+            free(supply->units);
+            free(supply->pinned);
+        }
         free(supply);
         return kt_fail_memory(model->ctx, (uint64_t)num_units(model) * sizeof(struct unit),
                               "an executor");
@@ -201,6 +227,7 @@ kt_status kt_supply_create(const kt_model *model, struct kt_device *device, cons
         kt_supply_free(supply);
         return status;
     }
+    pin_files(supply);
     *out = supply;
     return KT_OK;
 }
@@ -210,6 +237,7 @@ void kt_supply_free(struct kt_supply *supply)
     if (!supply)
         return;
     kt_read_ahead_free(supply->reader);
+    unpin_files(supply);
     for (int i = 0; i < BUFFERS; i++)
         supply->device->ops->free(supply->device, KT_MEMORY_DEVICE, supply->buffers[i].memory);
     for (int32_t u = 0; u < num_units(supply->model); u++) {

@@ -2,6 +2,7 @@
 /* Speed of training steps and of generation on random tokens, without files or text:
  *
  *     bench_step MODEL ADAPTER [sequences=16] [length=192] [threads=0] [steps=3] [bf16=1] [new=0]
+ *                [device=cpu] [experts=auto]
  *
  * Three quarters of each sequence are targets. new=N generates N tokens after a prompt of `length`
  * tokens instead. Prints seconds of forward, backward and optimizer, tokens/s and peak memory. */
@@ -13,6 +14,7 @@
 
 struct settings {
     int sequences, length, threads, steps, bf16, new_tokens;
+    const char *device, *experts;
 };
 
 struct job {
@@ -41,14 +43,19 @@ static void need(const struct job *job, kt_status status)
 
 static struct settings parse(int argc, char **argv)
 {
-    struct settings s = {16, 192, 0, 3, 1, 0};
+    struct settings s = {16, 192, 0, 3, 1, 0, "cpu", NULL};
     const char *names[] = {"sequences", "length", "threads", "steps", "bf16", "new"};
     int *values[] = {&s.sequences, &s.length, &s.threads, &s.steps, &s.bf16, &s.new_tokens};
-    for (int i = 3; i < argc; i++)
+    for (int i = 3; i < argc; i++) {
+        if (strncmp(argv[i], "device=", 7) == 0)
+            s.device = argv[i] + 7;
+        if (strncmp(argv[i], "experts=", 8) == 0)
+            s.experts = argv[i] + 8;
         for (size_t k = 0; k < sizeof names / sizeof *names; k++)
             if (strncmp(argv[i], names[k], strlen(names[k])) == 0 &&
                 argv[i][strlen(names[k])] == '=')
                 *values[k] = atoi(argv[i] + strlen(names[k]) + 1);
+    }
     return s;
 }
 
@@ -56,6 +63,7 @@ static void open_job(struct job *job, char **argv, const struct settings *s)
 {
     kt_context_options context;
     kt_executor_options executor;
+    kt_rule *rule;
     kt_context_options_init(&context, sizeof context);
     context.num_threads = s->threads;
     if (kt_context_create(&context, &job->ctx) != KT_OK)
@@ -64,7 +72,11 @@ static void open_job(struct job *job, char **argv, const struct settings *s)
     need(job, kt_lora_load(job->model, argv[2], &job->lora));
     kt_executor_options_init(&executor, sizeof executor);
     executor.compute = s->bf16 ? KT_COMPUTE_BF16 : KT_COMPUTE_F32;
+    need(job, kt_rule_create(job->ctx, &rule));
+    need(job, kt_rule_add(rule, ".", s->device, s->experts));
+    executor.rule = rule;
     need(job, kt_executor_create(job->model, job->lora, &executor, &job->executor));
+    kt_rule_free(rule);
     need(job, kt_optimizer_create(job->lora, NULL, &job->optimizer));
     need(job, kt_batch_create(job->ctx, &job->batch));
 }
@@ -140,7 +152,7 @@ int main(int argc, char **argv)
     struct job job = {0};
     if (argc < 3) {
         fprintf(stderr, "bench_step MODEL ADAPTER [sequences=] [length=] [threads=] [steps=] "
-                        "[bf16=] [new=]\n");
+                        "[bf16=] [new=] [device=] [experts=]\n");
         return 2;
     }
     struct settings s = parse(argc, argv);

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file unit/device_fixture.h
  * A device that is tested through the front alone. Operands are blocks of its memory with guard
- * bytes behind them, filled and read by copies; operations run in scratch that was measured. */
+ * bytes behind them, filled and read by copies; operations run in scratch that was measured.
+ *
+ * The environment's KT_TEST_DEVICE names another device to run on, and on it alone: "cuda" where
+ * there is a GPU. */
 #ifndef KT_TESTS_UNIT_DEVICE_FIXTURE_H
 #define KT_TESTS_UNIT_DEVICE_FIXTURE_H
 
+#include "backends/module.h"
 #include "backends/registry.h"
 #include "weights.h"
 
 /** Devices that every test of operations runs on. */
-static const char *const device_names[] = {"cpu", "cpu:1", "cpu-far"};
+static const char *const host_devices[] = {"cpu", "cpu:1", "cpu-far"};
 
 static const struct device_setting {
     int32_t threads;
@@ -18,13 +22,40 @@ static const struct device_setting {
     {1, 0}, {2, 0}, {5, 0}, {2, KT_ISA_AVX512_BF16}, {2, KT_ISA_AVX512}, {2, KT_ISA_AVX2},
 };
 
-enum {
-    DEVICES = sizeof device_names / sizeof *device_names,
-    DEVICE_SETTINGS = sizeof device_settings / sizeof *device_settings,
-    DEVICE_RUNS = DEVICES * DEVICE_SETTINGS, /* of a test that opens device_setting(_i) */
-    DEVICE_GUARD = 256,
-    DEVICE_BLOCKS = 128
-};
+enum { DEVICE_GUARD = 256, DEVICE_BLOCKS = 128 };
+
+static inline const char *device_asked_for(void)
+{
+    return getenv("KT_TEST_DEVICE");
+}
+
+static inline int num_devices(void)
+{
+    return device_asked_for() ? 1 : (int)(sizeof host_devices / sizeof *host_devices);
+}
+
+static inline const char *device_name(int i)
+{
+    return device_asked_for() ? device_asked_for() : host_devices[i];
+}
+
+/** One that computes on the host: "cpu", "cpu-far" and their like. */
+static inline bool device_is_cpu(const char *name)
+{
+    return strncmp(name, "cpu", 3) == 0;
+}
+
+/** Threads and instruction sets are the host's; a device that was asked for has one setting. */
+static inline int num_device_settings(void)
+{
+    return device_asked_for() ? 1 : (int)(sizeof device_settings / sizeof *device_settings);
+}
+
+/** Of a test that opens device_setting(_i). */
+static inline int num_device_runs(void)
+{
+    return num_devices() * num_device_settings();
+}
 
 struct device_block {
     enum kt_memory kind;
@@ -40,18 +71,26 @@ struct device_test {
     int num_blocks;
 };
 
+/** Modules are beside libkt, and tests are not. */
+static inline kt_status device_open_named(kt_context *ctx, const char *name, struct kt_device **out)
+{
+    if (device_is_cpu(name))
+        return kt_device_open(ctx, name, out);
+    return kt_module_open(ctx, KT_LIBRARY_DIR, name, out);
+}
+
 static inline struct device_test device_open(const char *name, int32_t threads, uint32_t isa_mask)
 {
     struct device_test t = {.ctx = test_context(threads, isa_mask)};
-    ck_assert_int_eq(kt_device_open(t.ctx, name, &t.dev), KT_OK);
+    ck_assert_msg(device_open_named(t.ctx, name, &t.dev) == KT_OK, "%s", kt_last_error(t.ctx));
     t.run.device = t.dev;
     return t;
 }
 
 static inline struct device_test device_setting(int i)
 {
-    const struct device_setting *set = &device_settings[i % DEVICE_SETTINGS];
-    return device_open(device_names[i / DEVICE_SETTINGS], set->threads, set->isa_mask);
+    const struct device_setting *set = &device_settings[i % num_device_settings()];
+    return device_open(device_name(i / num_device_settings()), set->threads, set->isa_mask);
 }
 
 /** Waits for what was queued; nothing was refused. */

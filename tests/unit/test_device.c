@@ -169,7 +169,7 @@ END_TEST
 
 START_TEST(rope_rotates_pairs_and_back)
 {
-    struct device_test s = device_open(device_names[_i], 2, 0);
+    struct device_test s = device_open(device_name(_i), 2, 0);
     enum { TOKENS = 3, HEADS = 2, DIM = 8, HEAD = 11, STRIDE = HEADS * HEAD };
     float cos[5 * DIM / 2], sin[5 * DIM / 2];
     int32_t positions[TOKENS] = {4, 0, 2};
@@ -323,7 +323,7 @@ static void drop(struct device_test *s, struct kt_dropout_args *a, uint64_t key,
 START_TEST(dropout_is_a_mask_of_its_key)
 {
     enum { ROWS = 40, COLS = 501, ALL = ROWS * COLS };
-    struct device_test s = device_open(device_names[_i], 2, 0);
+    struct device_test s = device_open(device_name(_i), 2, 0);
     float *x = malloc(ALL * 4), *y = malloc(ALL * 4), *z = malloc(ALL * 4);
     int64_t dropped = 0, same = 0;
     for (int i = 0; i < ALL; i++)
@@ -354,13 +354,13 @@ int main(void)
 {
     const struct test tests[] = {
         GROUP("device", .timeout = 120),
-        LOOP(linears_of_every_dtype, DEVICE_RUNS),
-        LOOP(gemm_in_every_transposition, DEVICE_RUNS),
-        LOOP(rope_rotates_pairs_and_back, DEVICES),
-        LOOP(copies_and_sums, DEVICE_RUNS),
-        LOOP(zeros_and_conversions, DEVICE_RUNS),
-        LOOP(embeddings, DEVICE_RUNS),
-        LOOP(dropout_is_a_mask_of_its_key, DEVICES),
+        LOOP(linears_of_every_dtype, num_device_runs()),
+        LOOP(gemm_in_every_transposition, num_device_runs()),
+        LOOP(rope_rotates_pairs_and_back, num_devices()),
+        LOOP(copies_and_sums, num_device_runs()),
+        LOOP(zeros_and_conversions, num_device_runs()),
+        LOOP(embeddings, num_device_runs()),
+        LOOP(dropout_is_a_mask_of_its_key, num_devices()),
     };
     return RUN_TESTS("device", tests);
 }

@@ -199,7 +199,7 @@ START_TEST(attention_and_its_gradient)
         test_differentiate(attention_loss, &c, list[i].n, list[i].x, want[i]);
     }
     attention_loss(&c);
-    for (int i = 0; i < DEVICE_RUNS; i++) {
+    for (int i = 0; i < num_device_runs(); i++) {
         struct device_test s = device_setting(i);
         check_small(&s, &c, want);
         device_close(&s);
@@ -269,7 +269,7 @@ START_TEST(attention_over_many_blocks)
         free(direction);
     }
     attention_loss(&c);
-    for (int i = 0; i < 2 * DEVICE_RUNS; i++) {
+    for (int i = 0; i < 2 * num_device_runs(); i++) {
         struct device_test s = device_setting(i / 2);
         check_large(&s, &c, (kt_compute)(i % 2), change);
         device_close(&s);
@@ -329,9 +329,9 @@ static void run_all(struct device_test *s, float *out)
 START_TEST(bits_do_not_depend_on_devices_threads_or_repetition)
 {
     float *first = malloc(TOTAL * sizeof *first), *again = malloc(TOTAL * sizeof *again);
-    for (int i = 0; i < 4 * DEVICES; i++) {
+    for (int i = 0; i < 4 * num_devices(); i++) {
         int32_t threads = i % 4 < 2 ? 1 : i % 4;
-        struct device_test s = device_open(device_names[i / 4], threads, 0);
+        struct device_test s = device_open(device_name(i / 4), threads, 0);
         run_all(&s, i ? again : first);
         ck_assert(!i || memcmp(first, again, TOTAL * sizeof *first) == 0);
         device_close(&s);

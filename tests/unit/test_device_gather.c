@@ -174,12 +174,12 @@ END_TEST
 int main(void)
 {
     const struct test tests[] = {
-        LOOP(gathers_rows_of_tokens, 2 * DEVICE_RUNS),
-        LOOP(weighs_rows_in_place, DEVICE_RUNS),
-        LOOP(adds_rows_to_tokens, 2 * DEVICE_RUNS),
-        LOOP(weighs_gradients_and_finds_those_of_weights, DEVICE_RUNS),
-        LOOP(dropout_follows_an_index, DEVICE_RUNS),
-        LOOP(no_rows_is_nothing, DEVICE_RUNS),
+        LOOP(gathers_rows_of_tokens, 2 * num_device_runs()),
+        LOOP(weighs_rows_in_place, num_device_runs()),
+        LOOP(adds_rows_to_tokens, 2 * num_device_runs()),
+        LOOP(weighs_gradients_and_finds_those_of_weights, num_device_runs()),
+        LOOP(dropout_follows_an_index, num_device_runs()),
+        LOOP(no_rows_is_nothing, num_device_runs()),
     };
     return RUN_TESTS("device_gather", tests);
 }

@@ -207,7 +207,7 @@ static double router_loss(void *arg)
 START_TEST(router_and_its_gradient)
 {
     for (size_t which = 0; which < sizeof routers / sizeof *routers; which++) {
-        struct device_test s = device_open(device_names[_i], 2, 0);
+        struct device_test s = device_open(device_name(_i), 2, 0);
         struct kt_router r = routers[which];
         int64_t tokens = 21, n = tokens * r.num_experts, k = tokens * r.topk;
         float *bias = test_random(9, r.num_experts), *logits = test_random(1, n);
@@ -248,7 +248,7 @@ END_TEST
 
 START_TEST(router_chooses_by_bias_and_group_but_weighs_by_score)
 {
-    struct device_test s = device_open(device_names[_i], 1, 0);
+    struct device_test s = device_open(device_name(_i), 1, 0);
     /* groups {0,1}, {2,3}, {4,5}; sums of two: .9, 1.3, 1.1; the first group is left out */
     float logits[] = {2.1972246f, -20, 0.40546511f, 0.84729786f, -0.40546511f, 0.84729786f};
     float bias[] = {0, 0, 0, 0, 0, 0.05f}, weights[2];
@@ -280,11 +280,11 @@ int main(void)
 {
     const struct test tests[] = {
         GROUP("device_rows", .timeout = 120),
-        LOOP(rmsnorm_and_its_gradient, DEVICE_RUNS),
-        LOOP(glu_and_its_gradient, DEVICE_RUNS),
-        LOOP(cross_entropy_and_its_gradient, DEVICE_RUNS),
-        LOOP(router_and_its_gradient, DEVICES),
-        LOOP(router_chooses_by_bias_and_group_but_weighs_by_score, DEVICES),
+        LOOP(rmsnorm_and_its_gradient, num_device_runs()),
+        LOOP(glu_and_its_gradient, num_device_runs()),
+        LOOP(cross_entropy_and_its_gradient, num_device_runs()),
+        LOOP(router_and_its_gradient, num_devices()),
+        LOOP(router_chooses_by_bias_and_group_but_weighs_by_score, num_devices()),
     };
     return RUN_TESTS("device_rows", tests);
 }

@@ -14,7 +14,17 @@ static const struct setting {
                 {"cpu", 2, KT_ISA_AVX512},
                 {"cpu", 2, KT_ISA_AVX2}};
 
-enum { SETTINGS = sizeof settings / sizeof *settings };
+static int num_settings(void)
+{
+    return device_asked_for() ? 1 : (int)(sizeof settings / sizeof *settings);
+}
+
+static struct device_test open_setting(int i)
+{
+    const struct setting *set = &settings[i];
+    const char *device = device_asked_for() ? device_asked_for() : set->device;
+    return device_open(device, set->threads, set->isa_mask);
+}
 
 static const kt_dtype dtypes[] = {KT_DTYPE_BF16, KT_DTYPE_F8_E4M3, KT_DTYPE_I8,   KT_DTYPE_I4,
                                   KT_DTYPE_Q8_0, KT_DTYPE_Q4_0,    KT_DTYPE_Q4_K, KT_DTYPE_Q6_K};
@@ -91,19 +101,19 @@ static void check_rows(int64_t tokens, int64_t n, const float *got, int64_t ld, 
     ck_assert_double_le(sqrt(difference / norm), 1e-6);
 }
 
-/* One token's products with FP8 and INT4 are made of the codes, which bfloat16 holds, not of their
- * products with the scales. */
-static bool is_exact(const kt_context *ctx, const struct problem *p, int64_t tokens)
+/* On the CPU one token's products with FP8 and INT4 are made of the codes, which bfloat16 holds,
+ * not of their products with the scales. */
+static bool is_exact(const struct device_test *s, const struct problem *p, int64_t tokens)
 {
     kt_dtype dtype = p->weight.w.dtype;
     return tokens == 1 && (dtype == KT_DTYPE_F8_E4M3 || dtype == KT_DTYPE_I4) &&
-           (ctx->cpu.isa & KT_ISA_AVX512_VBMI);
+           device_is_cpu(s->dev->ops->name) && (s->ctx->cpu.isa & KT_ISA_AVX512_VBMI);
 }
 
 static void check_problem(struct device_test *s, const struct kt_weight *w, const struct problem *p,
                           int64_t tokens, bool accumulate)
 {
-    const double *want = is_exact(s->ctx, p, tokens) ? p->exact : p->y;
+    const double *want = is_exact(s, p, tokens) ? p->exact : p->y;
     float *before_y = test_random(4, tokens * p->ldy), *before_dx = test_random(5, tokens * p->ldx);
     float *y = malloc((size_t)(tokens * p->ldy) * 4), *dx = malloc((size_t)(tokens * p->ldx) * 4);
     struct kt_linear_args a = {
@@ -121,9 +131,9 @@ static void check_problem(struct device_test *s, const struct kt_weight *w, cons
     free(before_y), free(y), free(before_dx), free(dx);
 }
 
-static void check_setting(const struct setting *set, const struct problem *p)
+static void check_setting(int setting, const struct problem *p)
 {
-    struct device_test s = device_open(set->device, set->threads, set->isa_mask);
+    struct device_test s = open_setting(setting);
     struct kt_weight w = device_weight(&s, &p->weight.w);
     for (int c = 0; c < COUNTS; c += SANITIZED ? 3 : 1)
         check_problem(&s, &w, p, token_counts[c], c % 2);
@@ -140,8 +150,8 @@ START_TEST(linears_of_every_format)
         int64_t n = shapes[i][0], k = (shapes[i][1] + block - 1) / block * block;
         for (int compute = 0; compute < 2; compute++) {
             struct problem p = open_problem(dtype, (kt_compute)compute, n, k);
-            for (int set = 0; set < SETTINGS; set++)
-                check_setting(&settings[set], &p);
+            for (int setting = 0; setting < num_settings(); setting++)
+                check_setting(setting, &p);
             close_problem(&p);
         }
     }
@@ -151,8 +161,7 @@ END_TEST
 START_TEST(embeddings_of_every_format)
 {
     enum { ROWS = 70, COLS = 512, TOKENS = 50, LD = COLS + 2 };
-    const struct setting *set = &settings[_i / DTYPES];
-    struct device_test s = device_open(set->device, set->threads, set->isa_mask);
+    struct device_test s = open_setting(_i / DTYPES);
     struct test_weight table = test_weight(dtypes[_i % DTYPES], 6, ROWS, COLS);
     int32_t ids[TOKENS];
     float *x = malloc(TOKENS * LD * sizeof *x), want[COLS];
@@ -199,9 +208,9 @@ START_TEST(bits_do_not_depend_on_threads)
     float *first = malloc(RESULTS * sizeof *first), *again = malloc(RESULTS * sizeof *again);
     for (int d = 0; d < DTYPES; d++) {
         struct test_weight t = test_weight(dtypes[d], 1, N, K);
-        run_all(&t.w, "cpu", 1, first);
+        run_all(&t.w, device_name(0), 1, first);
         for (int32_t threads = 3; threads < 6; threads += 2) {
-            run_all(&t.w, device_names[threads % DEVICES], threads, again);
+            run_all(&t.w, device_name(threads % num_devices()), threads, again);
             ck_assert(memcmp(first, again, RESULTS * sizeof *first) == 0);
         }
         test_weight_free(&t);
@@ -215,7 +224,7 @@ int main(void)
     const struct test tests[] = {
         GROUP("linear", .timeout = 120),
         LOOP(linears_of_every_format, DTYPES),
-        LOOP(embeddings_of_every_format, SETTINGS * DTYPES),
+        LOOP(embeddings_of_every_format, num_settings() * DTYPES),
         TEST(bits_do_not_depend_on_threads),
     };
     return RUN_TESTS("linear", tests);

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which kernels attention takes, and their scratch. */
+#include "backends/cuda/attention.cuh"
+
+enum {
+    WARP = 32,
+    WARPS = 8,         /* of a block that takes a row a warp */
+    KEY_TILE = 64,     /* keys whose dk_shared is summed by a block */
+    MANY_BLOCKS = 2048 /* that fill any device */
+};
+
+int64_t kt_attend_count(const struct kt_offsets *offsets, int32_t per_item, int32_t size)
+{
+    int64_t tiles = 0;
+    for (int32_t s = 0; s < offsets->num; s++) {
+        int64_t rows = (int64_t)(offsets->host[s + 1] - offsets->host[s]) * per_item;
+        tiles += (rows + size - 1) / size;
+    }
+    return tiles;
+}
+
+void kt_attend_launch(struct kt_cuda_device *cuda, const void *kernel, int64_t blocks,
+                      int32_t threads, size_t shared, const struct kt_attend *p)
+{
+    void *args[] = {(void *)p};
+    if (!blocks)
+        return;
+    cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    if (error == cudaSuccess)
+        error = cudaLaunchKernel(kernel, dim3((unsigned)blocks), dim3((unsigned)threads), args,
+                                 shared, cuda->compute);
+    kt_cuda_check(cuda, error, "attention");
+}
+
+/* A warp for each query and head. */
+template <typename T>
+static __global__ void __launch_bounds__(WARPS *WARP)
+    dot_outputs(const __grid_constant__ struct kt_attend p)
+{
+    const struct kt_attention_args &a = p.a;
+    int64_t i = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
+    if (i >= p.queries * a.num_heads)
+        return;
+    int64_t query = i / a.num_heads, head = i % a.num_heads;
+    const T *o = (const T *)a.o.data + query * a.o.ld + head * a.o_head_stride;
+    const T *d_o = (const T *)a.d_o.data + query * a.d_o.ld + head * a.o_head_stride;
+    float sum = 0;
+    for (int32_t k = threadIdx.x % WARP; k < a.v_dim; k += WARP)
+        sum += kt_load(o + k) * kt_load(d_o + k);
+    for (int32_t step = WARP / 2; step; step /= 2)
+        sum += __shfl_xor_sync(~0u, sum, step);
+    if (threadIdx.x % WARP == 0)
+        p.delta[head * p.queries + query] = sum;
+}
+
+template <typename T>
+static __global__ void __launch_bounds__(WARPS *WARP)
+    add_shared_parts(const __grid_constant__ struct kt_attend p)
+{
+    const struct kt_view &to = p.a.dk_shared;
+    int64_t n = p.keys * p.a.shared_dim, i = (int64_t)blockIdx.x * WARPS * WARP + threadIdx.x;
+    if (i >= n)
+        return;
+    float sum = 0;
+    for (int32_t unit = 0; unit < p.units; unit++)
+        sum += p.shared_parts[unit * n + i];
+    kt_store((T *)to.data + i / p.a.shared_dim * to.ld + i % p.a.shared_dim, sum);
+}
+
+static bool is_wide(const struct kt_view *x, int64_t head_stride)
+{
+    int64_t line = 16 / kt_view_element(x->dtype); /* elements that are loaded at once */
+    return x->ld % line == 0 && head_stride % line == 0 && (uintptr_t)x->data % 16 == 0;
+}
+
+static bool are_wide(const struct kt_attention_args *a, bool backward)
+{
+    int32_t own = a->qk_dim - a->shared_dim;
+    return own % 8 == 0 && a->shared_dim % 8 == 0 && a->v_dim % 8 == 0 &&
+           is_wide(&a->q, a->q_head_stride) && is_wide(&a->k, a->k_head_stride) &&
+           is_wide(&a->v, a->v_head_stride) && (!a->shared_dim || is_wide(&a->k_shared, 0)) &&
+           (!backward || is_wide(&a->d_o, a->o_head_stride));
+}
+
+/* Parts depend on the shapes alone, so that bits do not depend on the device. */
+static struct kt_attend init(const struct kt_attention_args *a)
+{
+    struct kt_attend p = {*a};
+    p.group = a->num_heads / a->num_kv_heads;
+    p.own = a->qk_dim - a->shared_dim;
+    if (!a->queries.num)
+        return p;
+    p.queries = a->queries.host[a->queries.num];
+    p.keys = a->keys.host[a->keys.num];
+    int64_t tiles = kt_attend_count(&a->keys, 1, KEY_TILE), units = a->num_kv_heads;
+    if (a->shared_dim && tiles * units > MANY_BLOCKS)
+        units = (MANY_BLOCKS + tiles - 1) / tiles;
+    p.unit_heads = (int32_t)((a->num_kv_heads + units - 1) / units);
+    p.units = (a->num_kv_heads + p.unit_heads - 1) / p.unit_heads;
+    p.splits = 1;
+    return p;
+}
+
+uint64_t kt_cuda_attention_forward_scratch(const struct kt_cuda_device *cuda,
+                                           const struct kt_attention_args *a)
+{
+    (void)cuda, (void)a;
+    return 0;
+}
+
+void kt_cuda_attention_forward(struct kt_device *dev, const void *args, void *scratch)
+{
+    struct kt_attend p = init((const struct kt_attention_args *)args);
+    (void)scratch;
+    if (!p.queries)
+        return;
+    p.wide = are_wide(&p.a, false);
+    if (kt_attend_fits_tiles(&p.a))
+        kt_attend_tiles_forward(kt_cuda(dev), &p);
+    else
+        kt_attend_plain_forward(kt_cuda(dev), &p);
+}
+
+static uint64_t delta_bytes(const struct kt_attend *p)
+{
+    return ((uint64_t)p->queries * (uint64_t)p->a.num_heads * sizeof(float) + 255) / 256 * 256;
+}
+
+static uint64_t shared_parts_bytes(const struct kt_attend *p)
+{
+    if (!p->a.shared_dim || p->units == 1)
+        return 0;
+    return (uint64_t)p->units * (uint64_t)(p->keys * p->a.shared_dim) * sizeof(float);
+}
+
+uint64_t kt_cuda_attention_backward_scratch(const struct kt_cuda_device *cuda,
+                                            const struct kt_attention_args *a)
+{
+    struct kt_attend p = init(a);
+    (void)cuda;
+    return delta_bytes(&p) + shared_parts_bytes(&p);
+}
+
+template <typename T> static void backward(struct kt_cuda_device *cuda, const struct kt_attend *p)
+{
+    int64_t rows = p->queries * p->a.num_heads, shared = p->keys * p->a.shared_dim;
+    kt_attend_launch(cuda, (const void *)dot_outputs<T>, (rows + WARPS - 1) / WARPS, WARPS * WARP,
+                     0, p);
+    if (kt_attend_fits_tiles(&p->a)) {
+        kt_attend_tiles_rows(cuda, p);
+        kt_attend_tiles_keys(cuda, p);
+    } else
+        kt_attend_plain_backward(cuda, p);
+    if (p->a.shared_dim && p->units > 1)
+        kt_attend_launch(cuda, (const void *)add_shared_parts<T>,
+                         (shared + WARPS * WARP - 1) / (WARPS * WARP), WARPS * WARP, 0, p);
+}
+
+void kt_cuda_attention_backward(struct kt_device *dev, const void *args, void *scratch)
+{
+    struct kt_attend p = init((const struct kt_attention_args *)args);
+    p.wide = are_wide(&p.a, true);
+    p.delta = (float *)scratch;
+    p.shared_parts = (float *)((char *)scratch + delta_bytes(&p));
+#define RUN(T) backward<T>(kt_cuda(dev), &p)
+    if (p.keys)
+        KT_BY_DTYPE(p.a.q.dtype, RUN);
+#undef RUN
+}
