@@ -23,7 +23,8 @@ template <int D> struct kt_attend_factor {
 
     __device__ __forceinline__ uint32_t at(int32_t row, int32_t chunk) const
     {
-        return address + (uint32_t)(row * D * 2 + ((chunk ^ (row & 7)) << 4));
+        /* apart, so that the compiler sees what is constant */
+        return address + (uint32_t)(row * D * 2 + (chunk & ~7) * 16 + ((chunk ^ row) & 7) * 16);
     }
 };
 
@@ -49,11 +50,11 @@ static __device__ __forceinline__ void kt_attend_add_dots(const kt_attend_factor
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         uint32_t left[4], right[4];
-        kt_ldmatrix(left, a.at(row + lane % 16, 2 * k + lane / 16));
+        kt_ldmatrix(left, a.at(row + lane % 16, 2 * k | lane / 16));
 #pragma unroll
         for (int n = 0; n < N / 16; n++) {
             kt_ldmatrix(right,
-                        b.at(first + 16 * n + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+                        b.at(first + 16 * n + lane / 16 * 8 + lane % 8, 2 * k | lane / 8 % 2));
             kt_mma(s[2 * n], left, right[0], right[1]);
             kt_mma(s[2 * n + 1], left, right[2], right[3]);
         }
@@ -72,7 +73,7 @@ static __device__ __forceinline__ void kt_attend_add_dots(const uint32_t (&a)[D 
 #pragma unroll
         for (int n = 0; n < N / 16; n++) {
             uint32_t right[4];
-            kt_ldmatrix(right, b.at(16 * n + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+            kt_ldmatrix(right, b.at(16 * n + lane / 16 * 8 + lane % 8, 2 * k | lane / 8 % 2));
             kt_mma(s[2 * n], a[k], right[0], right[1]);
             kt_mma(s[2 * n + 1], a[k], right[2], right[3]);
         }
@@ -93,7 +94,7 @@ static __device__ __forceinline__ void kt_attend_add_product(const float (&x)[N 
 #pragma unroll
         for (int n = 0; n < D / 16; n++) {
             uint32_t right[4];
-            kt_ldmatrix_transposed(right, b.at(16 * k + lane % 16, 2 * n + lane / 16));
+            kt_ldmatrix_transposed(right, b.at(16 * k + lane % 16, 2 * n | lane / 16));
             kt_mma(to[2 * n], left, right[0], right[1]);
             kt_mma(to[2 * n + 1], left, right[2], right[3]);
         }

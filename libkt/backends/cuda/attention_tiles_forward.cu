@@ -34,7 +34,7 @@ __device__ __forceinline__ void load_queries(const kt_attend_source<T> &x,
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < QK / 16; k++)
-        kt_ldmatrix(q[k], tile.at(row, 2 * k + lane / 16));
+        kt_ldmatrix(q[k], tile.at(row, 2 * k | lane / 16));
     __syncthreads();
 }
 

@@ -10,15 +10,9 @@ namespace
 
 enum { WARP = 32, WARPS = 8, ROWS = 2 /* of a warp */ };
 
-/* The weight as a factor of the tokens' type. */
-__device__ __forceinline__ float as_factor(float x, const float *)
+__device__ __forceinline__ float as_factor(float x, bool rounds)
 {
-    return x;
-}
-
-__device__ __forceinline__ float as_factor(float x, const __nv_bfloat16 *)
-{
-    return __bfloat162float(__float2bfloat16_rn(x));
+    return rounds ? __bfloat162float(__float2bfloat16_rn(x)) : x;
 }
 
 __device__ __forceinline__ float warp_sum(float x)
@@ -35,8 +29,8 @@ template <typename T> __device__ __forceinline__ void put(T *to, float x, bool a
 
 template <kt_dtype DTYPE, typename X, int TOKENS>
 __global__ void __launch_bounds__(WARP *WARPS)
-    multiply_rows(const struct kt_weight w, int tokens, const X *__restrict__ x, int64_t ldx,
-                  const struct kt_view y, bool accumulate)
+    multiply_rows(const struct kt_weight w, bool rounds, int tokens, const X *__restrict__ x,
+                  int64_t ldx, const struct kt_view y, bool accumulate)
 {
     int lane = threadIdx.x % WARP;
     int64_t row = ((int64_t)blockIdx.x * WARPS + threadIdx.x / WARP) * ROWS;
@@ -56,7 +50,7 @@ __global__ void __launch_bounds__(WARP *WARPS)
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
                 for (int i = 0; i < KT_CUDA_RUN; i++)
-                    sums[r][t] += as_factor(values[r][i], x) * factors[i];
+                    sums[r][t] += as_factor(values[r][i], rounds) * as_factor(factors[i], rounds);
         }
     }
 #pragma unroll
@@ -75,33 +69,34 @@ __global__ void __launch_bounds__(WARP *WARPS)
     }
 }
 
-template <typename X>
-void launch(cudaStream_t stream, const struct kt_linear_args *a, const X *x, int64_t ldx)
+template <typename X> void launch(cudaStream_t stream, const struct kt_linear_args *a, const X *x)
 {
     const struct kt_weight *w = &a->weight;
     unsigned blocks = (unsigned)((w->rows + WARPS * ROWS - 1) / (WARPS * ROWS));
     int tokens = (int)a->tokens;
+    int64_t ldx = a->x.ld;
+    bool rounds = a->compute == KT_COMPUTE_BF16;
 #define MULTIPLY(DTYPE)                                                                            \
     if (tokens == 1)                                                                               \
-        multiply_rows<DTYPE, X, 1>                                                                 \
-            <<<blocks, WARP * WARPS, 0, stream>>>(*w, tokens, x, ldx, a->y, a->accumulate);        \
+        multiply_rows<DTYPE, X, 1><<<blocks, WARP * WARPS, 0, stream>>>(*w, rounds, tokens, x,     \
+                                                                        ldx, a->y, a->accumulate); \
     else                                                                                           \
         multiply_rows<DTYPE, X, KT_CUDA_FEW>                                                       \
-            <<<blocks, WARP * WARPS, 0, stream>>>(*w, tokens, x, ldx, a->y, a->accumulate)
+            <<<blocks, WARP * WARPS, 0, stream>>>(*w, rounds, tokens, x, ldx, a->y, a->accumulate)
     KT_CUDA_BY_FORMAT(w->dtype, MULTIPLY);
 #undef MULTIPLY
 }
 
 } // namespace
 
-bool kt_cuda_linear_few(struct kt_cuda_device *cuda, const struct kt_linear_args *a,
-                        struct kt_view x)
+bool kt_cuda_linear_few(struct kt_cuda_device *cuda, const struct kt_linear_args *a)
 {
-    if (a->tokens > KT_CUDA_FEW || !kt_cuda_has_runs(&a->weight) || (uintptr_t)x.data % 16 ||
-        (a->tokens > 1 && x.ld % KT_CUDA_RUN))
+    const struct kt_view *x = &a->x;
+    if (a->tokens > KT_CUDA_FEW || !kt_cuda_has_runs(&a->weight) || (uintptr_t)x->data % 16 ||
+        (a->tokens > 1 && x->ld % KT_CUDA_RUN))
         return false;
-#define LAUNCH(T) launch(cuda->compute, a, (const T *)x.data, x.ld)
-    KT_BY_DTYPE(x.dtype, LAUNCH);
+#define LAUNCH(T) launch(cuda->compute, a, (const T *)x->data)
+    KT_BY_DTYPE(x->dtype, LAUNCH);
 #undef LAUNCH
     kt_cuda_launched(cuda, "a linear of few tokens");
     return true;

@@ -92,9 +92,9 @@ static void run(struct kt_cuda_device *cuda, const struct kt_linear_args *a, boo
     struct linear p = plan(a, backward, scratch);
     if (a->tokens <= 0 || p.n <= 0)
         return;
-    kt_cuda_factor_fill(cuda, &p.x);
-    if (!backward && kt_cuda_linear_few(cuda, a, p.x.view))
+    if (!backward && kt_cuda_linear_few(cuda, a))
         return;
+    kt_cuda_factor_fill(cuda, &p.x);
     multiply(cuda, a, backward, &p);
     if (p.rounds)
         kt_cuda_cast(cuda, a->tokens, p.n, p.y, a->y, a->accumulate);

@@ -49,12 +49,10 @@ void kt_cuda_cast(struct kt_cuda_device *cuda, int64_t rows, int64_t cols, struc
  * float32. A and B are of one dtype, C of theirs or F32. */
 void kt_cuda_multiply(struct kt_cuda_device *cuda, const struct kt_gemm_args *g);
 
-/** LINEAR_FORWARD of up to KT_CUDA_FEW tokens without decoding the weight into memory; x is
- * a->x in the type of the factors. False, and nothing is done, where the shapes or addresses are
- * not for it (few.cu). */
+/** LINEAR_FORWARD of 1 to KT_CUDA_FEW tokens without decoding the weight into memory. False, and
+ * nothing is done, where the shapes or addresses are not for it (few.cu). */
 enum { KT_CUDA_FEW = 4 };
-bool kt_cuda_linear_few(struct kt_cuda_device *cuda, const struct kt_linear_args *a,
-                        struct kt_view x);
+bool kt_cuda_linear_few(struct kt_cuda_device *cuda, const struct kt_linear_args *a);
 
 #ifdef __cplusplus
 }
