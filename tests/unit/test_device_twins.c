@@ -157,8 +157,8 @@ START_TEST(dropout_drops_the_same)
         struct operand y = put(&t, 2, s[0], s[2], 1, written_as((int)mix));
         for (int accumulate = 1; accumulate >= 0; accumulate--) {
             for (int k = 0; k < TWINS; k++) {
-                struct kt_dropout_args a = {s[0],    s[1],    0.3f,      1ull << 40 | 7,
-                                            x.on[k], y.on[k], accumulate};
+                struct kt_dropout_args a = {s[0], s[1],    0.3f,    1ull << 40 | 7,
+                                            NULL, x.on[k], y.on[k], accumulate};
                 device_run(&t.on[k], KT_OP_DROPOUT, &a);
             }
             check_same(&t, &y, s[1]);
