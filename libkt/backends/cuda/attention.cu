@@ -4,9 +4,13 @@
 
 enum {
     WARP = 32,
-    WARPS = 8,         /* of a block that takes a row a warp */
-    KEY_TILE = 64,     /* keys whose dk_shared is summed by a block */
-    MANY_BLOCKS = 2048 /* that fill any device */
+    WARPS = 8,          /* of a block that takes a row a warp */
+    KEY_TILE = 64,      /* keys whose dk_shared is summed by a block */
+    MANY_BLOCKS = 2048, /* that fill any device */
+    SOME_BLOCKS = 512,  /* that fill one when they are alike */
+    ROW_TILE = 64,
+    SPLIT_KEYS = 256, /* fewest of a split */
+    MOST_SPLITS = 64
 };
 
 int64_t kt_attend_count(const struct kt_offsets *offsets, int32_t per_item, int32_t size)
@@ -68,6 +72,32 @@ static __global__ void __launch_bounds__(WARPS *WARP)
     kt_store((T *)to.data + i / p.a.shared_dim * to.ld + i % p.a.shared_dim, sum);
 }
 
+/* A block for each query and head. */
+template <typename T>
+static __global__ void __launch_bounds__(WARPS *WARP)
+    join_splits(const __grid_constant__ struct kt_attend p)
+{
+    const struct kt_attention_args &a = p.a;
+    int64_t index = blockIdx.x, head = index / p.queries, query = index % p.queries;
+    float max = -INFINITY, sum = 0;
+    for (int32_t split = 0; split < p.splits; split++)
+        max = fmaxf(max, kt_attend_part(p, split, index)[a.v_dim]);
+    for (int32_t split = 0; split < p.splits; split++) {
+        const float *part = kt_attend_part(p, split, index) + a.v_dim;
+        sum += expf(part[0] - max) * part[1];
+    }
+    for (int32_t i = threadIdx.x; i < a.v_dim; i += WARPS * WARP) {
+        float o = 0;
+        for (int32_t split = 0; split < p.splits; split++) {
+            const float *part = kt_attend_part(p, split, index);
+            o += expf(part[a.v_dim] - max) * part[i];
+        }
+        kt_store((T *)a.o.data + query * a.o.ld + head * a.o_head_stride + i, o / sum);
+    }
+    if (a.lse && threadIdx.x == 0)
+        a.lse[index] = max + logf(sum);
+}
+
 static bool is_wide(const struct kt_view *x, int64_t head_stride)
 {
     int64_t line = 16 / kt_view_element(x->dtype); /* elements that are loaded at once */
@@ -98,28 +128,56 @@ static struct kt_attend init(const struct kt_attention_args *a)
         units = (MANY_BLOCKS + tiles - 1) / tiles;
     p.unit_heads = (int32_t)((a->num_kv_heads + units - 1) / units);
     p.units = (a->num_kv_heads + p.unit_heads - 1) / p.unit_heads;
-    p.splits = 1;
     return p;
+}
+
+/* Keys are split where the rows alone make few blocks. */
+static void choose_splits(struct kt_attend *p)
+{
+    const struct kt_attention_args *a = &p->a;
+    int64_t tiles = kt_attend_count(&a->queries, p->group, ROW_TILE) * a->num_kv_heads, most = 0;
+    for (int32_t s = 0; s < a->queries.num; s++) {
+        int64_t keys = a->keys.host[s + 1] - a->keys.host[s];
+        if (a->window)
+            keys = min(keys, a->queries.host[s + 1] - a->queries.host[s] + (int64_t)a->window);
+        most = max(most, keys);
+    }
+    int64_t splits = min(SOME_BLOCKS / max(tiles, (int64_t)1), most / SPLIT_KEYS);
+    splits = max(min(splits, (int64_t)MOST_SPLITS), (int64_t)1);
+    p->split_keys = (int32_t)((most + splits * KEY_TILE - 1) / (splits * KEY_TILE) * KEY_TILE);
+    p->splits = most ? (int32_t)((most + p->split_keys - 1) / p->split_keys) : 1;
 }
 
 uint64_t kt_cuda_attention_forward_scratch(const struct kt_cuda_device *cuda,
                                            const struct kt_attention_args *a)
 {
-    (void)cuda, (void)a;
-    return 0;
+    struct kt_attend p = init(a);
+    (void)cuda;
+    choose_splits(&p);
+    if (p.splits == 1)
+        return 0;
+    return (uint64_t)(p.splits * p.queries * a->num_heads) * (uint64_t)(a->v_dim + 2) *
+           sizeof(float);
 }
 
 void kt_cuda_attention_forward(struct kt_device *dev, const void *args, void *scratch)
 {
     struct kt_attend p = init((const struct kt_attention_args *)args);
-    (void)scratch;
     if (!p.queries)
         return;
+    choose_splits(&p);
+    p.parts = (float *)scratch;
     p.wide = are_wide(&p.a, false);
     if (kt_attend_fits_tiles(&p.a))
         kt_attend_tiles_forward(kt_cuda(dev), &p);
     else
         kt_attend_plain_forward(kt_cuda(dev), &p);
+#define JOIN(T)                                                                                    \
+    kt_attend_launch(kt_cuda(dev), (const void *)join_splits<T>, p.queries *p.a.num_heads,         \
+                     WARPS *WARP, 0, &p)
+    if (p.splits > 1)
+        KT_BY_DTYPE(p.a.q.dtype, JOIN);
+#undef JOIN
 }
 
 static uint64_t delta_bytes(const struct kt_attend *p)

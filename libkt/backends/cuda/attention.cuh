@@ -23,9 +23,10 @@ struct kt_attend {
      * Without it a unit is one head. */
     int32_t units, unit_heads;
     float *shared_parts; /**< [units, keys, shared_dim]; not used when there is one unit */
-    int32_t splits;      /**< parts of the keys, when few queries see many; otherwise 1 */
-    int32_t split_keys;  /**< keys of a part */
-    float *parts;        /**< [splits, rows of all, v_dim + 2] */
+    /** Of forward, when few rows see many keys: parts of a tile's keys, each for a block. */
+    int32_t splits, split_keys;
+    float *parts; /**< [splits, num_heads, queries, v_dim + 2]: sums, then maximum of the scaled
+                       scores and sum of the unnormalised probabilities */
 };
 
 /** A sequence, and the `count` rows or keys of it, from `first` on, that a block owns. */
@@ -86,6 +87,16 @@ static __device__ __forceinline__ void kt_attend_keys(const struct kt_attend &p,
     kt_attend_visible(p, t, (t.first + t.count - 1) / p.group, &ignored, last);
 }
 
+/** The keys of these that a block walks over. */
+static __device__ __forceinline__ void kt_attend_split(const struct kt_attend &p, int32_t split,
+                                                       int32_t *first, int32_t *last)
+{
+    if (p.splits == 1)
+        return;
+    *first += split * p.split_keys;
+    *last = min(*last, *first + p.split_keys);
+}
+
 /** Rows [first, last) that see any key of a tile of keys. */
 static __device__ __forceinline__ void kt_attend_rows(const struct kt_attend &p,
                                                       const struct kt_attend_tile &t,
@@ -137,6 +148,13 @@ static __device__ __forceinline__ int64_t kt_attend_index(const struct kt_attend
                                                           int32_t kv_head, int32_t row)
 {
     return (int64_t)(kv_head * p.group + row % p.group) * p.queries + t.query + row / p.group;
+}
+
+/** Where a row's numbers of a split are; `index` is what kt_attend_index gives. */
+static __device__ __forceinline__ float *kt_attend_part(const struct kt_attend &p, int32_t split,
+                                                        int64_t index)
+{
+    return p.parts + (split * p.a.num_heads * p.queries + index) * (p.a.v_dim + 2);
 }
 
 /** Tiles that kt_attend_find knows. Of the host. */

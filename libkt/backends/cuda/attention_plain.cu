@@ -163,39 +163,49 @@ __device__ void accumulate_softmax(const struct kt_attend &p, const struct kt_at
     }
 }
 
-template <typename T>
-__device__ void write_output(const struct kt_attend &p, const struct kt_attend_tile &t,
-                             int32_t kv_head, int32_t col, int32_t width,
-                             const float (&o)[EACH][WIDTH / LINE], const struct softmax &soft)
-{
-    int32_t line = threadIdx.x / LINE, column = threadIdx.x % LINE;
-    kt_attend_matrix<T> to = kt_attend_query_rows<T>(p, t, p.a.o, p.a.o_head_stride, kv_head);
-    for (int i = 0; i < EACH; i++) {
-        int32_t row = line + LINE * i;
-        if (row >= t.count)
-            continue;
-        float factor = 1.0f / soft.sum[i];
-        for (int j = 0; j < WIDTH / LINE; j++)
-            if (column + LINE * j < width)
-                kt_store(to.at(t.first + row) + col + column + LINE * j, o[i][j] * factor);
-        if (p.a.lse && col == 0 && column == 0)
-            p.a.lse[kt_attend_index(p, t, kv_head, t.first + row)] =
-                soft.max[i] + logf(soft.sum[i]);
-    }
-}
-
 /* Of the blocks of a tile: one for each key/value head and WIDTH columns of the result. The last
  * tiles see most keys and go first. */
 struct place {
     int32_t tile, kv_head, col, width;
 };
 
-__device__ __forceinline__ struct place place_of(int32_t heads, int32_t columns)
+__device__ __forceinline__ struct place place_of(int32_t heads, int32_t columns, int32_t splits = 1)
 {
     int32_t chunks = (columns + WIDTH - 1) / WIDTH, each = heads * chunks;
-    int32_t tiles = (int32_t)gridDim.x / each, i = (int32_t)blockIdx.x;
+    int32_t tiles = (int32_t)gridDim.x / splits / each, i = (int32_t)blockIdx.x / splits;
     int32_t col = i % chunks * WIDTH;
     return {tiles - 1 - i / each, i / chunks % heads, col, min((int32_t)WIDTH, columns - col)};
+}
+
+/* Columns of the output, or of a split. */
+template <typename T>
+__device__ void write_output(const struct kt_attend &p, const struct kt_attend_tile &t,
+                             const struct place &b, int32_t split,
+                             const float (&o)[EACH][WIDTH / LINE], const struct softmax &soft)
+{
+    int32_t line = threadIdx.x / LINE, column = threadIdx.x % LINE;
+    kt_attend_matrix<T> to = kt_attend_query_rows<T>(p, t, p.a.o, p.a.o_head_stride, b.kv_head);
+    for (int i = 0; i < EACH; i++) {
+        int32_t row = line + LINE * i;
+        if (row >= t.count)
+            continue;
+        int64_t index = kt_attend_index(p, t, b.kv_head, t.first + row);
+        bool leads = b.col == 0 && column == 0;
+        float factor = 1.0f / soft.sum[i], *part = kt_attend_part(p, split, index);
+        for (int j = 0; j < WIDTH / LINE; j++) {
+            int32_t col = b.col + column + LINE * j;
+            if (column + LINE * j >= b.width)
+                continue;
+            if (p.splits > 1)
+                part[col] = o[i][j];
+            else
+                kt_store(to.at(t.first + row) + col, o[i][j] * factor);
+        }
+        if (p.splits > 1 && leads)
+            part[p.a.v_dim] = soft.max[i], part[p.a.v_dim + 1] = soft.sum[i];
+        else if (p.a.lse && leads)
+            p.a.lse[index] = soft.max[i] + logf(soft.sum[i]);
+    }
 }
 
 template <typename T>
@@ -203,13 +213,14 @@ __global__ void __launch_bounds__(THREADS) forward(const __grid_constant__ struc
 {
     extern __shared__ float shared[];
     float *factors = shared, *scores = shared + FACTORS;
-    struct place b = place_of(p.a.num_kv_heads, p.a.v_dim);
+    struct place b = place_of(p.a.num_kv_heads, p.a.v_dim, p.splits);
     struct kt_attend_tile t = kt_attend_find(p, p.group, TILE, b.tile);
     views<T> x = views_of<T>(p, t, b.kv_head);
     float o[EACH][WIDTH / LINE] = {};
     struct softmax soft = {{NO_MAX, NO_MAX, NO_MAX, NO_MAX}};
-    int32_t from, to;
+    int32_t from, to, split = (int32_t)blockIdx.x % p.splits;
     kt_attend_keys(p, t, &from, &to);
+    kt_attend_split(p, split, &from, &to);
     for (int32_t key = from; key < to; key += TILE) {
         int32_t keys = min((int32_t)TILE, to - key);
         float s[EACH][EACH], factor[EACH];
@@ -221,7 +232,7 @@ __global__ void __launch_bounds__(THREADS) forward(const __grid_constant__ struc
         put_scores(s, scores);
         add_product<T>(scores, {x.v, key, keys, b.col}, b.width, factors, o);
     }
-    write_output<T>(p, t, b.kv_head, b.col, b.width, o, soft);
+    write_output<T>(p, t, b, split, o, soft);
 }
 
 __device__ __forceinline__ bool sees(const struct kt_attend &p, const struct kt_attend_tile &t,
@@ -413,8 +424,8 @@ template <typename T> void run_backward(struct kt_cuda_device *cuda, const struc
 
 void kt_attend_plain_forward(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
-    int64_t blocks =
-        kt_attend_count(&p->a.queries, p->group, TILE) * p->a.num_kv_heads * chunks(p->a.v_dim);
+    int64_t blocks = kt_attend_count(&p->a.queries, p->group, TILE) * p->a.num_kv_heads *
+                     chunks(p->a.v_dim) * p->splits;
 #define RUN(T) launch(cuda, (const void *)forward<T>, blocks, p)
     KT_BY_DTYPE(p->a.q.dtype, RUN);
 #undef RUN

@@ -97,26 +97,37 @@ __device__ __forceinline__ void accumulate_softmax(float scale, float (&s)[KEYS 
     }
 }
 
+/* Rows of the output, or of a split. */
 template <typename T, int V>
 __device__ __forceinline__ void
 write_rows(const struct kt_attend &p, const struct kt_attend_tile &t, int32_t kv_head,
-           const float (&o)[V / 8][4], const float (&max)[2], const float (&sum)[2])
+           int32_t split, const float (&o)[V / 8][4], const float (&max)[2], const float (&sum)[2])
 {
     kt_attend_matrix<T> to = kt_attend_query_rows<T>(p, t, p.a.o, p.a.o_head_stride, kv_head);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float total = row_sum(sum[half]), factor = 1.0f / total;
+        float total = row_sum(sum[half]), factor = 1.0f / total, best = max[half] * p.a.scale;
         int32_t row = threadIdx.x / 32 * KT_ATTEND_STRIP + kt_attend_row() + 8 * half;
         if (row >= t.count)
             continue;
+        int64_t index = kt_attend_index(p, t, kv_head, t.first + row);
+        if (p.splits > 1) {
+            float *part = kt_attend_part(p, split, index);
+#pragma unroll
+            for (int n = 0; n < V / 8; n++)
+                kt_attend_write(part, kt_attend_column(n), p.a.v_dim, o[n][2 * half],
+                                o[n][2 * half + 1]);
+            if (threadIdx.x % 4 == 0)
+                kt_attend_write(part + p.a.v_dim, 0, 2, best, total);
+            continue;
+        }
         T *at = to.at(t.first + row);
 #pragma unroll
         for (int n = 0; n < V / 8; n++)
             kt_attend_write(at, kt_attend_column(n), p.a.v_dim, o[n][2 * half] * factor,
                             o[n][2 * half + 1] * factor);
         if (p.a.lse && threadIdx.x % 4 == 0)
-            p.a.lse[kt_attend_index(p, t, kv_head, t.first + row)] =
-                fmaf(max[half], p.a.scale, log2f(total) * LN_2);
+            p.a.lse[index] = fmaf(log2f(total), LN_2, best);
     }
 }
 
@@ -126,11 +137,12 @@ __global__ void __launch_bounds__(THREADS, QK + V > 128 ? 1 : 2)
 {
     extern __shared__ uint4 memory[];
     uint32_t shared = kt_shared(memory);
-    int32_t heads = p.a.num_kv_heads, tiles = (int32_t)gridDim.x / heads, from, to;
-    int32_t kv_head = (int32_t)blockIdx.x % heads;
+    int32_t heads = p.a.num_kv_heads, each = heads * p.splits, from, to;
+    int32_t tiles = (int32_t)gridDim.x / each, split = (int32_t)blockIdx.x % p.splits;
+    int32_t kv_head = (int32_t)blockIdx.x / p.splits % heads;
     /* the last tiles see most keys and go first */
     struct kt_attend_tile t =
-        kt_attend_find(p, p.group, ROWS, tiles - 1 - (int32_t)blockIdx.x / heads);
+        kt_attend_find(p, p.group, ROWS, tiles - 1 - (int32_t)blockIdx.x / each);
     kt_attend_source<T> k = kt_attend_whole_keys<T>(p, t, kv_head);
     kt_attend_source<T> v = kt_attend_values<T>(p, t, kv_head);
     int32_t strip = t.first + threadIdx.x / 32 * KT_ATTEND_STRIP, last = t.first + t.count - 1;
@@ -145,12 +157,14 @@ __global__ void __launch_bounds__(THREADS, QK + V > 128 ? 1 : 2)
     float o[V / 8][4] = {}, max[2] = {NO_MAX, NO_MAX}, sum[2] = {};
     load_queries<T, QK>(kt_attend_queries<T>(p, t, kv_head), t, shared, q);
     kt_attend_keys(p, t, &from, &to);
+    kt_attend_split(p, split, &from, &to);
     auto load = [&](int32_t key, int32_t index) {
         stage<QK, V> s(shared, index);
         kt_attend_load<KEYS, THREADS, BATCH>(k, key, to - key, s.k);
         kt_attend_load<KEYS, THREADS, BATCH>(v, key, to - key, s.v);
     };
-    load(from, 0);
+    if (from < to)
+        load(from, 0);
     int32_t index = 0;
     for (int32_t key = from; key < to; key += KEYS, index ^= 1) {
         kt_copy_wait();
@@ -167,12 +181,12 @@ __global__ void __launch_bounds__(THREADS, QK + V > 128 ? 1 : 2)
         accumulate_softmax<V>(p.a.scale * KT_LOG2_E, s, max, sum, o);
         kt_attend_add_product<V, KEYS>(s, now.v, o);
     }
-    write_rows<T, V>(p, t, kv_head, o, max, sum);
+    write_rows<T, V>(p, t, kv_head, split, o, max, sum);
 }
 
 template <typename T> void run(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
-    int64_t blocks = kt_attend_count(&p->a.queries, p->group, ROWS) * p->a.num_kv_heads;
+    int64_t blocks = kt_attend_count(&p->a.queries, p->group, ROWS) * p->a.num_kv_heads * p->splits;
 #define RUN(QK, V)                                                                                 \
     kt_attend_launch(cuda, (const void *)forward<T, QK, V>, blocks, THREADS,                       \
                      2 * stage<QK, V>::BYTES, p)

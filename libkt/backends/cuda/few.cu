@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(WARP *WARPS)
     float sums[ROWS][TOKENS] = {};
     if (row >= w.rows)
         return;
-#pragma unroll 2
+#pragma unroll(TOKENS == 1 ? 2 : 1)
     for (int64_t col = lane * KT_CUDA_RUN; col < w.cols; col += WARP * KT_CUDA_RUN) {
         float values[ROWS][KT_CUDA_RUN];
 #pragma unroll
