@@ -32,8 +32,9 @@ KT_API kt_status kt_rule_create(kt_context *ctx, kt_rule **out);
 /** Reads a rule file. Errors: NOT_FOUND, IO, FORMAT with file, line and key. */
 KT_API kt_status kt_rule_load(kt_context *ctx, const char *path, kt_rule **out);
 /** Appends an entry for the modules that `name_regex` matches (NULL = all). `device` ("cpu",
- * "cpu:0", "cuda:0") and `experts_backend` may be NULL = default. Errors: INVALID_ARGUMENT (the
- * expression; the sentence says where), OUT_OF_MEMORY; the rule is as it was then. */
+ * "cpu:0", "cuda:0", or "auto": the first GPU, else the CPU) and `experts_backend` may be NULL =
+ * default. Errors: INVALID_ARGUMENT (the expression; the sentence says where), OUT_OF_MEMORY; the
+ * rule is as it was then. */
 KT_API kt_status kt_rule_add(kt_rule *rule, const char *name_regex, const char *device,
                              const char *experts_backend);
 /** The decision for a module path. The strings are owned by the rule. Never NULL: "cpu" and "auto"

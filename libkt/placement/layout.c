@@ -12,6 +12,7 @@
 struct missing {
     const char *names[KT_MAX_DEVICES];
     int32_t num;
+    const char *best; /**< what "auto" is; NULL = nobody asked yet */
 };
 
 static bool is_missing(const struct missing *missing, const char *name)
@@ -31,12 +32,22 @@ static bool is_here(const struct kt_layout *layout, const char *name)
     return false;
 }
 
+/** The first GPU, or the CPU where there is none. */
+static const char *best_device(const kt_model *model, struct missing *missing)
+{
+    if (!missing->best)
+        missing->best = kt_device_probe(model->ctx, "cuda:0") == KT_OK ? "cuda:0" : "cpu";
+    return missing->best;
+}
+
 /** The device that a module runs on: what the rule says, or the CPU where that is not here. */
 static kt_status device_of(const kt_model *model, const kt_rule *rule,
                            const struct kt_layout *layout, struct missing *missing,
                            const char *module, const char **device)
 {
     const char *name = rule ? kt_rule_device(rule, module) : "cpu";
+    if (strcmp(name, "auto") == 0)
+        name = best_device(model, missing);
     *device = strcmp(name, "cpu:0") == 0 || is_missing(missing, name) ? "cpu" : name;
     if (*device != name || is_here(layout, name))
         return KT_OK;
@@ -94,7 +105,7 @@ static kt_status place_layer(const kt_model *model, const kt_rule *rule, struct 
 
 static kt_status place_all(const kt_model *model, const kt_rule *rule, struct kt_layout *layout)
 {
-    struct missing missing = {.num = 0};
+    struct missing missing = {0};
     int32_t layers = model->config.num_hidden_layers;
     for (int32_t l = 0; l < layers; l++)
         KT_TRY(place_layer(model, rule, &missing, l, layout));

@@ -6,7 +6,8 @@
 #define EXPERTS                                                                                    \
     "  --experts NAME  how routed experts are computed: amx, amx-int8, cpu (those without "        \
     "AMX),\n"                                                                                      \
-    "                  reference (plain C, slow), or auto; the same as kt_experts=NAME\n"
+    "                  reference (plain C, slow), device (the layer's GPU), or auto;\n"            \
+    "                  the same as kt_experts=NAME\n"
 
 #define CONFIGURATION                                                                              \
     "X.yaml is a LLaMA-Factory configuration, and key=value arguments go over\n"                   \

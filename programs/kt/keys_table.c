@@ -138,7 +138,8 @@ const key key_table[] = {
     NO_EFFECT("kt_max_cache_depth", "layer inputs of a whole step are kept"),
 
     /* Our own. */
-    SUPPORTED("kt_experts", STRING, NULL, "amx|amx-int8|auto|cpu|llamafile|reference"),
+    SUPPORTED("kt_device", STRING, "auto", NULL),
+    SUPPORTED("kt_experts", STRING, NULL, "amx|amx-int8|auto|cpu|device|llamafile|reference"),
     SUPPORTED("identity_name", STRING, NULL, NULL),
     SUPPORTED("identity_author", STRING, NULL, NULL),
     SUPPORTED("memory_limit", STRING, NULL, NULL),

@@ -206,19 +206,30 @@ kt_compute session_infer_compute(const session *s)
     return full ? KT_COMPUTE_F32 : KT_COMPUTE_BF16;
 }
 
+/* The rule file, or everything on kt_device. */
+static int load_rule(session *s, kt_rule **rule)
+{
+    const char *path = config_string(s->cfg, "kt_optimize_rule");
+    if (path)
+        return session_told(s, "kt_optimize_rule", kt_rule_load(s->ctx, path, rule));
+    kt_status status = kt_rule_create(s->ctx, rule);
+    if (status == KT_OK)
+        status = kt_rule_add(*rule, NULL, config_string(s->cfg, "kt_device"), NULL);
+    return session_told(s, "kt_device", status);
+}
+
 int session_create_executor(session *s, kt_compute compute)
 {
     kt_rule *rule = NULL;
     kt_executor_options options;
     kt_executor_options_init(&options, sizeof options);
     options.compute = compute;
-    const char *path = config_string(s->cfg, "kt_optimize_rule");
-    int rc = APP_OK;
     session_warn_of_threads(s);
-    if (path)
-        rc = session_told(s, "kt_optimize_rule", kt_rule_load(s->ctx, path, &rule));
-    if (rc != APP_OK)
+    int rc = load_rule(s, &rule);
+    if (rc != APP_OK) {
+        kt_rule_free(rule);
         return rc;
+    }
     options.rule = rule;
     options.experts_backend = config_string(s->cfg, "kt_experts");
     kt_status status = kt_executor_create(s->model, s->lora, &options, &s->executor);
