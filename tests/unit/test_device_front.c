@@ -328,6 +328,24 @@ START_TEST(memory_is_aligned_and_copied)
 }
 END_TEST
 
+/* Said by the system, whose own sanitizers end the program instead. */
+START_TEST(memory_that_is_not_there_is_an_error)
+{
+    struct device_test s = device_open(device_name(_i), 1, 0);
+    for (int kind = KT_MEMORY_DEVICE; kind <= KT_MEMORY_PINNED && !SANITIZED; kind++) {
+        void *memory = &s;
+        ck_assert_int_eq(
+            s.dev->ops->alloc(s.dev, (enum kt_memory)kind, 1ull << 50, "everything", &memory),
+            KT_ERROR_OUT_OF_MEMORY);
+        ck_assert_ptr_nonnull(strstr(kt_last_error(s.ctx), "everything"));
+    }
+    float x[5] = {1, 2, 3, 4, 5}, y[5];
+    device_get(&s, 5, device_floats(&s, 5, x), y);
+    ck_assert(memcmp(x, y, sizeof x) == 0);
+    device_close(&s);
+}
+END_TEST
+
 START_TEST(devices_of_a_context_have_names_and_scratch_of_their_own)
 {
     struct device_test s = device_open("cpu", 2, 0);
@@ -419,6 +437,7 @@ int main(void)
         LOOP(unsupported_views_are_refused, num_devices()),
         LOOP(tally_counts_and_runs_nothing, num_devices()),
         LOOP(memory_is_aligned_and_copied, num_devices()),
+        LOOP(memory_that_is_not_there_is_an_error, num_devices()),
         TEST(devices_of_a_context_have_names_and_scratch_of_their_own),
         TEST(a_device_has_a_pool),
         TEST(bound_scratch_is_remembered),

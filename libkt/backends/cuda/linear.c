@@ -5,7 +5,10 @@
 
 #include "backends/cuda/decode_element.h"
 
-enum { STRIP_BYTES = 256 << 20 };
+enum {
+    STRIP_BYTES = 256 << 20,
+    STRIP_STEP = 128 /* rows of which a strip is a multiple, so that results stay aligned */
+};
 
 struct linear {
     kt_dtype dtype; /* of the factors */
@@ -19,6 +22,13 @@ struct linear {
     uint64_t scratch;
 };
 
+static int64_t strip_rows(const struct kt_weight *w, int64_t row_bytes)
+{
+    int64_t most = STRIP_BYTES / row_bytes;
+    most = most < STRIP_STEP ? STRIP_STEP : most / STRIP_STEP * STRIP_STEP;
+    return w->rows < most ? w->rows : most;
+}
+
 static struct linear plan(const struct kt_linear_args *a, bool backward, void *scratch)
 {
     const struct kt_weight *w = &a->weight;
@@ -31,9 +41,8 @@ static struct linear plan(const struct kt_linear_args *a, bool backward, void *s
         return p;
     p.decodes = w->dtype != p.dtype || w->scale;
     if (p.decodes && w->cols > 0) {
-        int64_t row = w->cols * kt_view_element(p.dtype), most = STRIP_BYTES / row;
-        most = most > 0 ? most : 1;
-        p.strip = w->rows < most ? w->rows : most;
+        int64_t row = w->cols * kt_view_element(p.dtype);
+        p.strip = strip_rows(w, row);
         p.weight = kt_cuda_piece(&pieces, (uint64_t)(p.strip * row));
     }
     p.x = kt_cuda_factor(&pieces, a->x, a->tokens, backward ? w->rows : w->cols, p.dtype);
