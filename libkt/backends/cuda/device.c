@@ -94,7 +94,7 @@ static void prepare(struct kt_cuda_device *cuda)
 /* With the device current. */
 static kt_status open_current(kt_context *ctx, int32_t index, struct kt_device **out)
 {
-    struct kt_cuda_device *cuda = calloc(1, sizeof *cuda);
+    struct kt_cuda_device *cuda = calloc(1, sizeof(struct kt_cuda_host_side));
     if (!cuda)
         return kt_cuda_host->fail(ctx, KT_ERROR_OUT_OF_MEMORY, "cannot allocate a device");
     snprintf(cuda->name, sizeof cuda->name, "cuda:%d", index);

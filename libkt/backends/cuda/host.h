@@ -8,6 +8,17 @@
 #include "backend/plugin.h"
 #include "backends/cuda/cuda.h"
 
+/** A device with what kernels need not know. */
+struct kt_cuda_host_side {
+    struct kt_cuda_device device;
+    struct kt_cuda_pinned *pinned; /**< memory.c */
+};
+
+static inline struct kt_cuda_host_side *kt_cuda_host_side(struct kt_cuda_device *cuda)
+{
+    return (struct kt_cuda_host_side *)cuda;
+}
+
 /** What libkt gave when it opened the module. */
 extern const struct kt_backend_host *kt_cuda_host;
 
@@ -33,6 +44,8 @@ kt_status kt_cuda_alloc(struct kt_device *dev, enum kt_memory kind, uint64_t byt
 void kt_cuda_free(struct kt_device *dev, enum kt_memory kind, void *memory);
 bool kt_cuda_pin(struct kt_device *dev, const void *memory, uint64_t bytes);
 void kt_cuda_unpin(struct kt_device *dev, const void *memory, uint64_t bytes);
+/** How much of `bytes` bytes from an address of the host on one copy may take. */
+uint64_t kt_cuda_piece(struct kt_cuda_device *cuda, const void *from, uint64_t bytes);
 
 /* queue.c */
 cudaError_t kt_cuda_open_queues(struct kt_cuda_device *cuda);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+
 #include "backends/cuda/host.h"
 
 enum { PAGE = 4096 };
 
-/** Drivers refuse larger registrations here and there. */
+/** Drivers refuse large registrations here and there. */
 static const uint64_t pin_at_once = 256u << 20;
 
 /** Stands in front of the first page of pinned memory. */
@@ -102,39 +104,60 @@ void kt_cuda_free(struct kt_device *dev, enum kt_memory kind, void *memory)
     kt_cuda_leave(cuda->context, before);
 }
 
-static uint64_t piece_at(uint64_t at, uint64_t bytes)
-{
-    return bytes - at < pin_at_once ? bytes - at : pin_at_once;
-}
+/** Memory of others that is pinned: in pieces, which a copy must not cross. */
+struct kt_cuda_pinned {
+    struct kt_cuda_pinned *next;
+    const char *memory;
+    uint64_t bytes, piece;
+};
 
-static void unpin(const char *memory, uint64_t bytes)
+static void unpin(const char *memory, uint64_t bytes, uint64_t piece)
 {
-    for (uint64_t at = 0; at < bytes; at += pin_at_once)
+    for (uint64_t at = 0; at < bytes; at += piece)
         cudaHostUnregister((void *)(uintptr_t)(memory + at));
+    cudaGetLastError();
 }
 
 /** Read-only, as a mapped file is. */
-static bool pin(const char *memory, uint64_t bytes)
+static bool pin(const char *memory, uint64_t bytes, uint64_t piece)
 {
-    cudaError_t error = cudaSuccess;
-    uint64_t at = 0;
-    for (; at < bytes && error == cudaSuccess; at += pin_at_once)
-        error = cudaHostRegister((void *)(uintptr_t)(memory + at), piece_at(at, bytes),
-                                 cudaHostRegisterPortable | cudaHostRegisterReadOnly);
-    if (error == cudaSuccess)
+    for (uint64_t at = 0; at < bytes; at += piece) {
+        uint64_t now = bytes - at < piece ? bytes - at : piece;
+        if (cudaHostRegister((void *)(uintptr_t)(memory + at), now,
+                             cudaHostRegisterPortable | cudaHostRegisterReadOnly) == cudaSuccess)
+            continue;
+        unpin(memory, at, piece);
+        return false;
+    }
+    return true;
+}
+
+/** Whole, or in pieces where the driver refuses that. */
+static bool pin_somehow(struct kt_cuda_pinned *p)
+{
+    p->piece = p->bytes;
+    if (pin(p->memory, p->bytes, p->piece))
         return true;
-    unpin(memory, at - pin_at_once);
-    cudaGetLastError();
-    return false;
+    p->piece = pin_at_once;
+    return p->bytes > p->piece && pin(p->memory, p->bytes, p->piece);
 }
 
 bool kt_cuda_pin(struct kt_device *dev, const void *memory, uint64_t bytes)
 {
     struct kt_cuda_device *cuda = kt_cuda(dev);
+    struct kt_cuda_pinned *p = calloc(1, sizeof *p);
     void *before = kt_cuda_enter(cuda->context);
     int supported = 0;
     cudaDeviceGetAttribute(&supported, cudaDevAttrHostRegisterReadOnlySupported, cuda->index);
-    bool pinned = supported && pin(memory, bytes);
+    bool pinned = p && supported && bytes;
+    if (pinned) {
+        *p = (struct kt_cuda_pinned){kt_cuda_host_side(cuda)->pinned, memory, bytes, 0};
+        pinned = pin_somehow(p);
+    }
+    if (pinned)
+        kt_cuda_host_side(cuda)->pinned = p;
+    else
+        free(p);
     kt_cuda_leave(cuda->context, before);
     return pinned;
 }
@@ -142,7 +165,27 @@ bool kt_cuda_pin(struct kt_device *dev, const void *memory, uint64_t bytes)
 void kt_cuda_unpin(struct kt_device *dev, const void *memory, uint64_t bytes)
 {
     struct kt_cuda_device *cuda = kt_cuda(dev);
+    struct kt_cuda_pinned **at = &kt_cuda_host_side(cuda)->pinned, *p;
     void *before = kt_cuda_enter(cuda->context);
-    unpin(memory, bytes);
+    while (*at && (*at)->memory != memory)
+        at = &(*at)->next;
+    p = *at;
+    if (p) {
+        *at = p->next;
+        unpin(memory, bytes, p->piece);
+        free(p);
+    }
     kt_cuda_leave(cuda->context, before);
+}
+
+uint64_t kt_cuda_piece(struct kt_cuda_device *cuda, const void *from, uint64_t bytes)
+{
+    const struct kt_cuda_pinned *p = kt_cuda_host_side(cuda)->pinned;
+    const char *at = from;
+    while (p && (at < p->memory || at >= p->memory + p->bytes))
+        p = p->next;
+    if (!p)
+        return bytes;
+    uint64_t left = p->piece - (uint64_t)(at - p->memory) % p->piece;
+    return bytes < left ? bytes : left;
 }

@@ -66,7 +66,12 @@ void kt_cuda_copy(struct kt_device *dev, enum kt_queue queue, void *to, const vo
     struct kt_cuda_queue *q = &cuda->queues[queue];
     void *before = kt_cuda_enter(cuda->context);
     q->changed = true;
-    kt_cuda_check(cuda, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, q->stream), "copy");
+    for (uint64_t now; bytes; bytes -= now) {
+        now = kt_cuda_piece(cuda, from, bytes);
+        kt_cuda_check(cuda, cudaMemcpyAsync(to, from, now, cudaMemcpyDefault, q->stream), "copy");
+        to = (char *)to + now;
+        from = (const char *)from + now;
+    }
     kt_cuda_leave(cuda->context, before);
 }
 
