@@ -131,7 +131,7 @@ write_rows(const struct kt_attend &p, const struct kt_attend_tile &t, int32_t kv
     }
 }
 
-template <typename In, typename Out, int QK, int V>
+template <typename In, int QK, int V>
 __global__ void __launch_bounds__(THREADS, QK + V > 128 ? 1 : 2)
     forward(const __grid_constant__ struct kt_attend p)
 {
@@ -181,15 +181,16 @@ __global__ void __launch_bounds__(THREADS, QK + V > 128 ? 1 : 2)
         accumulate_softmax<V>(p.a.scale * KT_LOG2_E, s, max, sum, o);
         kt_attend_add_product<V, KEYS>(s, now.v, o);
     }
-    write_rows<Out, V>(p, t, kv_head, split, o, max, sum);
+#define WRITE(Out) write_rows<Out, V>(p, t, kv_head, split, o, max, sum)
+    KT_BY_DTYPE(p.a.o.dtype, WRITE);
+#undef WRITE
 }
 
-template <typename In, typename Out>
-void run(struct kt_cuda_device *cuda, const struct kt_attend *p)
+template <typename In> void run(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
     int64_t blocks = kt_attend_count(&p->a.queries, p->group, ROWS) * p->a.num_kv_heads * p->splits;
 #define RUN(QK, V)                                                                                 \
-    kt_attend_launch(cuda, (const void *)forward<In, Out, QK, V>, blocks, THREADS,                 \
+    kt_attend_launch(cuda, (const void *)forward<In, QK, V>, blocks, THREADS,                      \
                      2 * stage<QK, V>::BYTES, p)
     KT_ATTEND_BY_DIMS(&p->a, RUN);
 #undef RUN
@@ -199,11 +200,7 @@ void run(struct kt_cuda_device *cuda, const struct kt_attend *p)
 
 void kt_attend_tiles_forward(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
-    bool narrow_in = p->q.view.dtype == KT_DTYPE_BF16, narrow_out = p->a.o.dtype == KT_DTYPE_BF16;
-    if (narrow_out)
-        run<__nv_bfloat16, __nv_bfloat16>(cuda, p);
-    else if (narrow_in)
-        run<__nv_bfloat16, float>(cuda, p);
-    else
-        run<float, float>(cuda, p);
+#define RUN(In) run<In>(cuda, p)
+    KT_BY_DTYPE(p->q.view.dtype, RUN);
+#undef RUN
 }

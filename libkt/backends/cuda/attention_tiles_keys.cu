@@ -126,10 +126,23 @@ __device__ __forceinline__ void add_rows(const struct kt_attend &p, const struct
     __syncthreads();
 }
 
-/* Writes what is a key/value head's own, and begins it anew. */
+/* Begins anew what is a key/value head's own. */
+template <int QK, int V>
+__device__ __forceinline__ void reset(const struct kt_attend &p, sums<QK, V> &sum)
+{
+#pragma unroll
+    for (int i = 0; i < QK / 2; i++)
+        if (kt_attend_column(i / 4) + i % 2 < p.own)
+            sum.dk[i / 4][i % 4] = 0;
+#pragma unroll
+    for (int i = 0; i < V / 2; i++)
+        sum.dv[i / 4][i % 4] = 0;
+}
+
+/* Writes what is a key/value head's own. */
 template <typename Out, int QK, int V>
 __device__ __forceinline__ void write_own(const struct kt_attend &p, const struct kt_attend_tile &t,
-                                          int32_t kv_head, sums<QK, V> &sum)
+                                          int32_t kv_head, const sums<QK, V> &sum)
 {
     kt_attend_matrix<Out> dk = kt_attend_key_rows<Out>(t, p.a.dk, p.a.k_head_stride, kv_head);
     kt_attend_matrix<Out> dv = kt_attend_key_rows<Out>(t, p.a.dv, p.a.v_head_stride, kv_head);
@@ -147,13 +160,6 @@ __device__ __forceinline__ void write_own(const struct kt_attend &p, const struc
             kt_attend_write(dv_at, kt_attend_column(n), values, sum.dv[n][2 * half],
                             sum.dv[n][2 * half + 1]);
     }
-#pragma unroll
-    for (int i = 0; i < QK / 2; i++)
-        if (kt_attend_column(i / 4) + i % 2 < p.own)
-            sum.dk[i / 4][i % 4] = 0;
-#pragma unroll
-    for (int i = 0; i < V / 2; i++)
-        sum.dv[i / 4][i % 4] = 0;
 }
 
 template <typename Out, int QK, int V>
@@ -170,7 +176,7 @@ write_shared(const struct kt_attend &p, const struct kt_attend_tile &t,
     }
 }
 
-template <typename Out, int QK, int V, int WARPS>
+template <int QK, int V, int WARPS>
 __global__ void __launch_bounds__(WARPS * 32, 1)
     backward_keys(const __grid_constant__ struct kt_attend p)
 {
@@ -185,47 +191,44 @@ __global__ void __launch_bounds__(WARPS * 32, 1)
     for (; head < end; head++) {
         if (from < to)
             add_rows<QK, V, WARPS>(p, t, head, memory, sum);
-        write_own<Out, QK, V>(p, t, head, sum);
+#define WRITE(Out) write_own<Out, QK, V>(p, t, head, sum)
+        KT_BY_DTYPE(p.a.dk.dtype, WRITE);
+#undef WRITE
+        reset(p, sum);
     }
     if (!p.a.shared_dim)
         return;
+#define WRITE(Out) write_shared<Out>(p, t, kt_attend_key_rows<Out>(t, p.a.dk_shared, 0, 0), sum)
     int64_t ld = p.a.shared_dim;
-    if (!p.shared_parts)
-        write_shared<Out>(p, t, kt_attend_key_rows<Out>(t, p.a.dk_shared, 0, 0), sum);
-    else
+    if (p.shared_parts)
         write_shared<float>(p, t, {p.shared_parts + (unit * p.keys + t.key) * ld, ld, 0, 1}, sum);
+    else
+        KT_BY_DTYPE(p.a.dk_shared.dtype, WRITE);
+#undef WRITE
 }
 
-template <typename Out, int QK, int V, int WARPS>
+template <int QK, int V, int WARPS>
 void launch(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
     using place = layout<QK, V, WARPS>;
-    kt_attend_launch(cuda, (const void *)backward_keys<Out, QK, V, WARPS>,
+    kt_attend_launch(cuda, (const void *)backward_keys<QK, V, WARPS>,
                      kt_attend_count(&p->a.keys, 1, place::KEYS) * p->units, place::THREADS,
                      place::BYTES, p);
 }
 
-template <typename Out, int QK, int V>
-void launch_fitting(struct kt_cuda_device *cuda, const struct kt_attend *p)
+template <int QK, int V> void launch_fitting(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
     if (cuda->shared_bytes >= layout<QK, V, 8>::BYTES)
-        launch<Out, QK, V, 8>(cuda, p);
+        launch<QK, V, 8>(cuda, p);
     else
-        launch<Out, QK, V, 4>(cuda, p);
-}
-
-template <typename Out> void run(struct kt_cuda_device *cuda, const struct kt_attend *p)
-{
-#define RUN(QK, V) launch_fitting<Out, QK, V>(cuda, p)
-    KT_ATTEND_BY_DIMS(&p->a, RUN);
-#undef RUN
+        launch<QK, V, 4>(cuda, p);
 }
 
 } // namespace
 
 void kt_attend_tiles_keys(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
-#define RUN(T) run<T>(cuda, p)
-    KT_BY_DTYPE(p->a.dk.dtype, RUN);
+#define RUN(QK, V) launch_fitting<QK, V>(cuda, p)
+    KT_ATTEND_BY_DIMS(&p->a, RUN);
 #undef RUN
 }

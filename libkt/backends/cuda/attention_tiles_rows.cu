@@ -92,7 +92,7 @@ __device__ __forceinline__ void write(const struct kt_attend &p, const struct kt
     }
 }
 
-template <typename Out, int QK, int V, int WARPS, int KEYS>
+template <int QK, int V, int WARPS, int KEYS>
 __global__ void __launch_bounds__(WARPS * 32, 1)
     backward_rows(const __grid_constant__ struct kt_attend p)
 {
@@ -133,39 +133,33 @@ __global__ void __launch_bounds__(WARPS * 32, 1)
         differentiate<KEYS>(r, p.a.scale * KT_LOG2_E, key, whole, dp, s);
         kt_attend_add_product<QK, KEYS>(s, x.k(stage), dq);
     }
-    write<Out, QK>(p, t, kv_head, dq);
+#define WRITE(Out) write<Out, QK>(p, t, kv_head, dq)
+    KT_BY_DTYPE(p.a.dq.dtype, WRITE);
+#undef WRITE
 }
 
-template <typename Out, int QK, int V, int WARPS, int KEYS>
+template <int QK, int V, int WARPS, int KEYS>
 void launch(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
     using place = layout<QK, V, WARPS, KEYS>;
     int64_t tiles = kt_attend_count(&p->a.queries, p->group, place::ROWS);
-    kt_attend_launch(cuda, (const void *)backward_rows<Out, QK, V, WARPS, KEYS>,
+    kt_attend_launch(cuda, (const void *)backward_rows<QK, V, WARPS, KEYS>,
                      tiles * p->a.num_kv_heads, place::THREADS, place::BYTES, p);
 }
 
-template <typename Out, int QK, int V>
-void launch_fitting(struct kt_cuda_device *cuda, const struct kt_attend *p)
+template <int QK, int V> void launch_fitting(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
     if (cuda->shared_bytes >= layout<QK, V, 8, 64>::BYTES)
-        launch<Out, QK, V, 8, 64>(cuda, p);
+        launch<QK, V, 8, 64>(cuda, p);
     else
-        launch<Out, QK, V, 4, 32>(cuda, p);
-}
-
-template <typename Out> void run(struct kt_cuda_device *cuda, const struct kt_attend *p)
-{
-#define RUN(QK, V) launch_fitting<Out, QK, V>(cuda, p)
-    KT_ATTEND_BY_DIMS(&p->a, RUN);
-#undef RUN
+        launch<QK, V, 4, 32>(cuda, p);
 }
 
 } // namespace
 
 void kt_attend_tiles_rows(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
-#define RUN(T) run<T>(cuda, p)
-    KT_BY_DTYPE(p->a.dq.dtype, RUN);
+#define RUN(QK, V) launch_fitting<QK, V>(cuda, p)
+    KT_ATTEND_BY_DIMS(&p->a, RUN);
 #undef RUN
 }
