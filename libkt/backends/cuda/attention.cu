@@ -10,7 +10,9 @@ enum {
     SOME_BLOCKS = 512,  /* that fill one when they are alike */
     ROW_TILE = 64,
     SPLIT_KEYS = 256, /* fewest of a split */
-    MOST_SPLITS = 64
+    MOST_SPLITS = 64,
+    PACKED_ROWS = 512,       /* of a sequence that read its keys often enough to copy them */
+    PACKED_BYTES = 256 << 20 /* of copies at a time, if that is a head's at least */
 };
 
 int64_t kt_attend_count(const struct kt_offsets *offsets, int32_t per_item, int32_t size)
@@ -24,15 +26,15 @@ int64_t kt_attend_count(const struct kt_offsets *offsets, int32_t per_item, int3
 }
 
 void kt_attend_launch(struct kt_cuda_device *cuda, const void *kernel, int64_t blocks,
-                      int32_t threads, size_t shared, const struct kt_attend *p)
+                      int32_t threads, size_t shared, const void *args)
 {
-    void *args[] = {(void *)p};
+    void *list[] = {(void *)args};
     if (!blocks)
         return;
     cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (error == cudaSuccess)
-        error = cudaLaunchKernel(kernel, dim3((unsigned)blocks), dim3((unsigned)threads), args,
+        error = cudaLaunchKernel(kernel, dim3((unsigned)blocks), dim3((unsigned)threads), list,
                                  shared, cuda->compute);
     kt_cuda_check(cuda, error, "attention");
 }
@@ -98,19 +100,18 @@ static __global__ void __launch_bounds__(WARPS *WARP)
         a.lse[index] = max + logf(sum);
 }
 
-static bool is_wide(const struct kt_view *x, int64_t head_stride)
+static bool is_wide(const struct kt_attend_input *x)
 {
-    int64_t line = 16 / kt_view_element(x->dtype); /* elements that are loaded at once */
-    return x->ld % line == 0 && head_stride % line == 0 && (uintptr_t)x->data % 16 == 0;
+    int64_t line = 16 / kt_view_element(x->view.dtype); /* elements that are loaded at once */
+    return x->view.ld % line == 0 && x->head_stride % line == 0 &&
+           (uintptr_t)x->view.data % 16 == 0;
 }
 
-static bool are_wide(const struct kt_attention_args *a, bool backward)
+static bool are_wide(const struct kt_attend *p, bool backward)
 {
-    int32_t own = a->qk_dim - a->shared_dim;
-    return own % 8 == 0 && a->shared_dim % 8 == 0 && a->v_dim % 8 == 0 &&
-           is_wide(&a->q, a->q_head_stride) && is_wide(&a->k, a->k_head_stride) &&
-           is_wide(&a->v, a->v_head_stride) && (!a->shared_dim || is_wide(&a->k_shared, 0)) &&
-           (!backward || is_wide(&a->d_o, a->o_head_stride));
+    return p->own % 8 == 0 && p->a.shared_dim % 8 == 0 && p->a.v_dim % 8 == 0 && is_wide(&p->q) &&
+           is_wide(&p->k) && is_wide(&p->v) && (!p->a.shared_dim || is_wide(&p->k_shared)) &&
+           (!backward || is_wide(&p->d_o));
 }
 
 /* Parts depend on the shapes alone, so that bits do not depend on the device. */
@@ -119,6 +120,10 @@ static struct kt_attend init(const struct kt_attention_args *a)
     struct kt_attend p = {*a};
     p.group = a->num_heads / a->num_kv_heads;
     p.own = a->qk_dim - a->shared_dim;
+    p.q = {a->q, a->q_head_stride}, p.d_o = {a->d_o, a->o_head_stride};
+    p.k = {a->k, a->k_head_stride}, p.k_shared = {a->k_shared, 0};
+    p.v = {a->v, a->v_head_stride};
+    p.splits = 1;
     if (!a->queries.num)
         return p;
     p.queries = a->queries.host[a->queries.num];
@@ -148,33 +153,114 @@ static void choose_splits(struct kt_attend *p)
     p->splits = most ? (int32_t)((most + p->split_keys - 1) / p->split_keys) : 1;
 }
 
+/* The part of an operation that key/value heads [first, first + count) are. */
+static struct kt_attend part_of(const struct kt_attend *whole, int32_t first, int32_t count)
+{
+    struct kt_attend p = *whole;
+    int64_t q = (int64_t)first * p.group, k = first;
+    p.a.num_kv_heads = count, p.a.num_heads = count * p.group;
+    p.q.view = kt_view_at(p.q.view, 0, q * p.q.head_stride);
+    p.k.view = kt_view_at(p.k.view, 0, k * p.k.head_stride);
+    p.v.view = kt_view_at(p.v.view, 0, k * p.v.head_stride);
+    p.d_o.view = kt_view_at(p.d_o.view, 0, q * p.d_o.head_stride);
+    p.a.o = kt_view_at(p.a.o, 0, q * p.a.o_head_stride);
+    p.a.dq = kt_view_at(p.a.dq, 0, q * p.a.q_head_stride);
+    p.a.dk = kt_view_at(p.a.dk, 0, k * p.a.k_head_stride);
+    p.a.dv = kt_view_at(p.a.dv, 0, k * p.a.v_head_stride);
+    p.a.lse = p.a.lse ? p.a.lse + q * p.queries : NULL;
+    p.delta = p.delta ? p.delta + q * p.queries : NULL;
+    p.units = (count + p.unit_heads - 1) / p.unit_heads;
+    if (p.shared_parts)
+        p.shared_parts += first / p.unit_heads * p.keys * p.a.shared_dim;
+    return p;
+}
+
+/* Key/value heads whose inputs are copied at a time: whole units; 0 = they are read where they are
+ */
+static int32_t heads_of_pack(const struct kt_attend *p, bool backward)
+{
+    const struct kt_offsets *queries = &p->a.queries;
+    int32_t longest = 0, unit = backward ? p->unit_heads : 1;
+    for (int32_t s = 0; s < queries->num; s++)
+        longest = max(longest, queries->host[s + 1] - queries->host[s]);
+    if (!kt_attend_fits_tiles(&p->a) || p->a.q.dtype != KT_DTYPE_F32 || p->splits > 1 ||
+        (!backward && (int64_t)longest * p->group < PACKED_ROWS))
+        return 0;
+    int32_t units = (int32_t)(PACKED_BYTES / kt_attend_pack_bytes(p, unit, backward));
+    return min(max(units, 1) * unit, p->a.num_kv_heads);
+}
+
+static uint64_t pack_bytes(const struct kt_attend *p, bool backward)
+{
+    int32_t heads = heads_of_pack(p, backward);
+    return heads ? kt_attend_pack_bytes(p, heads, backward) : 0;
+}
+
+static void run_forward(struct kt_cuda_device *cuda, struct kt_attend *p)
+{
+    p->wide = are_wide(p, false);
+    if (kt_attend_fits_tiles(&p->a))
+        kt_attend_tiles_forward(cuda, p);
+    else
+        kt_attend_plain_forward(cuda, p);
+}
+
+static void run_backward(struct kt_cuda_device *cuda, struct kt_attend *p)
+{
+    p->wide = are_wide(p, true);
+    if (kt_attend_fits_tiles(&p->a)) {
+        kt_attend_tiles_rows(cuda, p);
+        kt_attend_tiles_keys(cuda, p);
+    } else
+        kt_attend_plain_backward(cuda, p);
+}
+
+/* Runs it on all heads, in parts if their inputs are copied. */
+static void run_heads(struct kt_cuda_device *cuda, struct kt_attend *p, bool backward, void *memory)
+{
+    int32_t heads = heads_of_pack(p, backward), step = heads ? heads : p->a.num_kv_heads;
+    for (int32_t first = 0; first < p->a.num_kv_heads; first += step) {
+        struct kt_attend part = part_of(p, first, min(step, p->a.num_kv_heads - first));
+        if (heads)
+            kt_attend_pack(cuda, &part, backward, memory);
+        if (backward)
+            run_backward(cuda, &part);
+        else
+            run_forward(cuda, &part);
+    }
+}
+
+static uint64_t split_bytes(const struct kt_attend *p)
+{
+    if (p->splits == 1)
+        return 0;
+    return (uint64_t)(p->splits * p->queries * p->a.num_heads) * (uint64_t)(p->a.v_dim + 2) *
+           sizeof(float);
+}
+
 uint64_t kt_cuda_attention_forward_scratch(const struct kt_cuda_device *cuda,
                                            const struct kt_attention_args *a)
 {
     struct kt_attend p = init(a);
     (void)cuda;
-    choose_splits(&p);
-    if (p.splits == 1)
+    if (!p.queries)
         return 0;
-    return (uint64_t)(p.splits * p.queries * a->num_heads) * (uint64_t)(a->v_dim + 2) *
-           sizeof(float);
+    choose_splits(&p);
+    return split_bytes(&p) + pack_bytes(&p, false);
 }
 
 void kt_cuda_attention_forward(struct kt_device *dev, const void *args, void *scratch)
 {
+    struct kt_cuda_device *cuda = kt_cuda(dev);
     struct kt_attend p = init((const struct kt_attention_args *)args);
     if (!p.queries)
         return;
     choose_splits(&p);
     p.parts = (float *)scratch;
-    p.wide = are_wide(&p.a, false);
-    if (kt_attend_fits_tiles(&p.a))
-        kt_attend_tiles_forward(kt_cuda(dev), &p);
-    else
-        kt_attend_plain_forward(kt_cuda(dev), &p);
+    run_heads(cuda, &p, false, scratch); /* there are splits or copies, not both */
 #define JOIN(T)                                                                                    \
-    kt_attend_launch(kt_cuda(dev), (const void *)join_splits<T>, p.queries *p.a.num_heads,         \
-                     WARPS *WARP, 0, &p)
+    kt_attend_launch(cuda, (const void *)join_splits<T>, p.queries *p.a.num_heads, WARPS *WARP, 0, \
+                     &p)
     if (p.splits > 1)
         KT_BY_DTYPE(p.a.q.dtype, JOIN);
 #undef JOIN
@@ -189,7 +275,8 @@ static uint64_t shared_parts_bytes(const struct kt_attend *p)
 {
     if (!p->a.shared_dim || p->units == 1)
         return 0;
-    return (uint64_t)p->units * (uint64_t)(p->keys * p->a.shared_dim) * sizeof(float);
+    uint64_t numbers = (uint64_t)p->units * (uint64_t)(p->keys * p->a.shared_dim);
+    return (numbers * sizeof(float) + 255) / 256 * 256;
 }
 
 uint64_t kt_cuda_attention_backward_scratch(const struct kt_cuda_device *cuda,
@@ -197,20 +284,19 @@ uint64_t kt_cuda_attention_backward_scratch(const struct kt_cuda_device *cuda,
 {
     struct kt_attend p = init(a);
     (void)cuda;
-    return delta_bytes(&p) + shared_parts_bytes(&p);
+    if (!p.keys)
+        return 0;
+    return delta_bytes(&p) + shared_parts_bytes(&p) + pack_bytes(&p, true);
 }
 
-template <typename T> static void backward(struct kt_cuda_device *cuda, const struct kt_attend *p)
+template <typename T>
+static void backward(struct kt_cuda_device *cuda, struct kt_attend *p, char *memory)
 {
     int64_t rows = p->queries * p->a.num_heads, shared = p->keys * p->a.shared_dim;
     kt_attend_launch(cuda, (const void *)dot_outputs<T>, (rows + WARPS - 1) / WARPS, WARPS * WARP,
                      0, p);
-    if (kt_attend_fits_tiles(&p->a)) {
-        kt_attend_tiles_rows(cuda, p);
-        kt_attend_tiles_keys(cuda, p);
-    } else
-        kt_attend_plain_backward(cuda, p);
-    if (p->a.shared_dim && p->units > 1)
+    run_heads(cuda, p, true, memory);
+    if (p->shared_parts)
         kt_attend_launch(cuda, (const void *)add_shared_parts<T>,
                          (shared + WARPS * WARP - 1) / (WARPS * WARP), WARPS * WARP, 0, p);
 }
@@ -218,10 +304,13 @@ template <typename T> static void backward(struct kt_cuda_device *cuda, const st
 void kt_cuda_attention_backward(struct kt_device *dev, const void *args, void *scratch)
 {
     struct kt_attend p = init((const struct kt_attention_args *)args);
-    p.wide = are_wide(&p.a, true);
-    p.delta = (float *)scratch;
-    p.shared_parts = (float *)((char *)scratch + delta_bytes(&p));
-#define RUN(T) backward<T>(kt_cuda(dev), &p)
+    char *memory = (char *)scratch;
+    p.delta = (float *)memory;
+    memory += delta_bytes(&p);
+    if (shared_parts_bytes(&p))
+        p.shared_parts = (float *)memory;
+    memory += shared_parts_bytes(&p);
+#define RUN(T) backward<T>(kt_cuda(dev), &p, memory)
     if (p.keys)
         KT_BY_DTYPE(p.a.q.dtype, RUN);
 #undef RUN

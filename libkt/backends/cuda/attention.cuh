@@ -11,18 +11,25 @@
 
 #include "backends/cuda/view.cuh"
 
+/** What kernels read: a view and what is between its heads. */
+struct kt_attend_input {
+    struct kt_view view;
+    int64_t head_stride;
+};
+
 /** Arguments of a kernel. */
 struct kt_attend {
-    struct kt_attention_args a; /**< without addresses of the host */
-    int32_t group;              /**< heads of a key/value head */
-    int32_t own;                /**< features of a key that are not shared */
-    int64_t queries, keys;      /**< of all sequences */
-    bool wide;                  /**< whether chunks of 8 elements of all views are aligned */
-    float *delta;               /**< [num_heads, queries]: <d_o, o> */
+    struct kt_attention_args a;                    /**< addresses of the host are not followed */
+    struct kt_attend_input q, k, k_shared, v, d_o; /**< those of `a`, or their copies in BF16 */
+    int32_t group;                                 /**< heads of a key/value head */
+    int32_t own;                                   /**< features of a key that are not shared */
+    int64_t queries, keys;                         /**< of all sequences */
+    bool wide;    /**< whether chunks of 8 elements of all views are aligned */
+    float *delta; /**< [num_heads, queries]: <d_o, o> */
     /** dk_shared is summed over the key/value heads of a unit by one block, then over units.
      * Without it a unit is one head. */
     int32_t units, unit_heads;
-    float *shared_parts; /**< [units, keys, shared_dim]; not used when there is one unit */
+    float *shared_parts; /**< [units, keys, shared_dim]; NULL when there is one unit */
     /** Of forward, when few rows see many keys: parts of a tile's keys, each for a block. */
     int32_t splits, split_keys;
     float *parts; /**< [splits, num_heads, queries, v_dim + 2]: sums, then maximum of the scaled
@@ -136,10 +143,25 @@ kt_attend_query_rows(const struct kt_attend &p, const struct kt_attend_tile &t,
 
 template <typename T>
 static __device__ __forceinline__ kt_attend_matrix<T>
+kt_attend_query_rows(const struct kt_attend &p, const struct kt_attend_tile &t,
+                     const struct kt_attend_input &x, int32_t kv_head)
+{
+    return kt_attend_query_rows<T>(p, t, x.view, x.head_stride, kv_head);
+}
+
+template <typename T>
+static __device__ __forceinline__ kt_attend_matrix<T>
 kt_attend_key_rows(const struct kt_attend_tile &t, const struct kt_view &x, int64_t head_stride,
                    int32_t kv_head)
 {
     return {(T *)x.data + t.key * x.ld + kv_head * head_stride, x.ld, 0, 1};
+}
+
+template <typename T>
+static __device__ __forceinline__ kt_attend_matrix<T>
+kt_attend_key_rows(const struct kt_attend_tile &t, const struct kt_attend_input &x, int32_t kv_head)
+{
+    return kt_attend_key_rows<T>(t, x.view, x.head_stride, kv_head);
 }
 
 /** Where a row's number is in lse and delta. */
@@ -160,9 +182,14 @@ static __device__ __forceinline__ float *kt_attend_part(const struct kt_attend &
 /** Tiles that kt_attend_find knows. Of the host. */
 int64_t kt_attend_count(const struct kt_offsets *offsets, int32_t per_item, int32_t size);
 
-/** Launches a kernel with `shared` bytes of shared memory. */
+/** Launches a kernel of one parameter, *args, with `shared` bytes of shared memory. */
 void kt_attend_launch(struct kt_cuda_device *cuda, const void *kernel, int64_t blocks,
-                      int32_t threads, size_t shared, const struct kt_attend *p);
+                      int32_t threads, size_t shared, const void *args);
+
+/** Bytes of copies in BF16 of what an operation on `heads` key/value heads reads. */
+uint64_t kt_attend_pack_bytes(const struct kt_attend *p, int32_t heads, bool backward);
+/** Copies the inputs of p there, and lets p read the copies. */
+void kt_attend_pack(struct kt_cuda_device *cuda, struct kt_attend *p, bool backward, void *memory);
 
 /** Whether the kernels of tiles in BF16 take the dimensions. */
 static inline bool kt_attend_fits_tiles(const struct kt_attention_args *a)

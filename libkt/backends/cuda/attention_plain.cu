@@ -111,12 +111,11 @@ template <typename T>
 __device__ __forceinline__ views<T> views_of(const struct kt_attend &p,
                                              const struct kt_attend_tile &t, int32_t kv_head)
 {
-    const struct kt_attention_args &a = p.a;
-    return {kt_attend_query_rows<const T>(p, t, a.q, a.q_head_stride, kv_head),
-            kt_attend_key_rows<const T>(t, a.k, a.k_head_stride, kv_head),
-            kt_attend_key_rows<const T>(t, a.k_shared, 0, 0),
-            kt_attend_key_rows<const T>(t, a.v, a.v_head_stride, kv_head),
-            kt_attend_query_rows<const T>(p, t, a.d_o, a.o_head_stride, kv_head)};
+    return {kt_attend_query_rows<const T>(p, t, p.q, kv_head),
+            kt_attend_key_rows<const T>(t, p.k, kv_head),
+            kt_attend_key_rows<const T>(t, p.k_shared, 0),
+            kt_attend_key_rows<const T>(t, p.v, kv_head),
+            kt_attend_query_rows<const T>(p, t, p.d_o, kv_head)};
 }
 
 /* s = q k^T, of rows and keys that are counted from `row` and `key` */
@@ -389,7 +388,7 @@ __global__ void __launch_bounds__(THREADS)
     int32_t head = b.kv_head * p.unit_heads, end = min(head + p.unit_heads, p.a.num_kv_heads);
     for (; head < end; head++)
         add_rows<T, SHARED>(p, t, head, b.col, b.width, shared, sum);
-    if (p.units == 1) {
+    if (!p.shared_parts) {
         write_keys<T>(t, kt_attend_key_rows<T>(t, p.a.dk_shared, 0, 0), b.col, b.width, sum);
         return;
     }

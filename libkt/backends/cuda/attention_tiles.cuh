@@ -167,11 +167,7 @@ template <typename T>
 static __device__ __forceinline__ kt_attend_source<T>
 kt_attend_queries(const struct kt_attend &p, const struct kt_attend_tile &t, int32_t kv_head)
 {
-    return {kt_attend_query_rows<const T>(p, t, p.a.q, p.a.q_head_stride, kv_head),
-            {},
-            p.a.qk_dim,
-            0,
-            p.wide};
+    return {kt_attend_query_rows<const T>(p, t, p.q, kv_head), {}, p.a.qk_dim, 0, p.wide};
 }
 
 template <typename T>
@@ -179,30 +175,22 @@ static __device__ __forceinline__ kt_attend_source<T>
 kt_attend_output_gradients(const struct kt_attend &p, const struct kt_attend_tile &t,
                            int32_t kv_head)
 {
-    return {kt_attend_query_rows<const T>(p, t, p.a.d_o, p.a.o_head_stride, kv_head),
-            {},
-            p.a.v_dim,
-            0,
-            p.wide};
+    return {kt_attend_query_rows<const T>(p, t, p.d_o, kv_head), {}, p.a.v_dim, 0, p.wide};
 }
 
 template <typename T>
 static __device__ __forceinline__ kt_attend_source<T>
 kt_attend_whole_keys(const struct kt_attend &p, const struct kt_attend_tile &t, int32_t kv_head)
 {
-    return {kt_attend_key_rows<const T>(t, p.a.k, p.a.k_head_stride, kv_head),
-            kt_attend_key_rows<const T>(t, p.a.k_shared, 0, 0), p.own, p.a.shared_dim, p.wide};
+    return {kt_attend_key_rows<const T>(t, p.k, kv_head),
+            kt_attend_key_rows<const T>(t, p.k_shared, 0), p.own, p.a.shared_dim, p.wide};
 }
 
 template <typename T>
 static __device__ __forceinline__ kt_attend_source<T>
 kt_attend_values(const struct kt_attend &p, const struct kt_attend_tile &t, int32_t kv_head)
 {
-    return {kt_attend_key_rows<const T>(t, p.a.v, p.a.v_head_stride, kv_head),
-            {},
-            p.a.v_dim,
-            0,
-            p.wide};
+    return {kt_attend_key_rows<const T>(t, p.v, kv_head), {}, p.a.v_dim, 0, p.wide};
 }
 
 /** Writes x[col] and x[col + 1], of columns [0, dim), to a row. */

@@ -98,12 +98,12 @@ __device__ __forceinline__ void accumulate_softmax(float scale, float (&s)[KEYS 
 }
 
 /* Rows of the output, or of a split. */
-template <typename T, int V>
+template <typename Out, int V>
 __device__ __forceinline__ void
 write_rows(const struct kt_attend &p, const struct kt_attend_tile &t, int32_t kv_head,
            int32_t split, const float (&o)[V / 8][4], const float (&max)[2], const float (&sum)[2])
 {
-    kt_attend_matrix<T> to = kt_attend_query_rows<T>(p, t, p.a.o, p.a.o_head_stride, kv_head);
+    kt_attend_matrix<Out> to = kt_attend_query_rows<Out>(p, t, p.a.o, p.a.o_head_stride, kv_head);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float total = row_sum(sum[half]), factor = 1.0f / total, best = max[half] * p.a.scale;
@@ -121,7 +121,7 @@ write_rows(const struct kt_attend &p, const struct kt_attend_tile &t, int32_t kv
                 kt_attend_write(part + p.a.v_dim, 0, 2, best, total);
             continue;
         }
-        T *at = to.at(t.first + row);
+        Out *at = to.at(t.first + row);
 #pragma unroll
         for (int n = 0; n < V / 8; n++)
             kt_attend_write(at, kt_attend_column(n), p.a.v_dim, o[n][2 * half] * factor,
@@ -131,7 +131,7 @@ write_rows(const struct kt_attend &p, const struct kt_attend_tile &t, int32_t kv
     }
 }
 
-template <typename T, int QK, int V>
+template <typename In, int QK, int V>
 __global__ void __launch_bounds__(THREADS, QK + V > 128 ? 1 : 2)
     forward(const __grid_constant__ struct kt_attend p)
 {
@@ -143,8 +143,8 @@ __global__ void __launch_bounds__(THREADS, QK + V > 128 ? 1 : 2)
     /* the last tiles see most keys and go first */
     struct kt_attend_tile t =
         kt_attend_find(p, p.group, ROWS, tiles - 1 - (int32_t)blockIdx.x / each);
-    kt_attend_source<T> k = kt_attend_whole_keys<T>(p, t, kv_head);
-    kt_attend_source<T> v = kt_attend_values<T>(p, t, kv_head);
+    kt_attend_source<In> k = kt_attend_whole_keys<In>(p, t, kv_head);
+    kt_attend_source<In> v = kt_attend_values<In>(p, t, kv_head);
     int32_t strip = t.first + threadIdx.x / 32 * KT_ATTEND_STRIP, last = t.first + t.count - 1;
     struct sight see, ends;
     for (int half = 0; half < 2; half++) {
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(THREADS, QK + V > 128 ? 1 : 2)
     }
     uint32_t q[QK / 16][4];
     float o[V / 8][4] = {}, max[2] = {NO_MAX, NO_MAX}, sum[2] = {};
-    load_queries<T, QK>(kt_attend_queries<T>(p, t, kv_head), t, shared, q);
+    load_queries<In, QK>(kt_attend_queries<In>(p, t, kv_head), t, shared, q);
     kt_attend_keys(p, t, &from, &to);
     kt_attend_split(p, split, &from, &to);
     auto load = [&](int32_t key, int32_t index) {
@@ -181,14 +181,16 @@ __global__ void __launch_bounds__(THREADS, QK + V > 128 ? 1 : 2)
         accumulate_softmax<V>(p.a.scale * KT_LOG2_E, s, max, sum, o);
         kt_attend_add_product<V, KEYS>(s, now.v, o);
     }
-    write_rows<T, V>(p, t, kv_head, split, o, max, sum);
+#define WRITE(Out) write_rows<Out, V>(p, t, kv_head, split, o, max, sum)
+    KT_BY_DTYPE(p.a.o.dtype, WRITE);
+#undef WRITE
 }
 
-template <typename T> void run(struct kt_cuda_device *cuda, const struct kt_attend *p)
+template <typename In> void run(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
     int64_t blocks = kt_attend_count(&p->a.queries, p->group, ROWS) * p->a.num_kv_heads * p->splits;
 #define RUN(QK, V)                                                                                 \
-    kt_attend_launch(cuda, (const void *)forward<T, QK, V>, blocks, THREADS,                       \
+    kt_attend_launch(cuda, (const void *)forward<In, QK, V>, blocks, THREADS,                      \
                      2 * stage<QK, V>::BYTES, p)
     KT_ATTEND_BY_DIMS(&p->a, RUN);
 #undef RUN
@@ -198,7 +200,7 @@ template <typename T> void run(struct kt_cuda_device *cuda, const struct kt_atte
 
 void kt_attend_tiles_forward(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
-#define RUN(T) run<T>(cuda, p)
-    KT_BY_DTYPE(p->a.q.dtype, RUN);
+#define RUN(In) run<In>(cuda, p)
+    KT_BY_DTYPE(p->q.view.dtype, RUN);
 #undef RUN
 }

@@ -6,6 +6,8 @@
 namespace
 {
 
+using In = __nv_bfloat16;
+
 enum { ROWS = 32, BATCH = 2 };
 
 /* Shared memory: the keys and their values, then two stages of rows. */
@@ -39,7 +41,7 @@ template <int QK, int V, int WARPS> struct layout {
     }
 };
 
-template <typename T, int QK, int V> struct sums {
+template <int QK, int V> struct sums {
     float dk[QK / 8][4], dv[V / 8][4];
 };
 
@@ -76,14 +78,14 @@ __device__ __forceinline__ void differentiate(const struct kt_attend &p,
 }
 
 /* All rows of a key/value head. */
-template <typename T, int QK, int V, int WARPS>
+template <int QK, int V, int WARPS>
 __device__ __forceinline__ void add_rows(const struct kt_attend &p, const struct kt_attend_tile &t,
-                                         int32_t kv_head, const uint4 *memory, sums<T, QK, V> &sum)
+                                         int32_t kv_head, const uint4 *memory, sums<QK, V> &sum)
 {
     using place = layout<QK, V, WARPS>;
     place x = {kt_shared(memory)};
-    kt_attend_source<T> q = kt_attend_queries<T>(p, t, kv_head);
-    kt_attend_source<T> d_o = kt_attend_output_gradients<T>(p, t, kv_head);
+    kt_attend_source<In> q = kt_attend_queries<In>(p, t, kv_head);
+    kt_attend_source<In> d_o = kt_attend_output_gradients<In>(p, t, kv_head);
     int32_t from, to, stage = 0, strip = threadIdx.x / 32 * KT_ATTEND_STRIP;
     kt_attend_rows(p, t, &from, &to);
     auto load = [&](int32_t row, int32_t stage) {
@@ -97,9 +99,9 @@ __device__ __forceinline__ void add_rows(const struct kt_attend &p, const struct
         kt_copy_4(at, p.a.lse + index, valid);
         kt_copy_4(at + ROWS * 4, p.delta + index, valid);
     };
-    kt_attend_load<place::KEYS, place::THREADS, BATCH>(kt_attend_whole_keys<T>(p, t, kv_head),
+    kt_attend_load<place::KEYS, place::THREADS, BATCH>(kt_attend_whole_keys<In>(p, t, kv_head),
                                                        t.first, t.count, x.k());
-    kt_attend_load<place::KEYS, place::THREADS, BATCH>(kt_attend_values<T>(p, t, kv_head), t.first,
+    kt_attend_load<place::KEYS, place::THREADS, BATCH>(kt_attend_values<In>(p, t, kv_head), t.first,
                                                        t.count, x.v());
     load(from, 0);
     for (int32_t row = from; row < to; row += ROWS, stage ^= 1) {
@@ -124,17 +126,30 @@ __device__ __forceinline__ void add_rows(const struct kt_attend &p, const struct
     __syncthreads();
 }
 
-/* Writes what is a key/value head's own, and begins it anew. */
-template <typename T, int QK, int V>
-__device__ __forceinline__ void write_own(const struct kt_attend &p, const struct kt_attend_tile &t,
-                                          int32_t kv_head, sums<T, QK, V> &sum)
+/* Begins anew what is a key/value head's own. */
+template <int QK, int V>
+__device__ __forceinline__ void reset(const struct kt_attend &p, sums<QK, V> &sum)
 {
-    kt_attend_matrix<T> dk = kt_attend_key_rows<T>(t, p.a.dk, p.a.k_head_stride, kv_head);
-    kt_attend_matrix<T> dv = kt_attend_key_rows<T>(t, p.a.dv, p.a.v_head_stride, kv_head);
+#pragma unroll
+    for (int i = 0; i < QK / 2; i++)
+        if (kt_attend_column(i / 4) + i % 2 < p.own)
+            sum.dk[i / 4][i % 4] = 0;
+#pragma unroll
+    for (int i = 0; i < V / 2; i++)
+        sum.dv[i / 4][i % 4] = 0;
+}
+
+/* Writes what is a key/value head's own. */
+template <typename Out, int QK, int V>
+__device__ __forceinline__ void write_own(const struct kt_attend &p, const struct kt_attend_tile &t,
+                                          int32_t kv_head, const sums<QK, V> &sum)
+{
+    kt_attend_matrix<Out> dk = kt_attend_key_rows<Out>(t, p.a.dk, p.a.k_head_stride, kv_head);
+    kt_attend_matrix<Out> dv = kt_attend_key_rows<Out>(t, p.a.dv, p.a.v_head_stride, kv_head);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         int32_t row = threadIdx.x / 32 * KT_ATTEND_STRIP + kt_attend_row() + 8 * half;
-        T *dk_at = dk.at(t.first + row), *dv_at = dv.at(t.first + row);
+        Out *dk_at = dk.at(t.first + row), *dv_at = dv.at(t.first + row);
         int32_t own = row < t.count ? p.own : 0, values = row < t.count ? p.a.v_dim : 0;
 #pragma unroll
         for (int n = 0; n < QK / 8; n++)
@@ -145,19 +160,12 @@ __device__ __forceinline__ void write_own(const struct kt_attend &p, const struc
             kt_attend_write(dv_at, kt_attend_column(n), values, sum.dv[n][2 * half],
                             sum.dv[n][2 * half + 1]);
     }
-#pragma unroll
-    for (int i = 0; i < QK / 2; i++)
-        if (kt_attend_column(i / 4) + i % 2 < p.own)
-            sum.dk[i / 4][i % 4] = 0;
-#pragma unroll
-    for (int i = 0; i < V / 2; i++)
-        sum.dv[i / 4][i % 4] = 0;
 }
 
-template <typename Out, typename T, int QK, int V>
+template <typename Out, int QK, int V>
 __device__ __forceinline__ void
 write_shared(const struct kt_attend &p, const struct kt_attend_tile &t,
-             const kt_attend_matrix<Out> &to, const sums<T, QK, V> &sum)
+             const kt_attend_matrix<Out> &to, const sums<QK, V> &sum)
 {
 #pragma unroll
     for (int i = 0; i < QK / 2; i++) {
@@ -168,7 +176,7 @@ write_shared(const struct kt_attend &p, const struct kt_attend_tile &t,
     }
 }
 
-template <typename T, int QK, int V, int WARPS>
+template <int QK, int V, int WARPS>
 __global__ void __launch_bounds__(WARPS * 32, 1)
     backward_keys(const __grid_constant__ struct kt_attend p)
 {
@@ -178,52 +186,49 @@ __global__ void __launch_bounds__(WARPS * 32, 1)
         kt_attend_find(p, 0, layout<QK, V, WARPS>::KEYS, (int32_t)blockIdx.x / p.units);
     int32_t unit = (int32_t)blockIdx.x % p.units, head = unit * p.unit_heads;
     int32_t end = min(head + p.unit_heads, p.a.num_kv_heads), from, to;
-    sums<T, QK, V> sum = {};
+    sums<QK, V> sum = {};
     kt_attend_rows(p, t, &from, &to);
     for (; head < end; head++) {
         if (from < to)
-            add_rows<T, QK, V, WARPS>(p, t, head, memory, sum);
-        write_own<T, QK, V>(p, t, head, sum);
+            add_rows<QK, V, WARPS>(p, t, head, memory, sum);
+#define WRITE(Out) write_own<Out, QK, V>(p, t, head, sum)
+        KT_BY_DTYPE(p.a.dk.dtype, WRITE);
+#undef WRITE
+        reset(p, sum);
     }
     if (!p.a.shared_dim)
         return;
+#define WRITE(Out) write_shared<Out>(p, t, kt_attend_key_rows<Out>(t, p.a.dk_shared, 0, 0), sum)
     int64_t ld = p.a.shared_dim;
-    if (p.units == 1)
-        write_shared(p, t, kt_attend_key_rows<T>(t, p.a.dk_shared, 0, 0), sum);
-    else
+    if (p.shared_parts)
         write_shared<float>(p, t, {p.shared_parts + (unit * p.keys + t.key) * ld, ld, 0, 1}, sum);
+    else
+        KT_BY_DTYPE(p.a.dk_shared.dtype, WRITE);
+#undef WRITE
 }
 
-template <typename T, int QK, int V, int WARPS>
+template <int QK, int V, int WARPS>
 void launch(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
     using place = layout<QK, V, WARPS>;
-    kt_attend_launch(cuda, (const void *)backward_keys<T, QK, V, WARPS>,
+    kt_attend_launch(cuda, (const void *)backward_keys<QK, V, WARPS>,
                      kt_attend_count(&p->a.keys, 1, place::KEYS) * p->units, place::THREADS,
                      place::BYTES, p);
 }
 
-template <typename T, int QK, int V>
-void launch_fitting(struct kt_cuda_device *cuda, const struct kt_attend *p)
+template <int QK, int V> void launch_fitting(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
     if (cuda->shared_bytes >= layout<QK, V, 8>::BYTES)
-        launch<T, QK, V, 8>(cuda, p);
+        launch<QK, V, 8>(cuda, p);
     else
-        launch<T, QK, V, 4>(cuda, p);
-}
-
-template <typename T> void run(struct kt_cuda_device *cuda, const struct kt_attend *p)
-{
-#define RUN(QK, V) launch_fitting<T, QK, V>(cuda, p)
-    KT_ATTEND_BY_DIMS(&p->a, RUN);
-#undef RUN
+        launch<QK, V, 4>(cuda, p);
 }
 
 } // namespace
 
 void kt_attend_tiles_keys(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
-#define RUN(T) run<T>(cuda, p)
-    KT_BY_DTYPE(p->a.q.dtype, RUN);
+#define RUN(QK, V) launch_fitting<QK, V>(cuda, p)
+    KT_ATTEND_BY_DIMS(&p->a, RUN);
 #undef RUN
 }

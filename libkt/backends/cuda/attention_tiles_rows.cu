@@ -5,6 +5,8 @@
 namespace
 {
 
+using In = __nv_bfloat16;
+
 enum { BATCH = 2 };
 
 /* Shared memory: queries and gradients of outputs of the rows, then two stages of KEYS. */
@@ -72,17 +74,17 @@ __device__ __forceinline__ void differentiate(const struct rows &r, float scale,
         }
 }
 
-template <typename T, int QK>
+template <typename Out, int QK>
 __device__ __forceinline__ void write(const struct kt_attend &p, const struct kt_attend_tile &t,
                                       int32_t kv_head, const float (&dq)[QK / 8][4])
 {
-    kt_attend_matrix<T> to = kt_attend_query_rows<T>(p, t, p.a.dq, p.a.q_head_stride, kv_head);
+    kt_attend_matrix<Out> to = kt_attend_query_rows<Out>(p, t, p.a.dq, p.a.q_head_stride, kv_head);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         int32_t row = threadIdx.x / 32 * KT_ATTEND_STRIP + kt_attend_row() + 8 * half;
         if (row >= t.count)
             continue;
-        T *at = to.at(t.first + row);
+        Out *at = to.at(t.first + row);
 #pragma unroll
         for (int n = 0; n < QK / 8; n++)
             kt_attend_write(at, kt_attend_column(n), p.a.qk_dim, dq[n][2 * half] * p.a.scale,
@@ -90,7 +92,7 @@ __device__ __forceinline__ void write(const struct kt_attend &p, const struct kt
     }
 }
 
-template <typename T, int QK, int V, int WARPS, int KEYS>
+template <int QK, int V, int WARPS, int KEYS>
 __global__ void __launch_bounds__(WARPS * 32, 1)
     backward_rows(const __grid_constant__ struct kt_attend p)
 {
@@ -102,18 +104,18 @@ __global__ void __launch_bounds__(WARPS * 32, 1)
     /* the last tiles see most keys and go first */
     struct kt_attend_tile t =
         kt_attend_find(p, p.group, place::ROWS, tiles - 1 - (int32_t)blockIdx.x / heads);
-    kt_attend_source<T> k = kt_attend_whole_keys<T>(p, t, kv_head);
-    kt_attend_source<T> v = kt_attend_values<T>(p, t, kv_head);
+    kt_attend_source<In> k = kt_attend_whole_keys<In>(p, t, kv_head);
+    kt_attend_source<In> v = kt_attend_values<In>(p, t, kv_head);
     struct rows r(p, t, kv_head);
     float dq[QK / 8][4] = {};
     auto load = [&](int32_t key, int32_t stage) {
         kt_attend_load<KEYS, place::THREADS, BATCH>(k, key, to - key, x.k(stage));
         kt_attend_load<KEYS, place::THREADS, BATCH>(v, key, to - key, x.v(stage));
     };
-    kt_attend_load<place::ROWS, place::THREADS, BATCH>(kt_attend_queries<T>(p, t, kv_head), t.first,
-                                                       t.count, x.q());
-    kt_attend_load<place::ROWS, place::THREADS, BATCH>(kt_attend_output_gradients<T>(p, t, kv_head),
-                                                       t.first, t.count, x.d_o());
+    kt_attend_load<place::ROWS, place::THREADS, BATCH>(kt_attend_queries<In>(p, t, kv_head),
+                                                       t.first, t.count, x.q());
+    kt_attend_load<place::ROWS, place::THREADS, BATCH>(
+        kt_attend_output_gradients<In>(p, t, kv_head), t.first, t.count, x.d_o());
     kt_attend_keys(p, t, &from, &to);
     load(from, 0);
     int32_t stage = 0, strip = threadIdx.x / 32 * KT_ATTEND_STRIP;
@@ -131,39 +133,33 @@ __global__ void __launch_bounds__(WARPS * 32, 1)
         differentiate<KEYS>(r, p.a.scale * KT_LOG2_E, key, whole, dp, s);
         kt_attend_add_product<QK, KEYS>(s, x.k(stage), dq);
     }
-    write<T, QK>(p, t, kv_head, dq);
+#define WRITE(Out) write<Out, QK>(p, t, kv_head, dq)
+    KT_BY_DTYPE(p.a.dq.dtype, WRITE);
+#undef WRITE
 }
 
-template <typename T, int QK, int V, int WARPS, int KEYS>
+template <int QK, int V, int WARPS, int KEYS>
 void launch(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
     using place = layout<QK, V, WARPS, KEYS>;
     int64_t tiles = kt_attend_count(&p->a.queries, p->group, place::ROWS);
-    kt_attend_launch(cuda, (const void *)backward_rows<T, QK, V, WARPS, KEYS>,
+    kt_attend_launch(cuda, (const void *)backward_rows<QK, V, WARPS, KEYS>,
                      tiles * p->a.num_kv_heads, place::THREADS, place::BYTES, p);
 }
 
-template <typename T, int QK, int V>
-void launch_fitting(struct kt_cuda_device *cuda, const struct kt_attend *p)
+template <int QK, int V> void launch_fitting(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
     if (cuda->shared_bytes >= layout<QK, V, 8, 64>::BYTES)
-        launch<T, QK, V, 8, 64>(cuda, p);
+        launch<QK, V, 8, 64>(cuda, p);
     else
-        launch<T, QK, V, 4, 32>(cuda, p);
-}
-
-template <typename T> void run(struct kt_cuda_device *cuda, const struct kt_attend *p)
-{
-#define RUN(QK, V) launch_fitting<T, QK, V>(cuda, p)
-    KT_ATTEND_BY_DIMS(&p->a, RUN);
-#undef RUN
+        launch<QK, V, 4, 32>(cuda, p);
 }
 
 } // namespace
 
 void kt_attend_tiles_rows(struct kt_cuda_device *cuda, const struct kt_attend *p)
 {
-#define RUN(T) run<T>(cuda, p)
-    KT_BY_DTYPE(p->a.q.dtype, RUN);
+#define RUN(QK, V) launch_fitting<QK, V>(cuda, p)
+    KT_ATTEND_BY_DIMS(&p->a, RUN);
 #undef RUN
 }

@@ -28,8 +28,8 @@ struct kt_cuda_device {
     cublasHandle_t cublas; /**< on `compute`, with a workspace of its own */
     void *workspace;       /**< cuBLAS's */
     struct kt_cuda_queue *queues;
-    uint64_t allocated;  /**< bytes of its memory that libkt holds */
-    char failure[256]; /**< the first; empty = none */
+    uint64_t allocated; /**< bytes of its memory that libkt holds */
+    char failure[256];  /**< the first; empty = none */
 };
 
 static inline struct kt_cuda_device *kt_cuda(struct kt_device *dev)
