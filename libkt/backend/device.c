@@ -46,6 +46,20 @@ static void count_linear(struct kt_tally *tally, const struct kt_linear_args *a)
     tally->bytes += kt_weight_bytes(&a->weight) + 4.0 * tokens * features;
 }
 
+static kt_compute compute_of(enum kt_op op, const void *args)
+{
+    switch (op) {
+    case KT_OP_LINEAR_FORWARD:
+    case KT_OP_LINEAR_BACKWARD:
+        return ((const struct kt_linear_args *)args)->compute;
+    case KT_OP_ATTENTION_FORWARD:
+    case KT_OP_ATTENTION_BACKWARD:
+        return ((const struct kt_attention_args *)args)->compute;
+    default:
+        return KT_COMPUTE_F32;
+    }
+}
+
 static void count_gemm(struct kt_tally *tally, const struct kt_gemm_args *a)
 {
     double m = (double)a->m, n = (double)a->n, k = (double)a->k;
@@ -119,12 +133,18 @@ static void count(struct kt_tally *tally, enum kt_op op, const void *args)
 
 static void measure(const struct kt_runner *runner, enum kt_op op, const void *args)
 {
-    struct kt_tally *tally = runner->tally;
-    uint64_t scratch = runner->device->ops->scratch_bytes(runner->device, op, args);
+    const struct kt_device *dev = runner->device;
+    struct kt_tally *tally = runner->tally, one = {0};
+    struct kt_rates rates = dev->ops->rates(dev, compute_of(op, args));
+    uint64_t scratch = dev->ops->scratch_bytes(dev, op, args);
+    count(&one, op, args);
+    double multiply = one.flops / rates.flops, move = one.bytes / rates.bytes;
     if (scratch > tally->scratch)
         tally->scratch = scratch;
     tally->operations[op]++;
-    count(tally, op, args);
+    tally->flops += one.flops;
+    tally->bytes += one.bytes;
+    tally->seconds += multiply > move ? multiply : move;
 }
 
 /** A bug, remembered: nothing is run after it. */
@@ -159,10 +179,12 @@ void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, 
                  uint64_t bytes)
 {
     struct kt_device *dev = runner->device;
-    if (runner->tally)
+    if (runner->tally) {
         runner->tally->bytes += 2 * (double)bytes;
-    else if (bytes && to != from && !dev->refused)
+        runner->tally->copy_seconds += (double)bytes / dev->ops->rates(dev, KT_COMPUTE_F32).link;
+    } else if (bytes && to != from && !dev->refused) {
         dev->ops->copy(dev, queue, to, from, bytes);
+    }
 }
 
 kt_mark kt_run_mark(const struct kt_runner *runner, enum kt_queue queue)

@@ -217,6 +217,13 @@ enum {
         1u << 0, /**< its memory is the host's, and it is done when it returns */
 };
 
+/** What a device does in a second; rough. */
+struct kt_rates {
+    double flops; /**< of products */
+    double bytes; /**< of its memory, read or written */
+    double link;  /**< of copies between it and the host */
+};
+
 /** Runs one operation; `args` is the struct that belongs to it and may be gone after the call. */
 typedef void (*kt_op_fn)(struct kt_device *dev, const void *args, void *scratch);
 
@@ -233,6 +240,8 @@ struct kt_device_ops {
     uint64_t (*scratch_bytes)(const struct kt_device *dev, enum kt_op op, const void *args);
     /** Whether the device does the operation on views of these dtypes. */
     bool (*supports)(const struct kt_device *dev, enum kt_op op, const void *args);
+    /** For plans, and for cutting work between devices: the same whenever it is asked. */
+    struct kt_rates (*rates)(const struct kt_device *dev, kt_compute compute);
     /** Between memory of the device and of the host, which leaves it alone until the copy is done.
      * Pinned memory is the fastest, but any will do. */
     void (*copy)(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
@@ -258,6 +267,8 @@ struct kt_device {
 /** What operations would take, instead of running them. */
 struct kt_tally {
     double flops, bytes;         /**< of all; bytes read and written, each operand once */
+    double seconds;              /**< of operations: products or memory, whichever takes longer */
+    double copy_seconds;         /**< of copies, which run beside them */
     uint64_t scratch;            /**< of the operation that needs most */
     uint64_t operations[KT_OPS]; /**< how many */
 };

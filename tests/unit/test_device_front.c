@@ -290,10 +290,35 @@ START_TEST(tally_counts_and_runs_nothing)
     ck_assert_uint_eq(tally.operations[KT_OP_ATTENTION_FORWARD], 1);
     ck_assert_uint_eq(tally.operations[KT_OP_ATTENTION_BACKWARD], 1);
     ck_assert_uint_eq(tally.operations[KT_OP_LINEAR_FORWARD], 0);
-    double before = tally.bytes;
+    double before = tally.bytes, seconds = tally.seconds;
     kt_run_copy(&measure, KT_QUEUE_IN, NULL, NULL, 100);
     ck_assert_double_eq(tally.bytes, before + 200);
+    ck_assert_double_eq(tally.seconds, seconds);
+    ck_assert_double_eq(tally.copy_seconds, 100 / s.dev->ops->rates(s.dev, KT_COMPUTE_F32).link);
     device_wait(&s, KT_QUEUE_COMPUTE); /* measuring refuses nothing */
+    device_close(&s);
+}
+END_TEST
+
+/* A product of few tokens takes the time of its weight, one of many that of its multiplications, by
+ * the rate of its compute mode. */
+START_TEST(seconds_are_those_of_the_slower_of_products_and_memory)
+{
+    struct device_test s = device_open(device_names[_i], 2, 0);
+    for (int compute = 0; compute < 2; compute++) {
+        struct kt_rates rates = s.dev->ops->rates(s.dev, (kt_compute)compute);
+        struct kt_linear_args few = {.weight = {.dtype = KT_DTYPE_BF16, .rows = 1000, .cols = 1000},
+                                     .compute = (kt_compute)compute,
+                                     .tokens = 1};
+        struct kt_linear_args many = few;
+        struct kt_tally of_few = {0}, of_many = {0};
+        many.tokens = 100000;
+        kt_run_linear_forward(&(struct kt_runner){s.dev, &of_few}, &few);
+        kt_run_linear_forward(&(struct kt_runner){s.dev, &of_many}, &many);
+        ck_assert_double_eq(of_few.seconds, of_few.bytes / rates.bytes);
+        ck_assert_double_eq(of_many.seconds, of_many.flops / rates.flops);
+        ck_assert_double_eq(of_many.copy_seconds, 0);
+    }
     device_close(&s);
 }
 END_TEST
@@ -408,6 +433,7 @@ int main(void)
         LOOP(too_little_scratch_is_refused, DEVICES),
         LOOP(unsupported_views_are_refused, DEVICES),
         LOOP(tally_counts_and_runs_nothing, DEVICES),
+        LOOP(seconds_are_those_of_the_slower_of_products_and_memory, DEVICES),
         LOOP(memory_is_aligned_and_copied, DEVICES),
         TEST(devices_of_a_context_have_names_and_scratch_of_their_own),
         TEST(a_device_has_a_pool),

@@ -67,6 +67,12 @@ static bool far_supports(const struct kt_device *dev, enum kt_op op, const void 
     return inner->ops->supports(inner, op, args);
 }
 
+static struct kt_rates far_rates(const struct kt_device *dev, kt_compute compute)
+{
+    const struct kt_device *inner = ((const struct kt_far_device *)dev)->inner;
+    return inner->ops->rates(inner, compute);
+}
+
 /* Memory that was not freed stays, and is counted: a test finds it. */
 static void far_close(struct kt_device *dev)
 {
@@ -87,6 +93,7 @@ static const struct kt_device_ops far_ops = {
     .free = far_free,
     .scratch_bytes = far_scratch_bytes,
     .supports = far_supports,
+    .rates = far_rates,
     .copy = kt_far_copy,
     .mark = kt_far_mark,
     .wait = kt_far_wait,
