@@ -235,8 +235,8 @@ struct kt_device_ops {
                        void **out);
     /** NULL is allowed. Nothing that is queued may still use it. */
     void (*free)(struct kt_device *dev, enum kt_memory kind, void *memory);
-    /** Bytes of scratch that an operation with these arguments takes. Views' addresses are not
-     * looked at. */
+    /** Bytes of scratch that an operation with these arguments takes; with more tokens, or more
+     * sequences, no less. Views' addresses are not looked at. */
     uint64_t (*scratch_bytes)(const struct kt_device *dev, enum kt_op op, const void *args);
     /** Whether the device does the operation on views of these dtypes. */
     bool (*supports)(const struct kt_device *dev, enum kt_op op, const void *args);

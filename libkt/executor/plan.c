@@ -36,12 +36,8 @@ static kt_device_plan *add_device(struct kt_plan *plan, const char *name)
 static uint64_t feed_bytes(const struct kt_executor *ex, const struct kt_trial *t)
 {
     struct kt_feed feed;
-    bool by_length = kt_rotary_by_length(ex->model);
-    struct kt_feed_sizes sizes = {.tokens = t->tokens,
-                                  .sequences = t->tokens,
-                                  .table_rows = by_length ? t->tokens : t->longest,
-                                  .table_cols = ex->model->config.rope.dim / 2,
-                                  .targets = t->tokens};
+    struct kt_feed_sizes sizes =
+        kt_step_feed_sizes(ex, t->tokens, t->longest, t->tokens, t->tokens, 0);
     return kt_feed_place(&sizes, NULL, &feed);
 }
 

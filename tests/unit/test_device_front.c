@@ -167,6 +167,62 @@ START_TEST(scratch_is_enough)
 }
 END_TEST
 
+static void grows(const struct device_test *s, enum kt_op op, const void *args, uint64_t *before)
+{
+    uint64_t bytes = s->dev->ops->scratch_bytes(s->dev, op, args);
+    ck_assert_uint_ge(bytes, *before);
+    *before = bytes;
+}
+
+/* As many keys as queries where a sequence is trained on, one query where a token is generated. */
+static void attention_grows(const struct device_test *s, kt_compute compute, bool generates)
+{
+    uint64_t before[2] = {0};
+    for (int32_t tokens = 1; tokens < 100000; tokens += 1 + tokens / 5) {
+        int32_t queries[] = {0, generates ? 1 : tokens}, keys[] = {0, tokens};
+        struct kt_attention_args a = {.num_heads = 4,
+                                      .num_kv_heads = 4,
+                                      .qk_dim = 192,
+                                      .v_dim = 128,
+                                      .compute = compute,
+                                      .queries = {1, queries, NULL},
+                                      .keys = {1, keys, NULL}};
+        grows(s, KT_OP_ATTENTION_FORWARD, &a, &before[0]);
+        if (!generates)
+            grows(s, KT_OP_ATTENTION_BACKWARD, &a, &before[1]);
+    }
+}
+
+/* So that what was reserved for many tokens serves fewer. */
+START_TEST(fewer_tokens_take_no_more_scratch)
+{
+    struct device_test s = device_open(device_names[_i], 2, 0);
+    for (int compute = 0; compute < 2; compute++) {
+        uint64_t before[5] = {0};
+        struct kt_view f32 = {NULL, 1, KT_DTYPE_F32};
+        for (int64_t tokens = 1; tokens < 100000; tokens += 1 + tokens / 50) {
+            struct kt_linear_args l = {
+                .weight = {.dtype = KT_DTYPE_BF16, .rows = 1500, .cols = 7168},
+                .compute = (kt_compute)compute,
+                .tokens = tokens,
+                .x = f32,
+                .y = f32};
+            struct kt_gemm_args down = {false, true, tokens, 8, 7168, 1, f32, f32, f32, false};
+            struct kt_gemm_args da = {true, false, 64, 7168, tokens, 1, f32, f32, f32, true};
+            struct kt_gemm_args db = {true, false, 7168, 64, tokens, 1, f32, f32, f32, true};
+            grows(&s, KT_OP_LINEAR_FORWARD, &l, &before[0]);
+            grows(&s, KT_OP_LINEAR_BACKWARD, &l, &before[1]);
+            grows(&s, KT_OP_GEMM, &down, &before[2]);
+            grows(&s, KT_OP_GEMM, &da, &before[3]);
+            grows(&s, KT_OP_GEMM, &db, &before[4]);
+        }
+        attention_grows(&s, (kt_compute)compute, false);
+        attention_grows(&s, (kt_compute)compute, true);
+    }
+    device_close(&s);
+}
+END_TEST
+
 /* -- what the front does ----------------------------------------------------------------------- */
 
 enum { TOKENS = 30, ROWS = 50, COLS = 70 };
@@ -430,6 +486,7 @@ int main(void)
     const struct test tests[] = {
         GROUP("device_front", .timeout = 120),
         LOOP(scratch_is_enough, DEVICES * MAX_THREADS),
+        LOOP(fewer_tokens_take_no_more_scratch, DEVICES),
         LOOP(too_little_scratch_is_refused, DEVICES),
         LOOP(unsupported_views_are_refused, DEVICES),
         LOOP(tally_counts_and_runs_nothing, DEVICES),
