@@ -75,6 +75,7 @@ static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_
     KT_TRY(check_slots(ex, tokens + padding));
     KT_TRY(kt_executor_reserve_tokens(ex, (size_t)(tokens + padding)));
     kt_pass_init(pass, ex, KT_PASS_MEASURE);
+    kt_pass_prefer(pass);
     pass->tokens = tokens + padding;
     pass->padding = padding;
     pass->training = step->mode != KT_FORWARD_EVAL;

@@ -65,7 +65,7 @@ static void keep_input(struct kt_step *step, int32_t layer)
     if (keeps)
         kept = place_of_input(step, layer, tokens);
     else if (input_dtype(pass->executor) == KT_DTYPE_BF16)
-        kept = kt_take_bf16(pass, tokens, x.ld);
+        kept = kt_take_as(pass, KT_DTYPE_BF16, tokens, x.ld);
     else
         return;
     convert(pass, tokens, x, kept);

@@ -50,6 +50,7 @@ static kt_status measure(const struct kt_executor *ex, struct kt_trial *t, bool 
     struct kt_pass *pass = &t->step.pass;
     int32_t layers = ex->model->config.num_hidden_layers;
     kt_pass_init(pass, ex, KT_PASS_MEASURE);
+    kt_pass_prefer(pass);
     t->step.mode = t->mode;
     t->step.lowest = kt_executor_lowest_layer(ex);
     t->step.fused = kt_executor_fuses_loss(ex, t->mode);

@@ -200,6 +200,57 @@ static inline float *golden_gradients(const kt_lora *lora)
     return all;
 }
 
+/** Of all tokens; free them. */
+static inline float *golden_logits(const struct golden_case *c, kt_executor *executor)
+{
+    size_t vocab = (size_t)golden_count(golden_tensor(c, "logits")) / kt_batch_num_tokens(c->batch);
+    float *logits = malloc(kt_batch_num_tokens(c->batch) * vocab * sizeof *logits);
+    ck_assert_ok(c->ctx, kt_executor_logits(executor, c->batch, logits));
+    return logits;
+}
+
+/** Each gradient against that of transformers: `tolerance`, or so many times the error
+ * PREFIX.grad.NAME.
+ */
+static inline void golden_check_gradients(const struct golden_case *c, const char *prefix,
+                                          double tolerance)
+{
+    char name[512];
+    for (size_t i = 0; i < kt_lora_num_tensors(c->lora); i++) {
+        kt_lora_tensor t = {.size = sizeof t};
+        ck_assert_ok(c->ctx, kt_lora_get_tensor(c->lora, i, &t));
+        snprintf(name, sizeof name, "grad.%s", t.name);
+        ck_assert_int_eq(t.has_grad, kt_checkpoint_find(c->numbers, name) != NULL);
+        if (!t.has_grad)
+            continue;
+        double bound = tolerance;
+        if (prefix) {
+            snprintf(name, sizeof name, "%s.grad.%s", prefix, t.name);
+            bound *= golden_number(c, name, 0);
+            snprintf(name, sizeof name, "grad.%s", t.name);
+        }
+        double error = golden_error(c, name, t.grad);
+        ck_assert_msg(error <= bound, "%s: %g > %g", name, error, bound);
+    }
+}
+
+/** Root of the mean square of all gradients' errors, beside that of PyTorch in bfloat16. */
+static inline double golden_error_beside_torchs(const struct golden_case *c)
+{
+    char name[512];
+    double ours = 0, torchs = 0;
+    for (size_t i = 0; i < kt_lora_num_tensors(c->lora); i++) {
+        kt_lora_tensor t = {.size = sizeof t};
+        ck_assert_ok(c->ctx, kt_lora_get_tensor(c->lora, i, &t));
+        snprintf(name, sizeof name, "bf16_error.grad.%s", t.name);
+        if (!t.has_grad)
+            continue;
+        torchs += pow(golden_number(c, name, 0), 2);
+        ours += pow(golden_error(c, name + strlen("bf16_error."), t.grad), 2);
+    }
+    return sqrt(ours / torchs);
+}
+
 /** What a step of so many tokens takes. */
 static inline kt_plan *golden_plan(const struct golden_case *c, const kt_executor *executor,
                                    size_t tokens, size_t longest, int32_t mode)

@@ -4,14 +4,6 @@
 #include "golden_case.h"
 #include "main.h"
 
-static float *logits_of(const struct golden_case *c, kt_executor *executor)
-{
-    size_t vocab = (size_t)golden_count(golden_tensor(c, "logits")) / kt_batch_num_tokens(c->batch);
-    float *logits = malloc(kt_batch_num_tokens(c->batch) * vocab * sizeof *logits);
-    ck_assert_ok(c->ctx, kt_executor_logits(executor, c->batch, logits));
-    return logits;
-}
-
 /* A case through an experts backend, all of them in turn. */
 static struct golden_case open_in_turn(int turn, kt_compute compute)
 {
@@ -22,12 +14,12 @@ static struct golden_case open_in_turn(int turn, kt_compute compute)
 START_TEST(logits_are_those_of_transformers)
 {
     struct golden_case c = open_in_turn(_i, KT_COMPUTE_F32);
-    float *logits = logits_of(&c, c.executor);
+    float *logits = golden_logits(&c, c.executor);
     ck_assert_double_le(golden_error(&c, "logits", logits), 1e-5);
     free(logits);
     kt_executor *base =
         golden_executor_on(&c, golden_backends[_i % GOLDEN_BACKENDS], NULL, KT_COMPUTE_F32, 0);
-    logits = logits_of(&c, base);
+    logits = golden_logits(&c, base);
     ck_assert_double_le(golden_error(&c, "logits_base", logits), 1e-5);
     free(logits);
     kt_executor_free(base);
@@ -35,33 +27,12 @@ START_TEST(logits_are_those_of_transformers)
 }
 END_TEST
 
-static void check_gradients(const struct golden_case *c, const char *prefix, double tolerance)
-{
-    char name[512];
-    for (size_t i = 0; i < kt_lora_num_tensors(c->lora); i++) {
-        kt_lora_tensor t = {.size = sizeof t};
-        ck_assert_ok(c->ctx, kt_lora_get_tensor(c->lora, i, &t));
-        snprintf(name, sizeof name, "grad.%s", t.name);
-        ck_assert_int_eq(t.has_grad, kt_checkpoint_find(c->numbers, name) != NULL);
-        if (!t.has_grad)
-            continue;
-        double bound = tolerance;
-        if (prefix) {
-            snprintf(name, sizeof name, "%s.grad.%s", prefix, t.name);
-            bound *= golden_number(c, name, 0);
-            snprintf(name, sizeof name, "grad.%s", t.name);
-        }
-        double error = golden_error(c, name, t.grad);
-        ck_assert_msg(error <= bound, "%s: %g > %g", name, error, bound);
-    }
-}
-
 START_TEST(loss_and_gradients_are_those_of_transformers)
 {
     struct golden_case c = open_in_turn(_i, KT_COMPUTE_F32);
     double want = golden_number(&c, "loss", 0), loss = golden_step(&c, c.executor);
     ck_assert_double_le(fabs(loss - want), 1e-5 * want);
-    check_gradients(&c, NULL, 1e-4);
+    golden_check_gradients(&c, NULL, 1e-4);
     golden_close(&c);
 }
 END_TEST
@@ -99,7 +70,7 @@ START_TEST(bf16_is_as_good_as_torchs)
     struct golden_case c =
         golden_open_on(golden_bf16_cases[_i / GOLDEN_BACKENDS],
                        golden_backends[_i % GOLDEN_BACKENDS], 2, KT_COMPUTE_BF16);
-    float *logits = logits_of(&c, c.executor);
+    float *logits = golden_logits(&c, c.executor);
     ck_assert_double_le(golden_error(&c, "logits", logits),
                         2 * golden_number(&c, "bf16_error.logits", 0));
     ck_assert_double_le(golden_error(&c, "logits", logits), 2e-2);
@@ -107,7 +78,7 @@ START_TEST(bf16_is_as_good_as_torchs)
     float loss = (float)golden_step(&c, c.executor);
     ck_assert_double_le(golden_error(&c, "loss", &loss),
                         2 * golden_number(&c, "bf16_error.loss", 0));
-    check_gradients(&c, "bf16_error", 2);
+    golden_check_gradients(&c, "bf16_error", 2);
     golden_close(&c);
 }
 END_TEST
@@ -208,7 +179,7 @@ START_TEST(repetition_and_recomputation_give_the_same_bits)
     struct golden_case c = golden_open("v3bf16", 2, _i ? KT_COMPUTE_BF16 : KT_COMPUTE_F32);
     size_t bytes = kt_lora_num_parameters(c.lora) * sizeof(float);
     float *first = fresh_gradients(&c, c.executor);
-    float *logits = logits_of(&c, c.executor); /* leaves other activations behind */
+    float *logits = golden_logits(&c, c.executor); /* leaves other activations behind */
     float *again = fresh_gradients(&c, c.executor);
     ck_assert_mem_eq(first, again, bytes);
     free(again);

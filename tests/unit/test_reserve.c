@@ -14,7 +14,7 @@ enum {
     PLACEMENTS = sizeof placements / sizeof *placements,
     LIMITS = sizeof limits / sizeof *limits,
     TOKENS = 150,
-    STEPS = SANITIZED ? 12 : 40
+    STEPS = SANITIZED ? 8 : 24
 };
 
 static uint32_t draw(uint64_t *drawn, uint32_t below)

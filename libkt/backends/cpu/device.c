@@ -134,6 +134,12 @@ static bool cpu_supports(const struct kt_device *dev, enum kt_op op, const void 
     }
 }
 
+static kt_dtype cpu_prefers(const struct kt_device *dev, kt_compute compute)
+{
+    (void)dev, (void)compute;
+    return KT_DTYPE_F32;
+}
+
 /* Of a thread, as measured on Zen 4 and Sapphire Rapids; about two thirds of what registers do. */
 static double thread_flops(uint32_t isa, kt_compute compute)
 {
@@ -194,6 +200,7 @@ static const struct kt_device_ops cpu_ops = {
     .free = cpu_free,
     .scratch_bytes = cpu_scratch_bytes,
     .supports = cpu_supports,
+    .prefers = cpu_prefers,
     .rates = cpu_rates,
     .copy = cpu_copy,
     .mark = cpu_mark,
