@@ -82,7 +82,7 @@ static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_
     KT_TRY(kt_step_feed(ex, step, batch, padding));
     KT_TRY(kt_step_measure(ex, step));
     KT_TRY(kt_step_reserve(ex, step, tokens));
-    kt_workspace_enter(&ex->workspace, pass, kind);
+    kt_workspace_enter(&ex->workspace, ex, pass, kind, 0);
     return KT_OK;
 }
 

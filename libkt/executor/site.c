@@ -117,9 +117,12 @@ static void send_mirrored(const struct kt_site *site, const struct kt_runner *ru
     kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
 }
 
-void kt_site_lora_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)
+void kt_site_lora_in(struct kt_site *site, const struct kt_runner *run, const kt_lora *lora,
+                     uint64_t fingerprint)
 {
-    send_mirrored(site, run, site->lora.memory, lora->data);
+    if (!fingerprint || site->adapter != fingerprint)
+        send_mirrored(site, run, site->lora.memory, lora->data);
+    site->adapter = fingerprint;
 }
 
 void kt_site_grad_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)
