@@ -90,10 +90,11 @@ KT_API kt_status kt_executor_backward(kt_executor *executor, const float *dlogpr
  * backward any more. Errors: as kt_executor_forward in mode EVAL. */
 KT_API kt_status kt_executor_logits(kt_executor *executor, const kt_batch *batch, float *logits);
 
-/** Allocates what steps over up to `num_tokens` tokens keep between them, so that no later step of
- * that size allocates it piece by piece or finds too little memory. Pages that no step touches take
- * no memory. Optional: a step allocates what it lacks. A forward before it has no backward any
- * more. Errors: INVALID_ARGUMENT (0 tokens or more than INT32_MAX), OUT_OF_MEMORY. */
+/** Allocates what steps over up to `num_tokens` tokens (and padding that their batches name) keep
+ * between them, so that no later step of that size or a smaller one allocates any of it or finds
+ * too little memory. Pages that no step touches take no memory. Optional: a step allocates what it
+ * lacks. A forward before it has no backward any more. Errors: INVALID_ARGUMENT (0 tokens or more
+ * than INT32_MAX), OUT_OF_MEMORY. */
 KT_API kt_status kt_executor_reserve(kt_executor *executor, size_t num_tokens);
 
 /** Sets the number that keys dropout, so that a resumed run draws the same masks. */

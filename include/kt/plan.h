@@ -39,9 +39,10 @@ typedef struct kt_device_plan {
     uint64_t feed;         /**< positions, offsets and targets */
     uint64_t total_allocated; /**< all but `weights` */
     double flops, bytes;      /**< additions and multiplications; bytes read and written */
-    double seconds;           /**< ROUGH: flops or bytes, whichever takes longer at the rates of a
-                                 common server CPU. Compare plans by it; it is no promise before
-                                 rates are measured, and leaves out what small steps spend in calls */
+    double seconds;           /**< ROUGH: of each operation flops or bytes, whichever takes longer
+                                 at the rates that the device names, or its copies where these take
+                                 longer in all. Compare plans by it; it is no promise, and leaves
+                                 out what small steps spend in calls */
     uint64_t reserved[8];
 } kt_device_plan;
 

@@ -42,18 +42,39 @@ size_t kt_op_args_size(enum kt_op op)
     return operations[op].args_size;
 }
 
-static void count_linear(struct kt_tally *tally, const struct kt_linear_args *a)
+static double element(const struct kt_view *view)
 {
-    double features = (double)(a->weight.rows + a->weight.cols), tokens = (double)a->tokens;
-    tally->flops += 2.0 * tokens * (double)a->weight.rows * (double)a->weight.cols;
-    tally->bytes += kt_weight_bytes(&a->weight) + 4.0 * tokens * features;
+    return (double)kt_view_element(view->dtype);
+}
+
+static void count_linear(struct kt_tally *tally, const struct kt_linear_args *a, bool forward)
+{
+    double rows = (double)a->weight.rows, cols = (double)a->weight.cols, tokens = (double)a->tokens;
+    double in = forward ? cols : rows, out = forward ? rows : cols;
+    tally->flops += 2.0 * tokens * rows * cols;
+    tally->bytes +=
+        kt_weight_bytes(&a->weight) + tokens * (in * element(&a->x) + out * element(&a->y));
+}
+
+static kt_compute compute_of(enum kt_op op, const void *args)
+{
+    switch (op) {
+    case KT_OP_LINEAR_FORWARD:
+    case KT_OP_LINEAR_BACKWARD:
+        return ((const struct kt_linear_args *)args)->compute;
+    case KT_OP_ATTENTION_FORWARD:
+    case KT_OP_ATTENTION_BACKWARD:
+        return ((const struct kt_attention_args *)args)->compute;
+    default:
+        return KT_COMPUTE_F32;
+    }
 }
 
 static void count_gemm(struct kt_tally *tally, const struct kt_gemm_args *a)
 {
     double m = (double)a->m, n = (double)a->n, k = (double)a->k;
     tally->flops += 2.0 * m * n * k;
-    tally->bytes += 4.0 * (m * k + k * n + m * n);
+    tally->bytes += m * k * element(&a->a) + k * n * element(&a->b) + m * n * element(&a->c);
 }
 
 /** Two products of each pair of a query and a key that it sees; five in backward. */
@@ -69,14 +90,17 @@ static void count_attention(struct kt_tally *tally, const struct kt_attention_ar
         keys += k;
     }
     tally->flops += (backward ? 5.0 : 2.0) * pairs * a->num_heads * width;
-    tally->bytes +=
-        (backward ? 8.0 : 4.0) * width * (tokens * a->num_heads + keys * a->num_kv_heads);
+    tally->bytes += (backward ? 2.0 : 1.0) * element(&a->q) * width *
+                    (tokens * a->num_heads + keys * a->num_kv_heads);
 }
 
-/** Operations that touch each element of `operands` matrices [tokens, dim] once. */
-static void count_elements(struct kt_tally *tally, double operands, int64_t tokens, int64_t dim)
+/** Operations that touch each element of `operands` matrices [tokens, dim] once, `like` one of
+ * them.
+ */
+static void count_elements(struct kt_tally *tally, double operands, const struct kt_view *like,
+                           int64_t tokens, int64_t dim)
 {
-    tally->bytes += 4.0 * operands * (double)tokens * (double)dim;
+    tally->bytes += element(like) * operands * (double)tokens * (double)dim;
 }
 
 static void count(struct kt_tally *tally, enum kt_op op, const void *args)
@@ -91,50 +115,61 @@ static void count(struct kt_tally *tally, enum kt_op op, const void *args)
     const struct kt_embedding_args *embedding = args;
     const struct kt_gather_args *gather = args;
     const struct kt_weigh_args *weigh = args;
+    const struct kt_view f32 = {.dtype = KT_DTYPE_F32};
     switch (op) {
     case KT_OP_LINEAR_FORWARD:
     case KT_OP_LINEAR_BACKWARD:
-        return count_linear(tally, args);
+        return count_linear(tally, args, op == KT_OP_LINEAR_FORWARD);
     case KT_OP_GEMM:
         return count_gemm(tally, args);
     case KT_OP_EMBEDDING:
-        return count_elements(tally, 2, embedding->tokens, embedding->table.cols);
+        return count_elements(tally, 2, &embedding->x, embedding->tokens, embedding->table.cols);
     case KT_OP_NORM_FORWARD:
     case KT_OP_NORM_BACKWARD:
-        return count_elements(tally, op == KT_OP_NORM_FORWARD ? 2 : 3, norm->tokens, norm->dim);
+        return count_elements(tally, op == KT_OP_NORM_FORWARD ? 2 : 3, &norm->x, norm->tokens,
+                              norm->dim);
     case KT_OP_ROPE:
-        return count_elements(tally, 2, rope->tokens, (int64_t)rope->num_heads * rope->rope_dim);
+        return count_elements(tally, 2, &rope->x, rope->tokens,
+                              (int64_t)rope->num_heads * rope->rope_dim);
     case KT_OP_ATTENTION_FORWARD:
     case KT_OP_ATTENTION_BACKWARD:
         return count_attention(tally, args, op == KT_OP_ATTENTION_BACKWARD);
     case KT_OP_GLU_FORWARD:
     case KT_OP_GLU_BACKWARD:
-        return count_elements(tally, op == KT_OP_GLU_FORWARD ? 3 : 5, glu->tokens, glu->dim);
+        return count_elements(tally, op == KT_OP_GLU_FORWARD ? 3 : 5, &glu->gate, glu->tokens,
+                              glu->dim);
     case KT_OP_ROUTER_FORWARD:
     case KT_OP_ROUTER_BACKWARD:
-        return count_elements(tally, 2, router->tokens, router->router.num_experts);
+        return count_elements(tally, 2, &f32, router->tokens, router->router.num_experts);
     case KT_OP_CROSS_ENTROPY:
-        return count_elements(tally, 2, loss->tokens, loss->vocab);
+        return count_elements(tally, 2, &loss->logits, loss->tokens, loss->vocab);
     case KT_OP_DROPOUT:
-        return count_elements(tally, 2, dropout->tokens, dropout->dim);
+        return count_elements(tally, 2, &dropout->x, dropout->tokens, dropout->dim);
     case KT_OP_GATHER:
     case KT_OP_SCATTER_ADD:
-        return count_elements(tally, op == KT_OP_GATHER ? 2 : 3, gather->rows, gather->dim);
+        return count_elements(tally, op == KT_OP_GATHER ? 2 : 3, &gather->x, gather->rows,
+                              gather->dim);
     case KT_OP_WEIGH:
-        return count_elements(tally, 3, weigh->rows, weigh->dim);
+        return count_elements(tally, 3, &weigh->h, weigh->rows, weigh->dim);
     default:
-        return count_elements(tally, op == KT_OP_ZERO ? 1 : 2, rows->tokens, rows->dim);
+        return count_elements(tally, op == KT_OP_ZERO ? 1 : 2, &rows->y, rows->tokens, rows->dim);
     }
 }
 
 static void measure(const struct kt_runner *runner, enum kt_op op, const void *args)
 {
-    struct kt_tally *tally = runner->tally;
-    uint64_t scratch = runner->device->ops->scratch_bytes(runner->device, op, args);
+    const struct kt_device *dev = runner->device;
+    struct kt_tally *tally = runner->tally, one = {0};
+    struct kt_rates rates = dev->ops->rates(dev, compute_of(op, args));
+    uint64_t scratch = dev->ops->scratch_bytes(dev, op, args);
+    count(&one, op, args);
+    double multiply = one.flops / rates.flops, move = one.bytes / rates.bytes;
     if (scratch > tally->scratch)
         tally->scratch = scratch;
     tally->operations[op]++;
-    count(tally, op, args);
+    tally->flops += one.flops;
+    tally->bytes += one.bytes;
+    tally->seconds += multiply > move ? multiply : move;
 }
 
 /** A bug, remembered: nothing is run after it. */
@@ -169,10 +204,12 @@ void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, 
                  uint64_t bytes)
 {
     struct kt_device *dev = runner->device;
-    if (runner->tally)
+    if (runner->tally) {
         runner->tally->bytes += 2 * (double)bytes;
-    else if (bytes && to != from && !dev->refused)
+        runner->tally->copy_seconds += (double)bytes / dev->ops->rates(dev, KT_COMPUTE_F32).link;
+    } else if (bytes && to != from && !dev->refused) {
         dev->ops->copy(dev, queue, to, from, bytes);
+    }
 }
 
 kt_mark kt_run_mark(const struct kt_runner *runner, enum kt_queue queue)

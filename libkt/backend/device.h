@@ -10,9 +10,11 @@
  * each other by marks.
  *
  * Activations are views: row-major [tokens, features] with a stride between rows. The residual
- * stream is float32. Weights are read in their own dtype. `accumulate` false overwrites the output
- * (which may be uninitialised), true adds to it. All operations are deterministic: the same inputs
- * give the same bits. tokens = 0 is valid and does nothing. */
+ * stream, its gradient and whatever becomes a probability are float32; other activations of a step
+ * that trains are in the dtype which the device prefers. An operation reads and writes each view in
+ * the view's own, and rounds but what it writes. Weights are read in their own dtype. `accumulate`
+ * false overwrites the output (which may be uninitialised), true adds to it. All operations are
+ * deterministic: the same inputs give the same bits. tokens = 0 is valid and does nothing. */
 #ifndef KT_BACKEND_DEVICE_H
 #define KT_BACKEND_DEVICE_H
 
@@ -20,7 +22,7 @@
 
 struct kt_device;
 
-enum { KT_BACKEND_ABI = 1 };
+enum { KT_BACKEND_ABI = 2 };
 
 /** Activations [tokens, features] on a device. */
 struct kt_view {
@@ -244,6 +246,13 @@ enum {
         1u << 0, /**< its memory is the host's, and it is done when it returns */
 };
 
+/** What a device does in a second; rough. */
+struct kt_rates {
+    double flops; /**< of products */
+    double bytes; /**< of its memory, read or written */
+    double link;  /**< of copies between it and the host */
+};
+
 /** Runs one operation; `args` is the struct that belongs to it and may be gone after the call. */
 typedef void (*kt_op_fn)(struct kt_device *dev, const void *args, void *scratch);
 
@@ -255,11 +264,17 @@ struct kt_device_ops {
                        void **out);
     /** NULL is allowed. Nothing that is queued may still use it. */
     void (*free)(struct kt_device *dev, enum kt_memory kind, void *memory);
-    /** Bytes of scratch that an operation with these arguments takes. Views' addresses are not
-     * looked at. */
+    /** Bytes of scratch that an operation with these arguments takes; with more tokens, or more
+     * sequences, no less. Views' addresses are not looked at. */
     uint64_t (*scratch_bytes)(const struct kt_device *dev, enum kt_op op, const void *args);
     /** Whether the device does the operation on views of these dtypes. */
     bool (*supports)(const struct kt_device *dev, enum kt_op op, const void *args);
+    /** What a step's activations should be in: F32, or BF16. A device that prefers BF16 takes
+     * either in each view of linears, GEMM, norms, ROPE, ADD and dropout, and in all views of an
+     * attention or a GLU alike; float32 alone where nobody asks it (passes that generate). */
+    kt_dtype (*prefers)(const struct kt_device *dev, kt_compute compute);
+    /** For plans, and for cutting work between devices: the same whenever it is asked. */
+    struct kt_rates (*rates)(const struct kt_device *dev, kt_compute compute);
     /** Between memory of the device and of the host, which leaves it alone until the copy is done.
      * Pinned memory is the fastest, but any will do. */
     void (*copy)(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
@@ -289,6 +304,8 @@ struct kt_device {
 /** What operations would take, instead of running them. */
 struct kt_tally {
     double flops, bytes;         /**< of all; bytes read and written, each operand once */
+    double seconds;              /**< of operations: products or memory, whichever takes longer */
+    double copy_seconds;         /**< of copies, which run beside them */
     uint64_t scratch;            /**< of the operation that needs most */
     uint64_t operations[KT_OPS]; /**< how many */
 };

@@ -13,7 +13,12 @@
 #include "executor/attention.h"
 
 /** Logits at one time: about 64 MB, and rows enough that lm_head's weights are read seldom. */
-enum { LOGITS_BYTES = 64 << 20, MIN_LOGITS_CHUNK = 256, MODULE_BYTES = 256 };
+enum {
+    LOGITS_BYTES = 64 << 20,
+    MIN_LOGITS_CHUNK = 256,
+    MODULE_BYTES = 256,
+    KEPT_BYTES = 768 << 20
+};
 
 /** For routed experts on a device where nobody says how much of its memory there is to spare. */
 enum { EXPERT_BYTES = 1 << 30 };
@@ -232,6 +237,7 @@ kt_status kt_executor_create(kt_model *model, kt_lora *lora, const kt_executor_o
     ex->compute = (kt_compute)options.compute;
     ex->expert_bytes = EXPERT_BYTES;
     ex->logits_chunk = options.logits_chunk ? options.logits_chunk : default_logits_chunk(model);
+    ex->kept_bytes = KEPT_BYTES;
     kt_workspace_init(&ex->workspace, "the activations of a step");
     kt_status status = open_executor(ex, &options);
     if (status != KT_OK) {

@@ -43,6 +43,8 @@ struct kt_executor {
     struct kt_experts *general;           /**< computes what those do not */
     kt_compute compute;
     int64_t logits_chunk;
+    uint64_t kept_bytes;     /**< of activations that a step may keep instead of recomputing them */
+    int64_t reserved_tokens; /**< steps of up to so many stay in what was reserved */
     uint64_t step_number;
     struct kt_rotary rotary;
     int32_t *positions; /**< of the latest batch */
@@ -62,6 +64,20 @@ int32_t kt_executor_lowest_layer(const struct kt_executor *executor);
 /** Whether the gradient of the token mean is taken during forward: not with LoRA on lm_head, whose
  * gradients belong to backward. */
 bool kt_executor_fuses_loss(const struct kt_executor *executor, kt_forward_mode mode);
+
+/** Room for the positions and log-probabilities of so many tokens, padding among them. Errors:
+ * OUT_OF_MEMORY. */
+kt_status kt_executor_reserve_tokens(struct kt_executor *executor, size_t tokens);
+
+/** Whether padding that a batch names runs in a step that trains: it matters to routed experts with
+ * LoRA, and to nothing else. */
+bool kt_executor_runs_padding(const struct kt_executor *executor);
+
+/** Sizes of the feed of a step. `tokens` with padding; `longest` is the most positions that a
+ * sequence has. */
+struct kt_feed_sizes kt_step_feed_sizes(const struct kt_executor *executor, int64_t tokens,
+                                        int64_t longest, int64_t sequences, int64_t targets,
+                                        int64_t padding);
 
 /** Fills the pass's feed from the batch; `padding` of its padding tokens run. Host memory alone.
  * Errors: OUT_OF_MEMORY. */

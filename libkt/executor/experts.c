@@ -9,8 +9,6 @@
 #include "executor/executor.h"
 #include "placement/share.h"
 
-/** What a device is assumed to do in a second until rates are measured. */
-static const double link_rate = 50e9, flops_rate = 200e12;
 
 static bool any_lora(const struct kt_pass *pass, const struct kt_linear *linears, int32_t count)
 {
@@ -148,9 +146,11 @@ static double device_seconds(const struct kt_pass *pass, const struct kt_expert_
     const struct kt_expert_layer *l = &work->experts;
     int32_t layer = (int32_t)(work->layer - pass->model->layers);
     uint64_t distance = kt_expert_supply_distance(pass->stage->site->experts, layer, expert);
+    const struct kt_device *device = pass->stage->site->device;
+    struct kt_rates rates = device->ops->rates(device, pass->compute);
     double products = work->dy.data ? 15 : 6;
     double flops = products * (double)rows * (double)l->hidden_size * (double)l->intermediate_size;
-    double bring = (double)distance / link_rate, multiply = flops / flops_rate;
+    double bring = (double)distance / rates.link, multiply = flops / rates.flops;
     return rows ? (bring > multiply ? bring : multiply) : 0;
 }
 

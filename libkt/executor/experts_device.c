@@ -12,7 +12,7 @@ struct rows {
     const int32_t *index, *slots; /**< [rows] token and slot of each */
     const float *weights;         /**< [tokens, topk] */
     int64_t piece;                /**< most rows at one time */
-    struct kt_view x, y;          /**< [piece, hidden_size] */
+    struct kt_view x, y;          /**< [piece, hidden_size]; y float32 */
     struct kt_view gate, up;      /**< [piece, intermediate_size] */
     struct kt_view h, weighed;    /**< likewise, in backward; `weighed` where down has LoRA */
     struct kt_view dy, sum;       /**< [tokens, hidden_size] */
@@ -44,10 +44,10 @@ static struct rows take_rows(struct kt_pass *pass, const struct kt_expert_work *
     int64_t piece = kt_min_i64(share->tokens, PIECE);
     struct rows r = {.weights = work->device_weights, .piece = piece, .sum = sum, .n = work->n};
     send_rows(pass, share, &r);
-    r.x = kt_take(pass, piece, work->experts.hidden_size);
+    r.x = kt_take_activations(pass, piece, work->experts.hidden_size);
     r.y = kt_take(pass, piece, work->experts.hidden_size);
-    r.gate = kt_take(pass, piece, work->experts.intermediate_size);
-    r.up = kt_take(pass, piece, work->experts.intermediate_size);
+    r.gate = kt_take_activations(pass, piece, work->experts.intermediate_size);
+    r.up = kt_take_activations(pass, piece, work->experts.intermediate_size);
     return r;
 }
 
@@ -140,7 +140,7 @@ static void backward_piece(struct kt_pass *pass, const struct kt_expert_work *wo
                                   .weights = r->weights,
                                   .dweights = r->dweights,
                                   .h = r->h};
-    struct kt_view dh = kt_take(pass, r->piece, work->experts.intermediate_size);
+    struct kt_view dh = kt_take_activations(pass, r->piece, work->experts.intermediate_size);
     args.h = r->h;
     gate_and_up(pass, work, r, p);
     kt_run_glu_forward(run, &args);
@@ -243,9 +243,9 @@ void kt_device_experts_backward(struct kt_pass *pass, const struct kt_expert_wor
     int64_t inter = work->experts.intermediate_size;
     r.dy = work->device_dy;
     r.dweights = dweights;
-    r.h = kt_take(pass, r.piece, inter);
+    r.h = kt_take_activations(pass, r.piece, inter);
     if (work->experts.lora[KT_EXPERT_DOWN])
-        r.weighed = kt_take(pass, r.piece, inter);
+        r.weighed = kt_take_activations(pass, r.piece, inter);
     run(pass, work, share, &r, backward_piece, true);
     kt_pass_release(pass, mark);
 }

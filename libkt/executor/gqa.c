@@ -31,9 +31,9 @@ static void project(struct kt_pass *pass, const struct kt_linear *linear, const 
 {
     const struct kt_model_config *config = &pass->model->config;
     int64_t dim = config->head_dim, width = heads * dim;
-    *raw = *x = kt_take(pass, pass->tokens, width);
+    *raw = *x = kt_take_activations(pass, pass->tokens, width);
     if (weight)
-        *x = kt_take(pass, pass->tokens, width);
+        *x = kt_take_activations(pass, pass->tokens, width);
     kt_linear_forward(pass, linear, pass->tokens, n, false, *raw);
     if (weight)
         kt_norm(pass, pass->tokens * heads, dim, config->rms_norm_eps, weight, by_head(*raw, dim),
@@ -73,8 +73,8 @@ static void forward(struct kt_pass *pass, const struct kt_layer *layer, struct k
     int64_t tokens = pass->tokens;
     project(pass, layer->q_proj, layer->q_norm, d.heads, n, &s->q_raw, &s->q);
     project(pass, layer->k_proj, layer->k_norm, d.kv_heads, n, &s->k_raw, &s->k);
-    s->v = kt_take(pass, tokens, d.kv);
-    s->o = kt_take(pass, tokens, d.q);
+    s->v = kt_take_activations(pass, tokens, d.kv);
+    s->o = kt_take_activations(pass, tokens, d.q);
     s->lse = kt_take(pass, d.heads, tokens).data;
     kt_linear_forward(pass, layer->v_proj, tokens, n, false, s->v);
     struct kt_attention_args a = attention(pass, layer, s);
@@ -109,10 +109,10 @@ static void backward(struct kt_pass *pass, const struct kt_layer *layer, struct 
     int64_t tokens = pass->tokens;
     uint64_t mark = kt_pass_mark(pass);
     struct kt_attention_args a = attention(pass, layer, s);
-    a.d_o = kt_take(pass, tokens, d.q);
-    a.dq = kt_take(pass, tokens, d.q);
-    a.dk = kt_take(pass, tokens, d.kv);
-    a.dv = kt_take(pass, tokens, d.kv);
+    a.d_o = kt_take_activations(pass, tokens, d.q);
+    a.dq = kt_take_activations(pass, tokens, d.q);
+    a.dk = kt_take_activations(pass, tokens, d.kv);
+    a.dv = kt_take_activations(pass, tokens, d.kv);
     kt_linear_backward(pass, layer->o, tokens, s->o, dy, false, a.d_o);
     kt_run_attention_backward(&pass->stage->run, &a);
     project_backward(pass, layer->q_proj, layer->q_norm, d.heads, n, s->q_raw, a.dq, s->q, false,
@@ -144,7 +144,7 @@ static void forward_cached(struct kt_pass *pass, const struct kt_layer *layer, s
     struct kt_gqa_state s = {0};
     project(pass, layer->q_proj, layer->q_norm, d.heads, n, &s.q_raw, &s.q);
     project(pass, layer->k_proj, layer->k_norm, d.kv_heads, n, &s.k_raw, &s.k);
-    s.o = kt_take(pass, pass->tokens, d.q);
+    s.o = kt_take_activations(pass, pass->tokens, d.q);
     kt_add(pass, pass->tokens, d.kv, s.k, false, added);
     kt_linear_forward(pass, layer->v_proj, pass->tokens, n, false, kt_view_at(added, 0, d.kv));
     struct kt_attention_args a = attention(pass, layer, &s);

@@ -41,6 +41,15 @@ static kt_status feed_forward(struct kt_pass *pass, const struct kt_layer *layer
     return KT_OK;
 }
 
+/** Room for the normed input of the feed-forward half. A router reads it as it is, since rounding
+ * would choose other experts here and there; so do the host's experts. */
+static struct kt_view take_input(struct kt_pass *pass, const struct kt_layer *layer)
+{
+    int64_t hidden = pass->model->config.hidden_size;
+    return layer->is_moe ? kt_take(pass, pass->tokens, hidden)
+                         : kt_take_activations(pass, pass->tokens, hidden);
+}
+
 /** Room for the products of a layer, on the arenas. */
 static struct kt_products take_products(struct kt_pass *pass, const struct kt_layer *layer)
 {
@@ -50,8 +59,8 @@ static struct kt_products take_products(struct kt_pass *pass, const struct kt_la
     if (layer->shared_gate) {
         products.shared = kt_host_take(pass, 2 * pass->tokens, inner).data;
     } else if (layer->mlp.gate) {
-        products.gate = kt_take(pass, pass->tokens, inner);
-        products.up = kt_take(pass, pass->tokens, inner);
+        products.gate = kt_take_activations(pass, pass->tokens, inner);
+        products.up = kt_take_activations(pass, pass->tokens, inner);
     }
     if (layer->is_moe && kt_experts_where(pass, layer) == KT_EXPERTS_HOST)
         products.routed = kt_host_take(pass, 2 * pass->tokens * config->router.topk,
@@ -65,7 +74,7 @@ static struct kt_kept attend_keeping(struct kt_pass *pass, const struct kt_layer
                                      struct kt_view x)
 {
     int64_t hidden = pass->model->config.hidden_size, tokens = pass->tokens;
-    struct kt_kept kept = {.n = kt_take(pass, tokens, hidden),
+    struct kt_kept kept = {.n = kt_take_activations(pass, tokens, hidden),
                            .middle = kt_take(pass, tokens, hidden)};
     norm(pass, layer->input_norm, x, kept.n);
     kt_add(pass, tokens, hidden, x, false, kept.middle);
@@ -76,13 +85,12 @@ static struct kt_kept attend_keeping(struct kt_pass *pass, const struct kt_layer
 kt_status kt_layer_forward_keeping(struct kt_pass *pass, const struct kt_layer *layer,
                                    struct kt_kept *kept, struct kt_view x)
 {
-    int64_t hidden = pass->model->config.hidden_size;
     *kept = attend_keeping(pass, layer, x);
     kept->products = take_products(pass, layer);
     uint64_t mark = kt_pass_mark(pass);
-    struct kt_view n = kt_take(pass, pass->tokens, hidden);
+    struct kt_view n = take_input(pass, layer);
     norm(pass, layer->post_attention_norm, kept->middle, n);
-    kt_add(pass, pass->tokens, hidden, kept->middle, false, x);
+    kt_add(pass, pass->tokens, pass->model->config.hidden_size, kept->middle, false, x);
     KT_TRY(feed_forward(pass, layer, n, &kept->products, x));
     kt_pass_release(pass, mark);
     return KT_OK;
@@ -92,9 +100,12 @@ kt_status kt_layer_forward(struct kt_pass *pass, const struct kt_layer *layer,
                            const struct kt_cache_slice *cache, struct kt_view x)
 {
     uint64_t mark = kt_pass_mark(pass);
-    struct kt_view n = kt_take(pass, pass->tokens, pass->model->config.hidden_size);
+    int64_t hidden = pass->model->config.hidden_size;
+    struct kt_view n = kt_take_activations(pass, pass->tokens, hidden);
     norm(pass, layer->input_norm, x, n);
     attend(pass, layer, cache, n, x);
+    kt_pass_release(pass, mark);
+    n = take_input(pass, layer);
     norm(pass, layer->post_attention_norm, x, n);
     KT_TRY(feed_forward(pass, layer, n, &(struct kt_products){0}, x));
     kt_pass_release(pass, mark);
@@ -112,7 +123,8 @@ kt_status kt_layer_backward(struct kt_pass *pass, const struct kt_layer *layer,
         recomputed = attend_keeping(pass, layer, x);
         kept = &recomputed;
     }
-    struct kt_view n2 = kt_take(pass, tokens, hidden), dn = kt_take(pass, tokens, hidden);
+    struct kt_view n2 = take_input(pass, layer);
+    struct kt_view dn = kt_take(pass, tokens, hidden);
     norm(pass, layer->post_attention_norm, kept->middle, n2);
     if (layer->is_moe)
         KT_TRY(kt_moe_backward(pass, layer, n2, &kept->products, dy, dn));

@@ -48,7 +48,7 @@ static struct kt_view masked_input(struct kt_pass *pass, const struct kt_lora_pa
 {
     if (!pass->training || pair->dropout <= 0)
         return x;
-    struct kt_view masked = kt_take(pass, tokens, dim);
+    struct kt_view masked = kt_take_as(pass, x.dtype, tokens, dim);
     drop(pass, pair, tokens, dim, x, false, masked);
     return masked;
 }

@@ -36,11 +36,11 @@ void kt_mla_project(struct kt_pass *pass, const struct kt_layer *layer, struct k
     struct kt_mla_shape d = kt_mla_shape_of(&pass->model->config);
     int64_t rank = pass->model->config.q_lora_rank;
     if (rank) {
-        s->q_a = kt_take(pass, pass->tokens, rank);
-        s->q_latent = kt_take(pass, pass->tokens, rank);
+        s->q_a = kt_take_activations(pass, pass->tokens, rank);
+        s->q_latent = kt_take_activations(pass, pass->tokens, rank);
     }
-    s->q = kt_take(pass, pass->tokens, d.q_width);
-    s->kv_a = kt_take(pass, pass->tokens, d.row);
+    s->q = kt_take_activations(pass, pass->tokens, d.q_width);
+    s->kv_a = kt_take_activations(pass, pass->tokens, d.row);
     project_query(pass, layer, n, s);
     kt_rotate(pass, kt_view_at(s->q, 0, d.nope), d.qk, d.heads, false);
     kt_linear_forward(pass, layer->kv_a, pass->tokens, n, false, s->kv_a);
@@ -88,9 +88,9 @@ static void forward(struct kt_pass *pass, const struct kt_layer *layer, struct k
     struct kt_mla_shape d = kt_mla_shape_of(&pass->model->config);
     int64_t tokens = pass->tokens;
     kt_mla_project(pass, layer, n, s);
-    s->latent = kt_take(pass, tokens, d.latent);
-    s->kv = kt_take(pass, tokens, d.kv_width);
-    s->o = kt_take(pass, tokens, d.heads * d.v);
+    s->latent = kt_take_activations(pass, tokens, d.latent);
+    s->kv = kt_take_activations(pass, tokens, d.kv_width);
+    s->o = kt_take_activations(pass, tokens, d.heads * d.v);
     s->lse = kt_take(pass, d.heads, tokens).data;
     kt_norm(pass, tokens, d.latent, pass->model->config.latent_norm_eps, layer->kv_a_norm, s->kv_a,
             s->latent);
@@ -111,7 +111,7 @@ static void backward_query(struct kt_pass *pass, const struct kt_layer *layer, s
         kt_linear_backward(pass, layer->q_proj, tokens, n, dq, true, dn);
         return;
     }
-    struct kt_view dq_a = kt_take(pass, tokens, rank), dq_latent = s->q_latent;
+    struct kt_view dq_a = kt_take_activations(pass, tokens, rank), dq_latent = s->q_latent;
     kt_linear_backward(pass, layer->q_b, tokens, s->q_latent, dq, false, dq_latent);
     kt_norm_backward(pass, tokens, rank, config->latent_norm_eps, layer->q_a_norm, s->q_a,
                      dq_latent, false, dq_a);
@@ -141,11 +141,11 @@ static void backward(struct kt_pass *pass, const struct kt_layer *layer, struct 
     int64_t tokens = pass->tokens;
     uint64_t mark = kt_pass_mark(pass);
     struct kt_attention_args a = attention(pass, s);
-    a.d_o = kt_take(pass, tokens, d.heads * d.v);
-    a.dq = kt_take(pass, tokens, d.q_width);
-    a.dk = kt_take(pass, tokens, d.kv_width);
+    a.d_o = kt_take_activations(pass, tokens, d.heads * d.v);
+    a.dq = kt_take_activations(pass, tokens, d.q_width);
+    a.dk = kt_take_activations(pass, tokens, d.kv_width);
     a.dv = kt_view_at(a.dk, 0, d.nope);
-    struct kt_view dkv_a = kt_take(pass, tokens, d.row);
+    struct kt_view dkv_a = kt_take_activations(pass, tokens, d.row);
     a.dk_shared = kt_view_at(dkv_a, 0, d.latent);
     kt_linear_backward(pass, layer->o, tokens, s->o, dy, false, a.d_o);
     kt_run_attention_backward(&pass->stage->run, &a);

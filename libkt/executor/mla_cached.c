@@ -22,7 +22,7 @@ static void attend_expanded(struct kt_pass *pass, const struct kt_layer *layer, 
     struct kt_mla_shape d = kt_mla_shape_of(&pass->model->config);
     int64_t keys = cache->past + pass->tokens;
     int64_t group = kt_min_i64(kt_max_i64(pass->model->config.hidden_size / d.kv, 1), d.heads);
-    struct kt_view memory = kt_take(pass, keys, group * d.kv);
+    struct kt_view memory = kt_take_activations(pass, keys, group * d.kv);
     for (int64_t h = 0; h < d.heads; h += group) {
         int64_t heads = kt_min_i64(group, d.heads - h);
         struct kt_view kv = memory;
@@ -52,7 +52,7 @@ void kt_mla_forward_cached(struct kt_pass *pass, const struct kt_layer *layer, s
     uint64_t mark = kt_pass_mark(pass);
     struct kt_mla_state s = {0};
     kt_mla_project(pass, layer, n, &s);
-    s.o = kt_take(pass, pass->tokens, d.heads * d.v);
+    s.o = kt_take_activations(pass, pass->tokens, d.heads * d.v);
     append(pass, layer, &s, cache);
     if (absorbed_is_cheaper(&d, cache->past, pass->tokens))
         kt_mla_absorbed(pass, layer, s.q, cache, s.o);

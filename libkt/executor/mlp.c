@@ -7,8 +7,8 @@ static struct kt_products take_products(struct kt_pass *pass, const struct kt_ml
 {
     struct kt_products products = *kept;
     if (!kept->gate.data) {
-        products.gate = kt_take(pass, pass->tokens, mlp->intermediate_size);
-        products.up = kt_take(pass, pass->tokens, mlp->intermediate_size);
+        products.gate = kt_take_activations(pass, pass->tokens, mlp->intermediate_size);
+        products.up = kt_take_activations(pass, pass->tokens, mlp->intermediate_size);
     }
     return products;
 }
@@ -36,7 +36,8 @@ void kt_mlp_forward(struct kt_pass *pass, const struct kt_mlp *mlp, struct kt_vi
     uint64_t mark = kt_pass_mark(pass);
     struct kt_products products = take_products(pass, mlp, kept);
     struct kt_glu_args args = glu(pass, mlp, &products);
-    args.h = kept->gate.data ? kt_take(pass, pass->tokens, mlp->intermediate_size) : products.gate;
+    args.h = kept->gate.data ? kt_take_activations(pass, pass->tokens, mlp->intermediate_size)
+                             : products.gate;
     gate_and_up(pass, mlp, n, &products);
     kt_run_glu_forward(&pass->stage->run, &args);
     kt_linear_forward(pass, mlp->down, pass->tokens, args.h, true, y);
@@ -49,7 +50,7 @@ void kt_mlp_backward(struct kt_pass *pass, const struct kt_mlp *mlp, struct kt_v
     int64_t tokens = pass->tokens;
     uint64_t mark = kt_pass_mark(pass);
     struct kt_products products = take_products(pass, mlp, kept);
-    struct kt_view h = kt_take(pass, tokens, mlp->intermediate_size);
+    struct kt_view h = kt_take_activations(pass, tokens, mlp->intermediate_size);
     struct kt_glu_args args = glu(pass, mlp, &products);
     args.h = args.dh = h;
     args.dgate = products.gate;

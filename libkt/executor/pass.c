@@ -26,6 +26,14 @@ void kt_pass_init(struct kt_pass *pass, const struct kt_executor *ex, enum kt_pa
     pass->stage = &pass->stages[ex->layout.device[0]];
 }
 
+void kt_pass_prefer(struct kt_pass *pass)
+{
+    for (int32_t i = 0; i < pass->num_stages; i++) {
+        const struct kt_device *device = pass->stages[i].site->device;
+        pass->stages[i].dtype = device->ops->prefers(device, pass->compute);
+    }
+}
+
 void kt_pass_begin(struct kt_pass *pass, int32_t lowest, int64_t route_slots)
 {
     const struct kt_model_config *config = &pass->model->config;

@@ -26,6 +26,7 @@ struct kt_stage {
     struct kt_runner run;
     struct kt_tally tally;
     struct kt_arena arena;
+    kt_dtype dtype;       /**< of activations between operations, see kt_take_activations */
     struct kt_feed feed;  /**< addresses of the device */
     kt_mark sent;         /**< on IN: the latest copy from the host's arena */
     struct kt_view x, dy; /**< [tokens, hidden_size] the residual stream, and its gradient */
@@ -76,8 +77,12 @@ static inline bool kt_pass_measures(const struct kt_pass *pass)
     return pass->kind == KT_PASS_MEASURE;
 }
 
-/** A pass over the executor's model without tokens; arenas measure. */
+/** A pass over the executor's model without tokens; arenas measure. Activations are float32. */
 void kt_pass_init(struct kt_pass *pass, const struct kt_executor *executor, enum kt_pass_kind kind);
+
+/** Lets activations be in what each device prefers for the pass's compute mode: in steps, whose
+ * memory and time they are. Caches of generation are float32. */
+void kt_pass_prefer(struct kt_pass *pass);
 
 /** Takes the residual stream on each stage, and room for the choices of experts of `route_slots`
  * layers: those from `lowest` on have one each, behind one that the others share. */
@@ -111,9 +116,20 @@ static inline struct kt_view kt_take(struct kt_pass *pass, int64_t rows, int64_t
     return kt_take_on(pass->stage, rows, cols);
 }
 
-static inline struct kt_view kt_take_bf16(struct kt_pass *pass, int64_t rows, int64_t cols)
+/** The same in another dtype. */
+static inline struct kt_view kt_take_as(struct kt_pass *pass, kt_dtype dtype, int64_t rows,
+                                        int64_t cols)
 {
-    return (struct kt_view){kt_arena_take(&pass->stage->arena, rows, cols, 2), cols, KT_DTYPE_BF16};
+    void *data = kt_arena_take(&pass->stage->arena, rows, cols, kt_view_element(dtype));
+    return (struct kt_view){data, cols, dtype};
+}
+
+/** For what products round in any case where the device prefers bfloat16: normed inputs, queries,
+ * keys and values, attention outputs, products of an MLP, and the gradients of these. Not for the
+ * residual stream, its gradient and logits, which are float32. */
+static inline struct kt_view kt_take_activations(struct kt_pass *pass, int64_t rows, int64_t cols)
+{
+    return kt_take_as(pass, pass->stage->dtype, rows, cols);
 }
 
 static inline int32_t *kt_take_ints(struct kt_pass *pass, int64_t rows, int64_t cols)
@@ -172,8 +188,8 @@ static inline void kt_pass_release_marks(struct kt_pass *pass, struct kt_marks m
 struct kt_view kt_host_take(struct kt_pass *pass, int64_t rows, int64_t cols);
 struct kt_arena *kt_host_arena(struct kt_pass *pass);
 
-/** A dense [tokens, dim] of the current device where the host can read it after kt_host_wait: the
- * same memory on a device with host memory, else a copy on the host's arena. */
+/** A dense float32 [tokens, dim] of the current device where the host can read it after
+ * kt_host_wait: the same memory on a device with host memory, else a copy on the host's arena. */
 struct kt_view kt_to_host(struct kt_pass *pass, struct kt_view x, int64_t tokens, int64_t dim);
 /** The same for 4-byte words, into given memory of the host, which may be the device's. */
 void kt_words_to_host(struct kt_pass *pass, void *to, const void *from, int64_t words);

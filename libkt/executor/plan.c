@@ -5,9 +5,6 @@
 #include "core/context.h"
 #include "executor/trial.h"
 
-/** What a thread is assumed to do in a second until rates are measured. */
-static const double flops_rate = 60e9, bytes_rate = 8e9;
-
 struct kt_plan {
     KT_HANDLE;
     kt_device_plan devices[KT_MAX_DEVICES + 1], total;
@@ -39,23 +36,17 @@ static kt_device_plan *add_device(struct kt_plan *plan, const char *name)
 static uint64_t feed_bytes(const struct kt_executor *ex, const struct kt_trial *t)
 {
     struct kt_feed feed;
-    bool by_length = kt_rotary_by_length(ex->model);
-    struct kt_feed_sizes sizes = {.tokens = t->tokens,
-                                  .sequences = t->tokens,
-                                  .table_rows = by_length ? t->tokens : t->longest,
-                                  .table_cols = ex->model->config.rope.dim / 2,
-                                  .targets = t->tokens};
+    struct kt_feed_sizes sizes =
+        kt_step_feed_sizes(ex, t->tokens, t->longest, t->tokens, t->tokens, 0);
     return kt_feed_place(&sizes, NULL, &feed);
 }
 
-static void count_work(const struct kt_executor *ex, const struct kt_tally *tally,
-                       kt_device_plan *device)
+/** Copies run while the device computes. */
+static void count_work(const struct kt_tally *tally, kt_device_plan *device)
 {
-    double threads = kt_pool_num_threads(ex->ctx->pool);
-    double multiply = tally->flops / flops_rate, move = tally->bytes / bytes_rate;
     device->flops += tally->flops;
     device->bytes += tally->bytes;
-    device->seconds += (multiply > move ? multiply : move) / threads;
+    device->seconds += tally->seconds > tally->copy_seconds ? tally->seconds : tally->copy_seconds;
 }
 
 static void count_stage(const struct kt_executor *ex, const struct kt_trial *t, int32_t i,
@@ -67,7 +58,7 @@ static void count_stage(const struct kt_executor *ex, const struct kt_trial *t, 
     device->layer_inputs = kt_step_inputs_size(ex, &t->step, i, t->tokens);
     device->activations = stage->arena.peak;
     device->scratch = stage->tally.scratch;
-    count_work(ex, &stage->tally, device);
+    count_work(&stage->tally, device);
     if (kt_device_is_host(stage->site->device))
         return;
     device->supplied = size.buffers + stage->site->vectors.size +
@@ -92,7 +83,7 @@ static uint64_t weights_of_host(const struct kt_plan *plan, const struct kt_exec
     return rest;
 }
 
-/** Experts take the time that their backends say; the rest of the host's work is next to none. */
+/** Experts take the time that their backends say. */
 static void count_host(const struct kt_plan *plan, const struct kt_executor *ex,
                        const struct kt_trial *t, kt_device_plan *host)
 {
@@ -103,8 +94,7 @@ static void count_host(const struct kt_plan *plan, const struct kt_executor *ex,
     host->activations += stage->arena.peak;
     host->scratch += stage->tally.scratch;
     host->feed = feed_bytes(ex, t);
-    host->flops += stage->tally.flops;
-    host->bytes += stage->tally.bytes;
+    count_work(&stage->tally, host);
     host->seconds += t->step.pass.experts_seconds;
 }
 

@@ -9,7 +9,7 @@
 #include "executor/batch.h"
 #include "executor/executor.h"
 
-static kt_status reserve_tokens(struct kt_executor *ex, size_t tokens)
+kt_status kt_executor_reserve_tokens(struct kt_executor *ex, size_t tokens)
 {
     if (tokens <= ex->token_capacity)
         return KT_OK;
@@ -43,11 +43,9 @@ static kt_status check_batch(const struct kt_executor *ex, const kt_batch *batch
     return KT_OK;
 }
 
-/** Padding matters to routed experts that train, and to nothing else. */
-static bool runs_padding(const struct kt_executor *ex, const struct kt_step *step)
+bool kt_executor_runs_padding(const struct kt_executor *ex)
 {
-    for (int32_t i = 0; step->mode != KT_FORWARD_EVAL && ex->lora && i < ex->lora->num_attached;
-         i++)
+    for (int32_t i = 0; ex->lora && i < ex->lora->num_attached; i++)
         if (ex->model->linears[ex->lora->attached[i]].role == KT_ROLE_ROUTED_EXPERT)
             return true;
     return false;
@@ -72,17 +70,19 @@ static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_
 {
     struct kt_pass *pass = &step->pass;
     int64_t tokens = (int64_t)batch->num_tokens;
-    int64_t padding = runs_padding(ex, step) ? (int64_t)batch->num_padding : 0;
+    bool runs_padding = step->mode != KT_FORWARD_EVAL && kt_executor_runs_padding(ex);
+    int64_t padding = runs_padding ? (int64_t)batch->num_padding : 0;
     KT_TRY(check_slots(ex, tokens + padding));
-    KT_TRY(reserve_tokens(ex, (size_t)(tokens + padding)));
+    KT_TRY(kt_executor_reserve_tokens(ex, (size_t)(tokens + padding)));
     kt_pass_init(pass, ex, KT_PASS_MEASURE);
+    kt_pass_prefer(pass);
     pass->tokens = tokens + padding;
     pass->padding = padding;
     pass->training = step->mode != KT_FORWARD_EVAL;
     KT_TRY(kt_step_feed(ex, step, batch, padding));
     KT_TRY(kt_step_measure(ex, step));
     KT_TRY(kt_step_reserve(ex, step, tokens));
-    kt_workspace_enter(&ex->workspace, pass, kind);
+    kt_workspace_enter(&ex->workspace, ex, pass, kind, 0);
     return KT_OK;
 }
 

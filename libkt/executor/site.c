@@ -123,13 +123,17 @@ static void copy_pieces(const struct kt_mirrored *pieces, int32_t num, const str
 
 /* Copies to the device come after what computes with the copy so far, and before what is to. */
 
-void kt_site_lora_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)
+void kt_site_lora_in(struct kt_site *site, const struct kt_runner *run, const kt_lora *lora,
+                     uint64_t fingerprint)
 {
-    void *to = site->lora.memory;
+    if (fingerprint && site->adapter == fingerprint)
+        return;
     kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
-    copy_pieces(site->mirrored, site->num_mirrored, run, KT_QUEUE_IN, to, lora->data);
-    copy_pieces(site->routed, site->num_routed, run, KT_QUEUE_IN, to, lora->data);
+    copy_pieces(site->mirrored, site->num_mirrored, run, KT_QUEUE_IN, site->lora.memory,
+                lora->data);
+    copy_pieces(site->routed, site->num_routed, run, KT_QUEUE_IN, site->lora.memory, lora->data);
     kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+    site->adapter = fingerprint;
 }
 
 void kt_site_grad_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)

@@ -40,6 +40,7 @@ struct kt_site {
     struct kt_mirrored *routed; /**< [num_routed] of routed experts: their gradients go to the
                                      device an expert at a time, as it is computed */
     int32_t num_routed;
+    uint64_t adapter; /**< fingerprint of what `lora` has; 0 = not known */
 };
 
 /** Opens the device `name` for the units (layers, and num_hidden_layers for the head) u with
@@ -49,9 +50,11 @@ kt_status kt_site_open(kt_model *model, const kt_lora *lora, const char *name, c
                        const uint8_t *experts, struct kt_site *site);
 void kt_site_close(struct kt_site *site);
 
-/** Copies of the host's matrices to the mirror, and gradients both ways: all are enqueued; those to
- * the host are there after kt_run_sync of a mark on OUT. */
-void kt_site_lora_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora);
+/** Copies of the host's matrices to the mirror, unless it has those of the fingerprint (0 = not
+ * known), and gradients both ways: all are enqueued; those to the host are there after kt_run_sync
+ * of a mark on OUT. */
+void kt_site_lora_in(struct kt_site *site, const struct kt_runner *run, const kt_lora *lora,
+                     uint64_t fingerprint);
 void kt_site_grad_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora);
 void kt_site_grad_out(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora);
 /** Those of one routed expert's linear with LoRA. */

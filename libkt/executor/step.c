@@ -5,9 +5,6 @@
 #include "executor/batch.h"
 #include "executor/executor.h"
 
-/** Activations that a step may keep instead of recomputing them, from the last layer down. */
-enum { KEPT_BYTES = 768 << 20 };
-
 static bool keeps_inputs(const struct kt_step *step)
 {
     return step->mode != KT_FORWARD_EVAL;
@@ -68,7 +65,7 @@ static void keep_input(struct kt_step *step, int32_t layer)
     if (keeps)
         kept = place_of_input(step, layer, tokens);
     else if (input_dtype(pass->executor) == KT_DTYPE_BF16)
-        kept = kt_take_bf16(pass, tokens, x.ld);
+        kept = kt_take_as(pass, KT_DTYPE_BF16, tokens, x.ld);
     else
         return;
     convert(pass, tokens, x, kept);
@@ -210,6 +207,16 @@ static kt_status walk(const struct kt_executor *ex, struct kt_step *step, uint64
     return KT_OK;
 }
 
+/** Whether a walked step that was reserved for needs no more than that. */
+static bool stays_reserved(const struct kt_executor *ex, const struct kt_step *step)
+{
+    const struct kt_pass *pass = &step->pass;
+    bool stays = pass->host.arena.peak <= ex->workspace.crossing.size;
+    for (int32_t i = 0; i < pass->num_stages; i++)
+        stays = stays && pass->stages[i].arena.peak <= ex->workspace.activations[i].size;
+    return stays || pass->tokens > ex->reserved_tokens;
+}
+
 /** Whether the activations of layers from `first` on fit in what may be kept. */
 static kt_status fits(const struct kt_executor *ex, struct kt_step *step, int32_t first,
                       uint64_t least, bool *does)
@@ -217,7 +224,7 @@ static kt_status fits(const struct kt_executor *ex, struct kt_step *step, int32_
     uint64_t size;
     step->first_kept = first;
     KT_TRY(walk(ex, step, &size));
-    *does = size != UINT64_MAX && size - least <= KEPT_BYTES;
+    *does = size != UINT64_MAX && size - least <= ex->kept_bytes && stays_reserved(ex, step);
     return KT_OK;
 }
 

@@ -89,19 +89,26 @@ static void fill(const struct kt_executor *ex, const struct kt_step *step,
         feed->dlogprobs[i] = step->num_targets ? -1.0f / (float)step->num_targets : 0;
 }
 
+struct kt_feed_sizes kt_step_feed_sizes(const struct kt_executor *ex, int64_t tokens,
+                                        int64_t longest, int64_t sequences, int64_t targets,
+                                        int64_t padding)
+{
+    return (struct kt_feed_sizes){.tokens = tokens,
+                                  .sequences = sequences,
+                                  .table_rows = kt_rotary_by_length(ex->model) ? tokens : longest,
+                                  .table_cols = ex->model->config.rope.dim / 2,
+                                  .targets = targets,
+                                  .padding = padding};
+}
+
 kt_status kt_step_feed(struct kt_executor *ex, struct kt_step *step, const kt_batch *batch,
                        int64_t padding)
 {
     struct kt_pass *pass = &step->pass;
-    bool by_length = kt_rotary_by_length(ex->model);
-    int64_t tokens = (int64_t)batch->num_tokens + padding;
     int64_t longest = place_tokens(ex, batch, padding);
-    struct kt_feed_sizes sizes = {.tokens = tokens,
-                                  .sequences = (int64_t)batch->num_sequences,
-                                  .table_rows = by_length ? tokens : longest,
-                                  .table_cols = ex->model->config.rope.dim / 2,
-                                  .targets = step->targets.num_rows,
-                                  .padding = padding};
+    struct kt_feed_sizes sizes =
+        kt_step_feed_sizes(ex, (int64_t)batch->num_tokens + padding, longest,
+                           (int64_t)batch->num_sequences, step->targets.num_rows, padding);
     KT_TRY(kt_workspace_feed(&ex->workspace, ex, &sizes));
     const struct kt_feed *feed = &ex->workspace.feed;
     fill(ex, step, feed, batch, padding);
@@ -111,6 +118,6 @@ kt_status kt_step_feed(struct kt_executor *ex, struct kt_step *step, const kt_ba
     pass->padding_offsets = feed->padding;
     pass->padding_sequences = batch->padding_sequences;
     pass->positions = ex->positions;
-    return by_length ? rows_by_length(ex, feed, batch, padding)
-                     : rows_of(ex, feed, 0, 0, 0, longest);
+    return kt_rotary_by_length(ex->model) ? rows_by_length(ex, feed, batch, padding)
+                                          : rows_of(ex, feed, 0, 0, 0, longest);
 }

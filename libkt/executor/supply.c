@@ -284,11 +284,22 @@ static void read_ahead(struct kt_supply *supply, int32_t unit)
         kt_read_ahead_want(supply->reader, u->ranges, u->num_ranges, u->tells, &u->resident);
 }
 
+/** What a unit sends, were it in no buffer. */
+static void measure(const struct kt_supply *supply, const struct kt_runner *run, int32_t unit)
+{
+    const struct unit *u = &supply->units[unit];
+    for (int32_t i = 0; !kt_device_is_host(supply->device) && i < u->num_weights; i++)
+        kt_run_copy(run, KT_QUEUE_IN, NULL, NULL,
+                    u->weights[i].data_bytes + u->weights[i].scale_bytes);
+}
+
 kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run, int32_t unit,
                           int32_t then)
 {
-    if (run->tally)
+    if (run->tally) {
+        measure(supply, run, unit);
         return KT_OK;
+    }
     KT_TRY(check_files(supply, unit));
     read_ahead(supply, then);
     if (kt_device_is_host(supply->device))

@@ -92,10 +92,11 @@ static void enter_stage(const struct kt_workspace *w, int32_t index, struct kt_s
     kt_run_order(&stage->run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
 }
 
-void kt_workspace_enter(struct kt_workspace *w, struct kt_pass *pass, enum kt_pass_kind kind)
+void kt_workspace_enter(struct kt_workspace *w, struct kt_executor *ex, struct kt_pass *pass,
+                        enum kt_pass_kind kind, uint64_t adapter)
 {
     pass->kind = kind;
-    pass->stage = &pass->stages[pass->executor->layout.device[0]];
+    pass->stage = &pass->stages[ex->layout.device[0]];
     pass->host.run.tally = NULL;
     pass->host.arena = kt_arena_over(w->crossing.memory, w->crossing.size);
     for (int32_t i = 0; i < pass->num_stages; i++) {
@@ -103,6 +104,6 @@ void kt_workspace_enter(struct kt_workspace *w, struct kt_pass *pass, enum kt_pa
         stage->run.tally = NULL;
         enter_stage(w, i, stage);
         if (pass->lora)
-            kt_site_lora_in(stage->site, &stage->run, pass->lora);
+            kt_site_lora_in(&ex->sites[i], &stage->run, pass->lora, adapter);
     }
 }

@@ -34,8 +34,8 @@ kt_status kt_workspace_reserve(struct kt_workspace *workspace, const struct kt_p
 kt_status kt_workspace_reserve_scratch(const struct kt_pass *measured);
 
 /** Gives the workspace to a pass over the same tokens, and sends the feed and the adapter to
- * devices. */
-void kt_workspace_enter(struct kt_workspace *workspace, struct kt_pass *pass,
-                        enum kt_pass_kind kind);
+ * devices; `adapter` is its fingerprint, 0 = it may have changed. */
+void kt_workspace_enter(struct kt_workspace *workspace, struct kt_executor *executor,
+                        struct kt_pass *pass, enum kt_pass_kind kind, uint64_t adapter);
 
 #endif

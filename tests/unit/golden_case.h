@@ -251,6 +251,23 @@ static inline void golden_check_gradients(const struct golden_case *c, const cha
     }
 }
 
+/** Root of the mean square of all gradients' errors, beside that of PyTorch in bfloat16. */
+static inline double golden_error_beside_torchs(const struct golden_case *c)
+{
+    char name[512];
+    double ours = 0, torchs = 0;
+    for (size_t i = 0; i < kt_lora_num_tensors(c->lora); i++) {
+        kt_lora_tensor t = {.size = sizeof t};
+        ck_assert_ok(c->ctx, kt_lora_get_tensor(c->lora, i, &t));
+        snprintf(name, sizeof name, "bf16_error.grad.%s", t.name);
+        if (!t.has_grad)
+            continue;
+        torchs += pow(golden_number(c, name, 0), 2);
+        ours += pow(golden_error(c, name + strlen("bf16_error."), t.grad), 2);
+    }
+    return sqrt(ours / torchs);
+}
+
 /** What a step of so many tokens takes. */
 static inline kt_plan *golden_plan(const struct golden_case *c, const kt_executor *executor,
                                    size_t tokens, size_t longest, int32_t mode)

@@ -167,6 +167,62 @@ START_TEST(scratch_is_enough)
 }
 END_TEST
 
+static void grows(const struct device_test *s, enum kt_op op, const void *args, uint64_t *before)
+{
+    uint64_t bytes = s->dev->ops->scratch_bytes(s->dev, op, args);
+    ck_assert_uint_ge(bytes, *before);
+    *before = bytes;
+}
+
+/* As many keys as queries where a sequence is trained on, one query where a token is generated. */
+static void attention_grows(const struct device_test *s, kt_compute compute, bool generates)
+{
+    uint64_t before[2] = {0};
+    for (int32_t tokens = 1; tokens < 100000; tokens += 1 + tokens / 5) {
+        int32_t queries[] = {0, generates ? 1 : tokens}, keys[] = {0, tokens};
+        struct kt_attention_args a = {.num_heads = 4,
+                                      .num_kv_heads = 4,
+                                      .qk_dim = 192,
+                                      .v_dim = 128,
+                                      .compute = compute,
+                                      .queries = {1, queries, NULL},
+                                      .keys = {1, keys, NULL}};
+        grows(s, KT_OP_ATTENTION_FORWARD, &a, &before[0]);
+        if (!generates)
+            grows(s, KT_OP_ATTENTION_BACKWARD, &a, &before[1]);
+    }
+}
+
+/* So that what was reserved for many tokens serves fewer. */
+START_TEST(fewer_tokens_take_no_more_scratch)
+{
+    struct device_test s = device_open(device_name(_i), 2, 0);
+    for (int compute = 0; compute < 2; compute++) {
+        uint64_t before[5] = {0};
+        struct kt_view f32 = {NULL, 1, KT_DTYPE_F32};
+        for (int64_t tokens = 1; tokens < 100000; tokens += 1 + tokens / 50) {
+            struct kt_linear_args l = {
+                .weight = {.dtype = KT_DTYPE_BF16, .rows = 1500, .cols = 7168},
+                .compute = (kt_compute)compute,
+                .tokens = tokens,
+                .x = f32,
+                .y = f32};
+            struct kt_gemm_args down = {false, true, tokens, 8, 7168, 1, f32, f32, f32, false};
+            struct kt_gemm_args da = {true, false, 64, 7168, tokens, 1, f32, f32, f32, true};
+            struct kt_gemm_args db = {true, false, 7168, 64, tokens, 1, f32, f32, f32, true};
+            grows(&s, KT_OP_LINEAR_FORWARD, &l, &before[0]);
+            grows(&s, KT_OP_LINEAR_BACKWARD, &l, &before[1]);
+            grows(&s, KT_OP_GEMM, &down, &before[2]);
+            grows(&s, KT_OP_GEMM, &da, &before[3]);
+            grows(&s, KT_OP_GEMM, &db, &before[4]);
+        }
+        attention_grows(&s, (kt_compute)compute, false);
+        attention_grows(&s, (kt_compute)compute, true);
+    }
+    device_close(&s);
+}
+END_TEST
+
 /* -- what the front does ----------------------------------------------------------------------- */
 
 enum { TOKENS = 30, ROWS = 50, COLS = 70 };
@@ -300,10 +356,35 @@ START_TEST(tally_counts_and_runs_nothing)
     ck_assert_uint_eq(tally.operations[KT_OP_ATTENTION_FORWARD], 1);
     ck_assert_uint_eq(tally.operations[KT_OP_ATTENTION_BACKWARD], 1);
     ck_assert_uint_eq(tally.operations[KT_OP_LINEAR_FORWARD], 0);
-    double before = tally.bytes;
+    double before = tally.bytes, seconds = tally.seconds;
     kt_run_copy(&measure, KT_QUEUE_IN, NULL, NULL, 100);
     ck_assert_double_eq(tally.bytes, before + 200);
+    ck_assert_double_eq(tally.seconds, seconds);
+    ck_assert_double_eq(tally.copy_seconds, 100 / s.dev->ops->rates(s.dev, KT_COMPUTE_F32).link);
     device_wait(&s, KT_QUEUE_COMPUTE); /* measuring refuses nothing */
+    device_close(&s);
+}
+END_TEST
+
+/* A product of few tokens takes the time of its weight, one of many that of its multiplications, by
+ * the rate of its compute mode. */
+START_TEST(seconds_are_those_of_the_slower_of_products_and_memory)
+{
+    struct device_test s = device_open(device_name(_i), 2, 0);
+    for (int compute = 0; compute < 2; compute++) {
+        struct kt_rates rates = s.dev->ops->rates(s.dev, (kt_compute)compute);
+        struct kt_linear_args few = {.weight = {.dtype = KT_DTYPE_BF16, .rows = 1000, .cols = 1000},
+                                     .compute = (kt_compute)compute,
+                                     .tokens = 1};
+        struct kt_linear_args many = few;
+        struct kt_tally of_few = {0}, of_many = {0};
+        many.tokens = 100000;
+        kt_run_linear_forward(&(struct kt_runner){s.dev, &of_few}, &few);
+        kt_run_linear_forward(&(struct kt_runner){s.dev, &of_many}, &many);
+        ck_assert_double_eq(of_few.seconds, of_few.bytes / rates.bytes);
+        ck_assert_double_eq(of_many.seconds, of_many.flops / rates.flops);
+        ck_assert_double_eq(of_many.copy_seconds, 0);
+    }
     device_close(&s);
 }
 END_TEST
@@ -433,9 +514,11 @@ int main(void)
     const struct test tests[] = {
         GROUP("device_front", .timeout = 120),
         LOOP(scratch_is_enough, num_devices() * MAX_THREADS),
+        LOOP(fewer_tokens_take_no_more_scratch, num_devices()),
         LOOP(too_little_scratch_is_refused, num_devices()),
         LOOP(unsupported_views_are_refused, num_devices()),
         LOOP(tally_counts_and_runs_nothing, num_devices()),
+        LOOP(seconds_are_those_of_the_slower_of_products_and_memory, num_devices()),
         LOOP(memory_is_aligned_and_copied, num_devices()),
         LOOP(memory_that_is_not_there_is_an_error, num_devices()),
         TEST(devices_of_a_context_have_names_and_scratch_of_their_own),

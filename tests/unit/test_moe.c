@@ -197,7 +197,7 @@ static void run_toy(struct kt_executor *ex, struct toy *toy, float *x, float *y,
         kt_pass_init(&pass, ex, KT_PASS_MEASURE);
         pass.tokens = TOKENS;
         if (run)
-            kt_workspace_enter(&workspace, &pass, KT_PASS_QUIET);
+            kt_workspace_enter(&workspace, ex, &pass, KT_PASS_QUIET, 0);
         kt_pass_begin(&pass, 0, 2);
         ck_assert_int_eq(kt_moe_forward(&pass, &toy->layer, views[0], &none, views[1]), KT_OK);
         ck_assert_int_eq(kt_moe_backward(&pass, &toy->layer, views[0], &none, views[2], views[3]),

@@ -155,12 +155,13 @@ static void choose_splits(struct kt_attend *p)
     p->splits = rows <= ROWS && keys > p->split ? (keys + p->split - 1) / p->split : 1;
 }
 
-/* Parts exist when a sequence has at most one block. */
+/* Parts exist when a sequence has at most one block. Fewer keys may make more of them. */
 static uint64_t parts_bytes(const struct kt_attend *p)
 {
+    int64_t most = kt_min_i64(KT_ATTENTION_MAX_SPLITS + 1, p->longest / KT_ATTENTION_MIN_SPLIT + 1);
     if (p->splits == 1)
         return 0;
-    return (uint64_t)(p->a->queries.num * p->a->num_kv_heads * p->splits) * ROWS *
+    return (uint64_t)(p->a->queries.num * p->a->num_kv_heads * most) * ROWS *
            (uint64_t)(p->a->v_dim + 2) * sizeof(float);
 }
 

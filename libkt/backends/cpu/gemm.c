@@ -326,13 +326,21 @@ static struct product plan(const struct kt_gemm_product *g)
     return p;
 }
 
+/* At least those of a part, which may be larger where there are fewer rows. */
+static uint64_t converted_bytes(const struct product *p)
+{
+    int64_t element = p->kernel->element_size, row = p->part.stride * element;
+    int64_t all = p->m * kt_gemm_row_stride(p->kernel, p->k) * element;
+    return (uint64_t)kt_max_i64(kt_min_i64(all, CONVERTED_BYTES), row);
+}
+
 /* Of what all threads share: behind their own. */
 static uint64_t shared_bytes(const struct product *p)
 {
     if (p->form == ROW_DOTS)
         return p->b.transposed ? 0 : (uint64_t)(p->n * p->k) * sizeof(float);
     if (p->form == CONVERTED)
-        return (uint64_t)(p->part.rows * p->part.stride * p->kernel->element_size);
+        return converted_bytes(p);
     return 0;
 }
 

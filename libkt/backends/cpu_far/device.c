@@ -23,6 +23,11 @@ void kt_cpu_far_seed(struct kt_device *dev, uint64_t seed)
     kt_far(dev)->drawn = 0;
 }
 
+void kt_cpu_far_prefer_bf16(struct kt_device *dev)
+{
+    kt_far(dev)->bf16 = true;
+}
+
 static kt_status far_alloc(struct kt_device *dev, enum kt_memory kind, uint64_t bytes,
                            const char *what, void **out)
 {
@@ -57,14 +62,30 @@ static void far_free(struct kt_device *dev, enum kt_memory kind, void *memory)
 
 static uint64_t far_scratch_bytes(const struct kt_device *dev, enum kt_op op, const void *args)
 {
-    const struct kt_device *inner = ((const struct kt_far_device *)dev)->inner;
-    return inner->ops->scratch_bytes(inner, op, args);
+    return kt_far_scratch_bytes((const struct kt_far_device *)dev, op, args);
 }
 
 static bool far_supports(const struct kt_device *dev, enum kt_op op, const void *args)
 {
+    const struct kt_far_device *far = (const struct kt_far_device *)dev;
+    union kt_far_args wide;
+    if (!far->bf16 || !kt_far_widens(op, args))
+        return far->inner->ops->supports(far->inner, op, args);
+    memcpy(&wide, args, kt_op_args_size(op));
+    kt_far_widen_types(op, &wide);
+    return far->inner->ops->supports(far->inner, op, &wide);
+}
+
+static kt_dtype far_prefers(const struct kt_device *dev, kt_compute compute)
+{
+    bool bf16 = ((const struct kt_far_device *)dev)->bf16 && compute == KT_COMPUTE_BF16;
+    return bf16 ? KT_DTYPE_BF16 : KT_DTYPE_F32;
+}
+
+static struct kt_rates far_rates(const struct kt_device *dev, kt_compute compute)
+{
     const struct kt_device *inner = ((const struct kt_far_device *)dev)->inner;
-    return inner->ops->supports(inner, op, args);
+    return inner->ops->rates(inner, compute);
 }
 
 /* Memory that was not freed stays, and is counted: a test finds it. */
@@ -87,6 +108,8 @@ static const struct kt_device_ops far_ops = {
     .free = far_free,
     .scratch_bytes = far_scratch_bytes,
     .supports = far_supports,
+    .prefers = far_prefers,
+    .rates = far_rates,
     .copy = kt_far_copy,
     .mark = kt_far_mark,
     .wait = kt_far_wait,

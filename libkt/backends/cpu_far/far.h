@@ -18,6 +18,10 @@
 /** Opens the device. Errors: OUT_OF_MEMORY (also when threads or addresses are refused). */
 kt_status kt_cpu_far_open(kt_context *ctx, const char *name, struct kt_device **out);
 
+/** From now on it prefers and takes activations in bfloat16 where it computes in bfloat16, as a GPU
+ * does. A new device does not. */
+void kt_cpu_far_prefer_bf16(struct kt_device *dev);
+
 /** What work runs early is drawn from this seed from now on; 0 = none does, so that everything
  * happens when it is waited for, never before. A new device has 1. */
 void kt_cpu_far_seed(struct kt_device *dev, uint64_t seed);
@@ -91,6 +95,7 @@ struct kt_far_device {
     struct kt_device *inner; /**< the CPU */
     char failure[256];       /**< the first; host's thread alone */
     uint64_t seed, drawn;
+    bool bf16; /**< see kt_cpu_far_prefer_bf16 */
     struct kt_far_addresses addresses;
 
     pthread_mutex_t lock; /**< of everything below */
@@ -125,13 +130,37 @@ bool kt_far_is_reserved(const struct kt_far_addresses *a, const void *address);
 /* operands.c */
 enum { KT_FAR_OPERANDS = 14 };
 
+/** Where an operand's elements are, from its address on. */
+struct kt_far_extent {
+    int64_t rows, ld;      /**< rows, and elements between two */
+    int64_t parts, stride; /**< pieces of a row, and elements between two */
+    int64_t cols;          /**< elements of a piece */
+    int64_t element;       /**< bytes of one */
+};
+
+/** Bytes from the first element to behind the last; 0 = the operand is not used. */
+uint64_t kt_far_extent_bytes(const struct kt_far_extent *extent);
+
 struct kt_far_operand {
-    const char *name;                    /**< NULL ends a list */
-    size_t offset;                       /**< of its address in the arguments */
-    uint64_t (*bytes)(const void *args); /**< from its address on; 0 = it is not used */
+    const char *name; /**< NULL ends a list */
+    size_t offset;    /**< of its address in the arguments */
+    struct kt_far_extent (*extent)(const void *args);
+    enum { KT_FAR_ARRAY, KT_FAR_READ, KT_FAR_WRITTEN } kind; /**< the last two are views */
 };
 
 extern const struct kt_far_operand kt_far_operands[KT_OPS][KT_FAR_OPERANDS];
+
+/* widen.c: operations on views in bfloat16. Their operands are widened into scratch behind that of
+ * the CPU, which computes, and what it wrote is rounded. */
+
+/** Whether a view of the operation is bfloat16 and the CPU takes none. */
+bool kt_far_widens(enum kt_op op, const void *args);
+/** Makes all views float32. */
+void kt_far_widen_types(enum kt_op op, void *args);
+/** What the CPU takes, and the widened operands. */
+uint64_t kt_far_scratch_bytes(const struct kt_far_device *far, enum kt_op op, const void *args);
+/** Runs an operation whose addresses are real. */
+void kt_far_compute(const struct kt_far_device *far, const struct kt_far_job *job);
 
 /* operations.c */
 extern const kt_op_fn kt_far_run[KT_OPS];

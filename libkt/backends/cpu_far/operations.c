@@ -41,7 +41,8 @@ static bool translate_operands(struct kt_far_device *far, enum kt_op op, const v
                                union kt_far_args *real)
 {
     for (const struct kt_far_operand *o = kt_far_operands[op]; o->name; o++) {
-        uint64_t bytes = o->bytes(args);
+        struct kt_far_extent extent = o->extent(args);
+        uint64_t bytes = kt_far_extent_bytes(&extent);
         void *address;
         if (!bytes) /* nobody follows it */
             continue;

@@ -35,7 +35,7 @@ static void run_job(struct kt_far_device *far, const struct kt_far_job *job)
     if (job->kind == KT_FAR_COPY)
         memcpy(job->to, job->from, job->bytes);
     else
-        far->inner->ops->run[job->op](far->inner, &job->args, job->scratch);
+        kt_far_compute(far, job);
     pthread_mutex_unlock(&far->running);
 }
 

@@ -43,12 +43,46 @@ static void cuda_close(struct kt_device *dev)
     free(cuda);
 }
 
+static kt_dtype cuda_prefers(const struct kt_device *dev, kt_compute compute)
+{
+    (void)dev;
+    return compute == KT_COMPUTE_BF16 ? KT_DTYPE_BF16 : KT_DTYPE_F32;
+}
+
+/* Dense multiply-adds of a multiprocessor in a cycle. */
+static double products_a_cycle(int major, int minor, kt_compute compute)
+{
+    if (compute == KT_COMPUTE_F32)
+        return major == 8 && minor == 0 ? 64 : 128;
+    if (major == 9 || major == 10)
+        return 2048;
+    return major == 8 && minor == 0 ? 1024 : 512;
+}
+
+/* Half of what the clocks promise, and the link that such cards come with. */
+static struct kt_rates cuda_rates(const struct kt_device *dev, kt_compute compute)
+{
+    const struct kt_cuda_device *cuda = (const struct kt_cuda_device *)dev;
+    const enum cudaDeviceAttr attributes[] = {
+        cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor, cudaDevAttrClockRate,
+        cudaDevAttrMemoryClockRate, cudaDevAttrGlobalMemoryBusWidth};
+    int of[5] = {0};
+    for (int i = 0; i < 5; i++)
+        cudaDeviceGetAttribute(&of[i], attributes[i], cuda->index);
+    double cycles = 1e3 * of[2] * cuda->num_sms; /* kHz */
+    return (struct kt_rates){.flops = cycles * products_a_cycle(of[0], of[1], compute),
+                             .bytes = 0.5 * 2 * 1e3 * of[3] * of[4] / 8,
+                             .link = of[0] >= 9 ? 50e9 : 24e9};
+}
+
 static const struct kt_device_ops cuda_ops = {
     .abi = KT_BACKEND_ABI,
     .alloc = kt_cuda_alloc,
     .free = kt_cuda_free,
     .scratch_bytes = kt_cuda_scratch_bytes,
     .supports = kt_cuda_supports,
+    .prefers = cuda_prefers,
+    .rates = cuda_rates,
     .copy = kt_cuda_copy,
     .pin = kt_cuda_pin,
     .unpin = kt_cuda_unpin,

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Memory of the steps of a size, before the first of them. */
+#include "core/context.h"
+#include "executor/trial.h"
+
+/** Room for the small arrays of any step of up to so many tokens. */
+static kt_status reserve_arrays(struct kt_executor *ex, int64_t tokens)
+{
+    int64_t padding = kt_executor_runs_padding(ex) ? tokens : 0;
+    struct kt_feed_sizes sizes = kt_step_feed_sizes(ex, tokens, tokens, tokens, tokens, padding);
+    KT_TRY(kt_workspace_feed(&ex->workspace, ex, &sizes));
+    KT_TRY(kt_executor_reserve_tokens(ex, (size_t)tokens));
+    return kt_targets_all(ex->ctx, &ex->step.targets, tokens);
+}
+
+static kt_status reserve_tables(struct kt_executor *ex, int64_t tokens)
+{
+    const struct kt_feed *feed = &ex->workspace.feed;
+    if (kt_rotary_by_length(ex->model))
+        return KT_OK;
+    return kt_rotary_rows(&ex->rotary, ex->model, 0, 0, tokens, feed->cos, feed->sin);
+}
+
+/** `longest` 0 = one sequence with padding behind it. */
+static kt_status reserve_step(struct kt_executor *ex, size_t tokens, size_t longest)
+{
+    struct kt_trial t;
+    kt_status status = longest ? kt_trial_measure(ex, tokens, longest, KT_FORWARD_TRAIN, &t)
+                               : kt_trial_measure_padded(ex, tokens, &t);
+    if (status == KT_OK)
+        status = kt_step_reserve(ex, &t.step, t.tokens);
+    kt_trial_free(&t);
+    return status;
+}
+
+/** Operations take the most scratch for many tokens, in one sequence or in as many as there are;
+ * but an experts backend may leave few tokens to another one. */
+static kt_status reserve_steps(struct kt_executor *ex, size_t tokens)
+{
+    KT_TRY(reserve_step(ex, tokens, tokens));
+    KT_TRY(reserve_step(ex, tokens, 1));
+    if (tokens > 1 && kt_executor_runs_padding(ex))
+        KT_TRY(reserve_step(ex, tokens, 0));
+    return reserve_step(ex, 1, 1);
+}
+
+kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
+{
+    KT_ENTER(ex, "executor");
+    KT_TRY(kt_trial_check(ex, num_tokens, 0));
+    ex->step.batch = NULL;
+    KT_TRY(reserve_arrays(ex, (int64_t)num_tokens));
+    KT_TRY(reserve_steps(ex, num_tokens));
+    KT_TRY(reserve_tables(ex, (int64_t)num_tokens));
+    if (ex->reserved_tokens < (int64_t)num_tokens)
+        ex->reserved_tokens = (int64_t)num_tokens;
+    return KT_OK;
+}
