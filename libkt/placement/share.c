@@ -23,22 +23,34 @@ static int32_t sort(const struct kt_share_cost *costs, int32_t num_experts, int3
     return num;
 }
 
-void kt_share_choose(const struct kt_share_cost *costs, int32_t num_experts, int32_t *order,
-                     uint8_t *on_device)
+/** Costs are rough: a device that would end so many times later alone does all of it. */
+static const double worth_it = 1.15;
+
+static double later(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+void kt_share_choose(const struct kt_share_cost *costs, int32_t num_experts, double host_fixed,
+                     int32_t *order, uint8_t *on_device)
 {
     int32_t num = sort(costs, num_experts, order);
-    double host = 0, device = 0;
-    for (int32_t i = 0; i < num; i++)
+    double host = host_fixed, device = 0, alone = 0;
+    for (int32_t i = 0; i < num; i++) {
         host += costs[order[i]].host;
+        alone += costs[order[i]].device;
+    }
     for (int32_t e = 0; e < num_experts; e++)
         on_device[e] = 0;
     for (int32_t i = 0; i < num; i++) {
         const struct kt_share_cost *cost = &costs[order[i]];
         double with = device + cost->device, without = host - cost->host;
-        if ((with > without ? with : without) >= (device > host ? device : host))
+        if (later(with, without) >= later(device, host))
             continue;
         on_device[order[i]] = 1;
         device = with;
         host = without;
     }
+    for (int32_t i = 0; i < num && alone <= worth_it * later(device, host); i++)
+        on_device[order[i]] = 1;
 }

@@ -14,8 +14,10 @@ struct kt_share_cost {
 };
 
 /** on_device[e] = 1 for the experts that the device computes. Those that gain most by it go first;
- * experts without any cost stay on the host. `order` is memory for [num_experts]. */
-void kt_share_choose(const struct kt_share_cost *costs, int32_t num_experts, int32_t *order,
-                     uint8_t *on_device);
+ * experts without any cost stay on the host, unless all go to the device, where a host that
+ * computes at all spends `host_fixed` seconds beside its experts. `order` is memory for
+ * [num_experts]. */
+void kt_share_choose(const struct kt_share_cost *costs, int32_t num_experts, double host_fixed,
+                     int32_t *order, uint8_t *on_device);
 
 #endif
