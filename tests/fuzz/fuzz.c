@@ -2,7 +2,6 @@
 #include "fuzz.h"
 
 #include <dirent.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -20,24 +19,8 @@ static void finish(void)
     rmdir(folder);
 }
 
-/* What jansson writes, MemorySanitizer does not see: its memory counts as written from the start.
- */
-#if defined(__has_feature)
-#if __has_feature(memory_sanitizer)
-static void *alloc_written(size_t size)
-{
-    return calloc(1, size);
-}
-#define FUZZ_JSON_ALLOC alloc_written
-#endif
-#endif
-#ifndef FUZZ_JSON_ALLOC
-#define FUZZ_JSON_ALLOC malloc
-#endif
-
 static void start(void)
 {
-    json_set_alloc_funcs(FUZZ_JSON_ALLOC, free);
     kt_context_options options;
     kt_context_options_init(&options, sizeof options);
     options.num_threads = 1;
