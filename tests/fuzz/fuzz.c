@@ -77,10 +77,10 @@ const char *fuzz_file(const char *name, const void *data, size_t size)
 
 const kt_tokenizer *fuzz_tokenizer(const char *name)
 {
-    const char *folder = getenv("KT_FUZZ_TEXT");
+    const char *texts = getenv("KT_FUZZ_TEXT");
     char path[4096];
     kt_tokenizer *tokenizer;
-    snprintf(path, sizeof path, "%s/%s", folder ? folder : KT_REFERENCE_DIR "/text", name);
+    snprintf(path, sizeof path, "%s/%s", texts ? texts : KT_REFERENCE_DIR "/text", name);
     fuzz_expect(kt_tokenizer_load(fuzz_context(), path, &tokenizer) == KT_OK,
                 kt_last_error(fuzz_context()));
     return tokenizer;
