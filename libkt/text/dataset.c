@@ -144,9 +144,8 @@ static kt_status add_once(struct loader *l, const char *name, json_t *seen)
 {
     if (json_object_get(seen, name))
         return KT_OK;
-    if (json_object_set_new(seen, name, json_true()) != 0)
-        return kt_fail(l->ctx, KT_ERROR_NOT_FOUND, "%s: has no dataset \"%s\"", l->folder_info,
-                       name);
+    if (json_object_set_new_nocheck(seen, name, json_true()) != 0)
+        return kt_fail_memory(l->ctx, strlen(name), "the names of datasets");
     return add_dataset(l, name);
 }
 
