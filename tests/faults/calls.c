@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <ftw.h>
 #include <kt/kt.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,6 +196,7 @@ static kt_status train_steps(kt_context *ctx, struct training *t)
 }
 
 static double last_loss;
+static uint64_t written, wanted_bytes; /* hashes; by the run without a fault */
 
 static kt_status train(kt_context *ctx)
 {
@@ -288,6 +290,29 @@ static int count_unfinished(const char *path, const struct stat *st, int flag, s
     return length > 4 && strcmp(path + length - 4, ".tmp") == 0;
 }
 
+static uint64_t all_bytes;
+
+static int add_bytes(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    uint64_t hash = 0xcbf29ce484222325;
+    FILE *file = flag == FTW_F ? fopen(path, "rb") : NULL;
+    (void)st, (void)ftw;
+    for (int c; file && (c = getc(file)) != EOF;)
+        hash = (hash ^ (uint64_t)c) * 0x100000001b3;
+    if (file)
+        fclose(file);
+    all_bytes += file ? hash : 0;
+    return 0;
+}
+
+/* Of all files in the folder, whatever their order. */
+static uint64_t hash_folder(void)
+{
+    all_bytes = 0;
+    nftw(folder, add_bytes, 16, FTW_PHYS);
+    return all_bytes;
+}
+
 /* Whether what is in the folder can be gone on from. */
 static bool is_whole(kt_context *ctx, const struct walk *walk)
 {
@@ -328,6 +353,9 @@ static bool run(enum fault_kind kind, const struct walk *walk, long at, long *to
         status = walk->run(ctx);
     *total = fault_end();
     bool well = true;
+    written = hash_folder();
+    if (status == KT_OK && wanted_bytes && written != wanted_bytes)
+        well = told("other files", at, ctx);
     if (status != KT_OK && !*kt_last_error(ctx))
         well = told("no sentence", at, ctx);
     if (!fits(kind, status))
@@ -338,6 +366,8 @@ static bool run(enum fault_kind kind, const struct walk *walk, long at, long *to
     options.num_threads = 1;
     if (kt_context_create(&options, &ctx) != KT_OK || !is_whole(ctx, walk))
         well = told("cannot go on", at, ctx);
+    if (walk->run == convert && wanted_bytes && hash_folder() != wanted_bytes)
+        well = told("goes on to other files", at, ctx);
     kt_context_free(ctx);
     if (__lsan_do_recoverable_leak_check && __lsan_do_recoverable_leak_check())
         well = told("leaks", at, NULL);
@@ -350,6 +380,7 @@ static int try_all(enum fault_kind kind, const struct walk *walk, long every, lo
     if (!run(kind, walk, 0, &total))
         return 1;
     double loss = last_loss;
+    wanted_bytes = written;
     for (long n = first; n <= total; n += every, tried++) {
         int status = 0;
         pid_t child = fork();
