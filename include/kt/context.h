@@ -24,6 +24,20 @@
  * threads, or made while another context of the process holds the cores, binds them to the cores
  * of their NUMA node, which with one node leaves them free.
  *
+ * Memory. What grows with model, adapter, step or data is counted, and memory_limit is for it:
+ * weights that a GGUF file's are rebuilt to, the adapter with its gradients, the optimizer's
+ * moments, activations, caches and work space, the tokens of datasets, what a conversion holds.
+ * Not counted are
+ *  - pages of mapped checkpoint files, which the system takes back when it needs them;
+ *  - names, shapes and lists: less than 1 KiB for each tensor of a checkpoint or an adapter;
+ *  - tokenizers, rules, and a dataset's entries while they are read. Reading a file may take as
+ *    much as the limit leaves, or without one 64 MiB and 24 bytes for each byte of the file;
+ *  - of the largest step, 36 bytes a token (the batch, its targets and log-probabilities), and
+ *    tables of rotary embeddings of up to 6 bytes for each position and rotated dimension;
+ *  - of a generator, 16 bytes an entry of the vocabulary and 6 bytes a token;
+ *  - texts and arrays given to the host, stacks of threads, and 1 MiB or so in other libraries
+ *    while a file is compressed.
+ *
  * fork(): the child has none of the threads. It must neither use nor free what its parent made; it
  * may make contexts of its own. */
 #ifndef KT_CONTEXT_H
@@ -78,9 +92,8 @@ typedef struct kt_context_options {
     kt_progress_callback progress; /**< NULL = none */
     kt_cancel_callback cancel;     /**< NULL = never cancel */
     void *user;                    /**< passed to these three; see kt_context_set_log */
-    uint64_t memory_limit;   /**< bytes of host memory that libkt may allocate for tensors; 0 = no
-                                limit   of its own. Small structures, texts and what is read from JSON
-                                and YAML   do not count */
+    uint64_t memory_limit;   /**< bytes of host memory that libkt may allocate for what is counted;
+                                see "Memory" above. 0 = no limit of its own */
     int32_t pin_threads;     /**< 1 (default) = bind threads to cores or NUMA nodes; 0 = leave them
                                 where the system puts them */
     kt_alloc_callback alloc; /**< where the memory that memory_limit counts comes from; NULL = the C

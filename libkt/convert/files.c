@@ -137,70 +137,95 @@ static unsigned quantised_dtypes(const struct kt_converter *c)
     return dtypes;
 }
 
-/* Modules whose matrices stay as they are: other programs want to be told. */
+/* Modules whose matrices stay as they are: other programs want to be told. NULL when memory is out.
+ */
 static json_t *kept_modules(const struct kt_converter *c)
 {
     const struct kt_checkpoint *checkpoint = c->model->checkpoint;
     json_t *names = json_array();
+    int failed = 0;
     for (size_t i = 0; i < checkpoint->num_tensors; i++) {
         const struct kt_tensor *t = &checkpoint->tensors[i];
         if (t->ndim == 2 && ends_with(t->name, ".weight") && !kt_convert_is_chosen(c, t) &&
             !kt_convert_is_quantised(c, t))
-            json_array_append_new(names, json_stringn(t->name, strlen(t->name) - 7));
+            failed |= json_array_append_new(names, json_stringn(t->name, strlen(t->name) - 7));
     }
-    return names;
+    if (!failed)
+        return names;
+    json_decref(names);
+    return NULL;
 }
 
-/* NULL when nothing is quantised. */
-static json_t *quantization_config(const struct kt_converter *c)
+/* NULL when memory is out. */
+static json_t *quantization_config(const struct kt_converter *c, unsigned dtypes)
 {
     const struct kt_quantization *q = &c->model->config.quantization;
-    unsigned dtypes = quantised_dtypes(c), f8 = 1u << KT_DTYPE_F8_E4M3, i4 = 1u << KT_DTYPE_I4;
+    unsigned f8 = 1u << KT_DTYPE_F8_E4M3, i4 = 1u << KT_DTYPE_I4;
     bool copied = q->block_rows && c->to != KT_DTYPE_F8_E4M3;
     json_t *sizes = json_pack("[i, i]", copied ? q->block_rows : KT_CONVERT_BLOCK,
                               copied ? q->block_cols : KT_CONVERT_BLOCK);
-    json_t *object = NULL;
-    if (dtypes == f8) {
-        object = json_pack("{s:s, s:s, s:O, s:s, s:o}", "quant_method", "fp8", "fmt", "e4m3",
-                           "weight_block_size", sizes, "activation_scheme", "dynamic",
-                           "modules_to_not_convert", kept_modules(c));
-    } else if (dtypes) {
-        object = json_pack("{s:s, s:i}", "quant_method", "kt", "bits", dtypes & i4 ? 4 : 8);
-        int32_t group = c->to == KT_DTYPE_I4 ? KT_CONVERT_BLOCK : q->group_size;
-        if (dtypes & i4)
-            json_object_set_new(object, "group_size", json_integer(group));
-        if (dtypes & f8)
-            json_object_set(object, "weight_block_size", sizes);
-    }
+    if (dtypes == f8)
+        return json_pack("{s:s, s:s, s:o, s:s, s:o}", "quant_method", "fp8", "fmt", "e4m3",
+                         "weight_block_size", sizes, "activation_scheme", "dynamic",
+                         "modules_to_not_convert", kept_modules(c));
+    int32_t group = c->to == KT_DTYPE_I4 ? KT_CONVERT_BLOCK : q->group_size;
+    json_t *object = json_pack("{s:s, s:i}", "quant_method", "kt", "bits", dtypes & i4 ? 4 : 8);
+    int failed = !object || !sizes;
+    if (dtypes & i4)
+        failed |= json_object_set_new(object, "group_size", json_integer(group));
+    if (dtypes & f8)
+        failed |= json_object_set(object, "weight_block_size", sizes);
     json_decref(sizes);
-    return object;
+    if (!failed)
+        return object;
+    json_decref(object);
+    return NULL;
 }
 
-/* The dtype in which other programs load a checkpoint that is not quantised. */
-static void set_plain_dtype(const struct kt_converter *c, json_t *config)
+/* The dtype in which other programs load a checkpoint that is not quantised. False when memory is
+ * out. */
+static bool set_plain_dtype(const struct kt_converter *c, json_t *config)
 {
     static const char *const keys[] = {"torch_dtype", "dtype"};
+    const char *name = c->to == KT_DTYPE_F32 ? "float32" : "bfloat16";
+    int failed = 0;
     if (c->experts_only || kt_scale_suffix(c->to))
-        return;
+        return true;
     for (int i = 0; i < 2; i++)
         if (json_object_get(config, keys[i]))
-            json_object_set_new(config, keys[i],
-                                json_string(c->to == KT_DTYPE_F32 ? "float32" : "bfloat16"));
+            failed |= json_object_set_new(config, keys[i], json_string(name));
+    return !failed;
 }
 
-/* The fewest digits that keep every number of the file. */
-static size_t real_precision(const json_t *json)
+static bool set_quantization(const struct kt_converter *c, json_t *config)
 {
-    for (size_t digits = 15; digits < 17; digits++) {
-        char *text = json_dumps(json, JSON_REAL_PRECISION(digits));
-        json_t *back = text ? json_loads(text, 0, NULL) : NULL;
-        bool same = back && json_equal(json, back);
+    unsigned dtypes = quantised_dtypes(c);
+    if (dtypes)
+        return json_object_set_new(config, "quantization_config", quantization_config(c, dtypes)) ==
+               0;
+    json_object_del(config, "quantization_config");
+    return true;
+}
+
+/* Writes config.json with the fewest digits that keep every number of it. */
+static kt_status write_config(const struct kt_converter *c, const json_t *config)
+{
+    bool same = false;
+    size_t digits = 14;
+    while (!same && ++digits < 17) {
+        char *text = NULL;
+        json_t *back = NULL;
+        kt_status status =
+            kt_json_encode(c->ctx, "config.json", config, JSON_REAL_PRECISION(digits), &text);
+        if (status == KT_OK)
+            status =
+                kt_json_parse(c->ctx, "config.json", 1, text, strlen(text), KT_JSON_STRICT, &back);
+        same = status == KT_OK && json_equal(config, back);
         json_decref(back);
         free(text);
-        if (same)
-            return JSON_REAL_PRECISION(digits);
+        KT_TRY(status);
     }
-    return JSON_REAL_PRECISION(17);
+    return write_json(c, "config.json", config, JSON_REAL_PRECISION(digits));
 }
 
 kt_status kt_convert_write_config(const struct kt_converter *c)
@@ -213,13 +238,9 @@ kt_status kt_convert_write_config(const struct kt_converter *c)
     free(path);
     if (status != KT_OK)
         return status;
-    json_t *quantization = quantization_config(c);
-    if (quantization)
-        json_object_set_new(config, "quantization_config", quantization);
-    else
-        json_object_del(config, "quantization_config");
-    set_plain_dtype(c, config);
-    status = write_json(c, "config.json", config, real_precision(config));
+    status = set_quantization(c, config) && set_plain_dtype(c, config)
+                 ? write_config(c, config)
+                 : kt_fail_memory(c->ctx, 0, "config.json");
     json_decref(config);
     return status;
 }

@@ -15,6 +15,7 @@
 #include "core/context.h"
 #include "formats/file.h"
 #include "formats/json.h"
+#include "text/utf8.h"
 #include "formats/mapped_file.h"
 
 static const char record_name[] = "kt_convert.json";
@@ -25,36 +26,43 @@ static kt_status failed(const struct kt_converter *c)
                    errno == ENOENT ? "; create the folder above it first" : "");
 }
 
-/* Changes when another file takes the place of a shard. */
+/* Changes when another file takes the place of a shard. NULL when memory is out. */
 static json_t *describe_files(const struct kt_checkpoint *checkpoint)
 {
     json_t *files = json_object();
+    int failed = 0;
     for (size_t i = 0; i < checkpoint->num_files; i++) {
         struct stat info = {0};
         const char *path = checkpoint->files[i].path;
         (void)stat(path, &info);
-        json_object_set_new(files, strrchr(path, '/') + 1,
-                            json_pack("[I, I, I]", (json_int_t)info.st_size,
-                                      (json_int_t)info.st_mtim.tv_sec,
-                                      (json_int_t)info.st_mtim.tv_nsec));
+        failed |= json_object_set_new(files, strrchr(path, '/') + 1,
+                                      json_pack("[I, I, I]", (json_int_t)info.st_size,
+                                                (json_int_t)info.st_mtim.tv_sec,
+                                                (json_int_t)info.st_mtim.tv_nsec));
     }
-    return files;
+    if (!failed)
+        return files;
+    json_decref(files);
+    return NULL;
 }
 
 static kt_status make_record(const struct kt_converter *c, char **text)
 {
     char *source = realpath(c->model->path, NULL);
+    if (!source && errno == ENOMEM)
+        return kt_fail_memory(c->ctx, 0, "a file name");
     if (!source)
         return kt_fail(c->ctx, KT_ERROR_IO, "%s: %s", c->model->path, strerror(errno));
-    json_t *name = json_string(source);
-    free(source);
-    if (!name)
+    if (!kt_utf8_is_valid(source, strlen(source))) {
+        free(source);
         return kt_fail(c->ctx, KT_ERROR_INVALID_ARGUMENT,
                        "%s: the full path of the checkpoint is not UTF-8; rename its folders",
                        c->model->path);
-    json_t *record = json_pack("{s:o, s:s, s:b, s:i, s:o}", "source", name, "to",
+    }
+    json_t *record = json_pack("{s:s, s:s, s:b, s:i, s:o}", "source", source, "to",
                                kt_dtype_name(c->to), "experts_only", c->experts_only, "libkt",
                                (int)kt_version(), "files", describe_files(c->model->checkpoint));
+    free(source);
     if (!record)
         return kt_fail_memory(c->ctx, 0, record_name);
     kt_status status =

@@ -178,6 +178,7 @@ kt_status kt_json_parse(kt_context *ctx, const char *path, size_t first_line, co
 struct text {
     char *data;
     size_t count, capacity;
+    bool failed; /* jansson goes on after a key that could not be written */
 };
 
 static int append(const char *more, size_t count, void *user)
@@ -186,8 +187,10 @@ static int append(const char *more, size_t count, void *user)
     if (text->capacity - text->count <= count) {
         size_t capacity = 2 * text->capacity + count + 256;
         char *grown = realloc(text->data, capacity);
-        if (!grown)
+        if (!grown) {
+            text->failed = true;
             return -1;
+        }
         text->data = grown;
         text->capacity = capacity;
     }
@@ -203,7 +206,7 @@ kt_status kt_json_encode(kt_context *ctx, const char *path, const json_t *json, 
 {
     struct text all = {0};
     *text = NULL;
-    if (json_dump_callback(json, append, &all, flags) != 0 || !all.data) {
+    if (json_dump_callback(json, append, &all, flags) != 0 || all.failed || !all.data) {
         free(all.data);
         return kt_fail_memory(ctx, 0, path);
     }

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include "core/context.h"
 #include "formats/atomic_file.h"
@@ -39,6 +40,8 @@ static kt_status put_frame(struct writer *w, const struct kt_section *section)
     do {
         ZSTD_outBuffer out = {w->out, ZSTD_CStreamOutSize(), 0};
         left = ZSTD_compressStream2(w->zstd, &out, &in, ZSTD_e_end);
+        if (ZSTD_getErrorCode(left) == ZSTD_error_memory_allocation)
+            return kt_fail_memory(w->ctx, section->bytes, "zstd");
         if (ZSTD_isError(left))
             return kt_fail(w->ctx, KT_ERROR_INTERNAL, "zstd cannot compress section %s: %s",
                            section->name, ZSTD_getErrorName(left));

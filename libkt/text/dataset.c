@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "core/context.h"
+#include "core/memory.h"
 #include "core/random.h"
 #include "formats/file.h"
 
@@ -12,7 +13,8 @@
 
 struct kt_dataset {
     KT_HANDLE;
-    struct kt_ids ids, labels;
+    struct kt_ids ids, labels;       /* while it is read */
+    int32_t *kept_ids, *kept_labels; /* then */
     /* Every entry that was read, those dropped included: LLaMA-Factory splits before it drops. */
     struct row {
         size_t begin, length;
@@ -43,6 +45,8 @@ static void destroy(void *handle)
     kt_dataset *d = handle;
     free(d->ids.data);
     free(d->labels.data);
+    kt_buffer_free(d->ctx, d->kept_ids);
+    kt_buffer_free(d->ctx, d->kept_labels);
     free(d->rows);
     free(d->examples);
 }
@@ -140,9 +144,8 @@ static kt_status add_once(struct loader *l, const char *name, json_t *seen)
 {
     if (json_object_get(seen, name))
         return KT_OK;
-    if (json_object_set_new(seen, name, json_true()) != 0)
-        return kt_fail(l->ctx, KT_ERROR_NOT_FOUND, "%s: has no dataset \"%s\"", l->folder_info,
-                       name);
+    if (json_object_set_new_nocheck(seen, name, json_true()) != 0)
+        return kt_fail_memory(l->ctx, strlen(name), "the names of datasets");
     return add_dataset(l, name);
 }
 
@@ -206,13 +209,31 @@ static kt_status list_examples(kt_dataset *d)
     size_t *examples = malloc((d->num_rows + 1) * sizeof *examples);
     if (!examples)
         return kt_fail_memory(d->ctx, d->num_rows * sizeof *examples, "a dataset");
-    free(d->examples);
     d->examples = examples;
-    d->num_examples = 0;
     for (size_t i = 0; i < d->num_rows; i++)
         if (!d->rows[i].dropped)
             examples[d->num_examples++] = i;
     return KT_OK;
+}
+
+/* Into memory that counts for the limit. */
+static kt_status keep(kt_context *ctx, struct kt_ids *ids, int32_t **kept)
+{
+    void *buffer;
+    KT_TRY(kt_buffer_alloc(ctx, ids->count, sizeof **kept, "the tokens of a dataset", &buffer));
+    if (ids->count)
+        memcpy(buffer, ids->data, ids->count * sizeof **kept);
+    free(ids->data);
+    *ids = (struct kt_ids){0};
+    *kept = buffer;
+    return KT_OK;
+}
+
+static kt_status finish(kt_dataset *d)
+{
+    KT_TRY(list_examples(d));
+    KT_TRY(keep(d->ctx, &d->ids, &d->kept_ids));
+    return keep(d->ctx, &d->labels, &d->kept_labels);
 }
 
 kt_status kt_dataset_load(kt_context *ctx, const kt_tokenizer *tokenizer,
@@ -231,7 +252,7 @@ kt_status kt_dataset_load(kt_context *ctx, const kt_tokenizer *tokenizer,
     struct loader l = {.ctx = ctx, .options = &options, .out = d};
     kt_status status = load(&l, tokenizer);
     if (status == KT_OK)
-        status = list_examples(d);
+        status = finish(d);
     kt_chat_close(&l.chat);
     json_decref(l.info);
     free(l.folder_info);
@@ -254,8 +275,8 @@ kt_status kt_dataset_get(const kt_dataset *d, size_t index, kt_example *example)
         return kt_fail(d->ctx, KT_ERROR_INVALID_ARGUMENT, "example %zu of %zu does not exist",
                        index, d->num_examples);
     const struct row *row = &d->rows[d->examples[index]];
-    kt_example found = {.input_ids = d->ids.data + row->begin,
-                        .labels = d->labels.data + row->begin,
+    kt_example found = {.input_ids = d->kept_ids + row->begin,
+                        .labels = d->kept_labels + row->begin,
                         .length = row->length};
     return kt_give(d->ctx, example, &found, KT_SIZED(kt_example));
 }
@@ -279,12 +300,12 @@ static kt_status take_rows(const kt_dataset *from, const uint64_t *rows, size_t 
     bool ok = kt_grow((void **)&to->rows, &to->rows_capacity, count, sizeof *to->rows);
     for (size_t i = 0; i < count && ok; i++) {
         struct row row = from->rows[rows[i]];
-        ok = kt_ids_append(&to->ids, from->ids.data + row.begin, row.length) &&
-             kt_ids_append(&to->labels, from->labels.data + row.begin, row.length);
+        ok = kt_ids_append(&to->ids, from->kept_ids + row.begin, row.length) &&
+             kt_ids_append(&to->labels, from->kept_labels + row.begin, row.length);
         row.begin = to->ids.count - row.length;
         to->rows[to->num_rows++] = row;
     }
-    return ok ? list_examples(to) : kt_fail_memory(from->ctx, from->ids.count * 8, "a dataset");
+    return ok ? finish(to) : kt_fail_memory(from->ctx, count * sizeof *to->rows, "a dataset");
 }
 
 static kt_status split(const kt_dataset *d, size_t num_test, uint64_t seed, kt_dataset *train,

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include <jansson.h>
 #include <kt/kt.h>
 
 #include "app.h"
@@ -73,8 +75,15 @@ static int run(int argc, char **argv)
     return c->run(argc - 2, argv + 2);
 }
 
+static void *alloc_for_json(size_t size)
+{
+    return app_alloc(size, 1);
+}
+
 int main(int argc, char **argv)
 {
+    /* jansson drops characters and members when memory is out: that must end the program. */
+    json_set_alloc_funcs(alloc_for_json, free);
     /* A file over the size limit is an error of the write call, not the end of the program. */
     signal(SIGXFSZ, SIG_IGN);
     /* So is a reader that ended, such as the tee that Ctrl-C stops as well. */

@@ -108,16 +108,24 @@ static void put_text(stream *s, const char *text, size_t length)
         put_byte(s, (unsigned char)text[i]);
 }
 
+/* What is longer than a sentence needs memory; without it the beginning is printed. */
 static void print(stream *s, const char *format, va_list args)
 {
-    char *text = NULL;
-    int length = vasprintf(&text, format, args);
+    char begin[4096], *whole = NULL;
+    va_list again;
+    va_copy(again, args);
+    int length = vsnprintf(begin, sizeof begin, format, args), fits = sizeof begin - 1;
+    bool cut = length > fits && vasprintf(&whole, format, again) < 0;
+    va_end(again);
     if (length < 0)
         return;
     drop_held(s);
-    put_text(s, text, (size_t)length);
+    put_text(s, length > fits && !cut ? whole : begin, (size_t)(cut ? fits : length));
     drop_held(s);
-    free(text);
+    if (length > fits && !cut)
+        free(whole);
+    if (cut && !s->error)
+        s->error = ENOMEM;
 }
 
 static int flush(stream *s)

@@ -37,8 +37,10 @@ static prompt_result read_plain(char **line)
     }
     free(*line);
     *line = NULL;
-    if (errno != EINTR)
+    if (feof(stdin))
         return PROMPT_END;
+    if (errno != EINTR)
+        exit(app_fail("cannot read the standard input: %m"));
     clearerr(stdin);
     return PROMPT_INTERRUPTED;
 }

@@ -104,7 +104,8 @@ kt_status train_add_micro_batch(train_run *run, const kt_dataset *data, const in
 extern const char *const checkpoint_parts[];
 /** N of "checkpoint-N", -1 for any other name. */
 long long checkpoint_step(const char *name);
-/** Is everything there that training needs to go on, of the right size? */
+/** Is everything there that training needs to go on, of the right size? Also when that cannot be
+ * found out: going on from it tells why. */
 bool checkpoint_is_whole(const char *folder);
 /** FNV-1a over the ids and labels of the training set, in new memory. */
 char *checkpoint_data_hash(const kt_dataset *dataset);

@@ -40,8 +40,9 @@ static int remove_unfinished(const char *folder)
 /* In new memory; that of a GGUF file is the one it lies in. */
 static char *model_folder(const char *model)
 {
+    struct stat st;
     const char *slash = strrchr(model, '/');
-    if (folder_exists(model))
+    if (stat(model, &st) || !S_ISREG(st.st_mode))
         return app_copy(model);
     return slash ? app_text("%.*s", (int)(slash - model), model) : app_copy(".");
 }
@@ -177,22 +178,31 @@ static int older_first(const void *a, const void *b)
     return x->step < y->step ? -1 : x->step > y->step;
 }
 
+/* Those that can be seen; one that cannot stays. */
 static size_t list_checkpoints(const char *folder, found **all)
 {
     DIR *dir = opendir(folder);
     size_t num = 0;
+    int problem = dir ? 0 : errno;
     *all = NULL;
-    for (const struct dirent *e; dir && (e = readdir(dir));) {
+    for (const struct dirent *e; dir && (errno = 0, e = readdir(dir));) {
         struct stat st;
-        if (checkpoint_step(e->d_name) < 0 || fstatat(dirfd(dir), e->d_name, &st, 0))
+        if (checkpoint_step(e->d_name) < 0)
             continue;
+        if (fstatat(dirfd(dir), e->d_name, &st, 0)) {
+            problem = errno;
+            continue;
+        }
         char *path = app_text("%s/%s", folder, e->d_name);
         *all = app_resize(*all, num + 1, sizeof **all);
         (*all)[num++] = (found){st.st_mtim, checkpoint_step(e->d_name), checkpoint_is_whole(path)};
         free(path);
     }
+    problem = problem ? problem : errno;
     if (dir)
         closedir(dir);
+    if (problem)
+        app_warn("save_total_limit: cannot list %s: %s", folder, strerror(problem));
     if (num)
         qsort(*all, num, sizeof **all, older_first);
     return num;

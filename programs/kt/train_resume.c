@@ -28,9 +28,11 @@ long long checkpoint_step(const char *name)
     return atoll(digits);
 }
 
-/* Why `name` of the checkpoint cannot be used, in new memory; errno says it. */
-static char *unusable(const char *folder, const char *name)
+/* Why `name` of the checkpoint cannot be used, in new memory; errno says it. *unread: it may be
+ * there. */
+static char *unusable(const char *folder, const char *name, bool *unread)
 {
+    *unread = errno != ENOENT;
     return errno == ENOENT
                ? app_text("%s has no %s, so training cannot go on from it; to start from its "
                           "adapter use adapter_name_or_path",
@@ -40,7 +42,8 @@ static char *unusable(const char *folder, const char *name)
 
 /* What speaks against part `name`; NULL when nothing does. `files` is what the record knows of the
  * parts: NULL in those that older versions wrote. */
-static char *part_problem(const char *folder, const char *name, const json_t *files, bool read)
+static char *part_problem(const char *folder, const char *name, const json_t *files, bool read,
+                          bool *unread)
 {
     struct stat st;
     uint64_t size, hash = 0;
@@ -48,7 +51,7 @@ static char *part_problem(const char *folder, const char *name, const json_t *fi
     const json_t *part = json_object_get(files, name);
     const char *then = json_string_value(json_object_get(part, "hash"));
     if (stat(path, &st) || (read && files && file_hash(path, &size, &hash)))
-        problem = unusable(folder, name);
+        problem = unusable(folder, name, unread);
     snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
     if (!problem && files &&
         (json_integer_value(json_object_get(part, "bytes")) != st.st_size || !then ||
@@ -62,18 +65,18 @@ static char *part_problem(const char *folder, const char *name, const json_t *fi
 
 /* What speaks against going on from the checkpoint, in new memory; NULL when nothing does. `read`:
  * look at contents, not at sizes alone. */
-static char *checkpoint_problem(const char *folder, bool read)
+static char *checkpoint_problem(const char *folder, bool read, bool *unread)
 {
     json_error_t error;
     size_t size;
     char *path = app_text("%s/" RECORD, folder);
-    char *text = file_read(path, &size), *problem = text ? NULL : unusable(folder, RECORD);
+    char *text = file_read(path, &size), *problem = text ? NULL : unusable(folder, RECORD, unread);
     json_t *record = text ? json_loadb(text, size, 0, &error) : NULL;
     if (text && !record)
         problem = app_text("%s:%d: %s", path, error.line, error.text);
     const json_t *files = json_object_get(record, "files");
     for (size_t i = 0; checkpoint_parts[i] && !problem; i++)
-        problem = part_problem(folder, checkpoint_parts[i], files, read);
+        problem = part_problem(folder, checkpoint_parts[i], files, read, unread);
     json_decref(record);
     free(text);
     free(path);
@@ -82,9 +85,10 @@ static char *checkpoint_problem(const char *folder, bool read)
 
 bool checkpoint_is_whole(const char *folder)
 {
-    char *problem = checkpoint_problem(folder, false);
+    bool unread = false;
+    char *problem = checkpoint_problem(folder, false, &unread);
     free(problem);
-    return !problem;
+    return !problem || unread;
 }
 
 /* *path: the newest checkpoint that training can go on from; if there is none, the newest; or NULL.
@@ -134,7 +138,8 @@ static bool has_weights(const char *folder)
 
 static int check_checkpoint(const config *cfg, const char *path)
 {
-    char *problem = checkpoint_problem(path, true);
+    bool unread;
+    char *problem = checkpoint_problem(path, true, &unread);
     int rc = problem ? config_fail(cfg, "resume_from_checkpoint", "%s", problem) : APP_OK;
     free(problem);
     return rc;

@@ -149,4 +149,5 @@ def main():
         try_limits(job, (a.count + 7) // 8)
 
 
-main()
+if __name__ == "__main__":
+    main()

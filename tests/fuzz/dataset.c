@@ -2,16 +2,6 @@
 /* dataset_info.json, whose dataset "a" is d.json, and that file. */
 #include "fuzz.h"
 
-static const kt_tokenizer *tokenizer(void)
-{
-    static kt_tokenizer *loaded;
-    if (!loaded)
-        fuzz_expect(kt_tokenizer_load(fuzz_context(), KT_REFERENCE_DIR "/text/tiny", &loaded) ==
-                        KT_OK,
-                    kt_last_error(fuzz_context()));
-    return loaded;
-}
-
 static void look(kt_dataset *dataset)
 {
     for (size_t i = 0; i < kt_dataset_num_examples(dataset); i++) {
@@ -25,6 +15,9 @@ static void look(kt_dataset *dataset)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static const kt_tokenizer *tokenizer;
+    if (!tokenizer)
+        tokenizer = fuzz_tokenizer("tiny");
     size_t length;
     char *info = fuzz_text(&data, &size, &length);
     fuzz_file("dataset_info.json", info, length);
@@ -40,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     options.template_name = names[size % 3];
     options.cutoff_len = size % 2 ? 24 : 512;
     kt_dataset *dataset = NULL;
-    if (fuzz_ok(kt_dataset_load(fuzz_context(), tokenizer(), &options, &dataset)))
+    if (fuzz_ok(kt_dataset_load(fuzz_context(), tokenizer, &options, &dataset)))
         look(dataset);
     kt_dataset_free(dataset);
     return 0;

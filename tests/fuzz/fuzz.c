@@ -75,6 +75,17 @@ const char *fuzz_file(const char *name, const void *data, size_t size)
     return path;
 }
 
+const kt_tokenizer *fuzz_tokenizer(const char *name)
+{
+    const char *texts = getenv("KT_FUZZ_TEXT");
+    char path[4096];
+    kt_tokenizer *tokenizer;
+    snprintf(path, sizeof path, "%s/%s", texts ? texts : KT_REFERENCE_DIR "/text", name);
+    fuzz_expect(kt_tokenizer_load(fuzz_context(), path, &tokenizer) == KT_OK,
+                kt_last_error(fuzz_context()));
+    return tokenizer;
+}
+
 char *fuzz_text(const uint8_t **data, size_t *size, size_t *length)
 {
     const uint8_t *end = *size ? memchr(*data, '\f', *size) : NULL;

@@ -30,6 +30,9 @@ const char *fuzz_file(const char *name, const void *data, size_t size);
 /** The text up to a form feed, zero-terminated; *data and *size become what follows it. Free it. */
 char *fuzz_text(const uint8_t **data, size_t *size, size_t *length);
 
+/** One of tests/reference/text, or of the folder that KT_FUZZ_TEXT names; lives as the process. */
+const kt_tokenizer *fuzz_tokenizer(const char *name);
+
 /** Encodes the text and decodes it, at once and token by token, which must give the same
  * unless bytes are malformed (see kt_tokenizer_decode_next). */
 void fuzz_use_tokenizer(const kt_tokenizer *tokenizer, const char *text, size_t length);

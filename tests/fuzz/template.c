@@ -6,12 +6,9 @@
 
 static const kt_tokenizer *tokenizer(int which)
 {
-    static kt_tokenizer *loaded[2];
-    static const char *const folders[] = {KT_REFERENCE_DIR "/text/tiny",
-                                          KT_REFERENCE_DIR "/text/tiny_sp"};
+    static const kt_tokenizer *loaded[2];
     if (!loaded[which])
-        fuzz_expect(kt_tokenizer_load(fuzz_context(), folders[which], &loaded[which]) == KT_OK,
-                    kt_last_error(fuzz_context()));
+        loaded[which] = fuzz_tokenizer(which ? "tiny_sp" : "tiny");
     return loaded[which];
 }
 

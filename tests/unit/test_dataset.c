@@ -311,6 +311,28 @@ START_TEST(a_dataset_named_twice_counts_once)
 }
 END_TEST
 
+/* Ids and labels, of both parts. */
+START_TEST(the_tokens_of_a_dataset_count_as_memory)
+{
+    kt_dataset_options options = options_of(
+        json_object_get(json_array_get(json_object_get(goldens, "cases"), 0), "options"));
+    uint64_t before = kt_context_memory_used(ctx), tokens = 0;
+    kt_dataset *dataset = load(&options), *evaluation;
+    for (size_t i = 0; i < kt_dataset_num_examples(dataset); i++) {
+        kt_example example = {.size = sizeof example};
+        ck_assert_int_eq(kt_dataset_get(dataset, i, &example), KT_OK);
+        tokens += example.length;
+    }
+    ck_assert_uint_ge(kt_context_memory_used(ctx) - before, tokens * 8);
+    ck_assert_int_eq(kt_dataset_split(dataset, 0.3, 1, &evaluation), KT_OK);
+    ck_assert_uint_ge(kt_context_memory_used(ctx) - before, tokens * 8);
+    kt_dataset_free(dataset);
+    ck_assert_uint_gt(kt_context_memory_used(ctx), before);
+    kt_dataset_free(evaluation);
+    ck_assert_uint_eq(kt_context_memory_used(ctx), before);
+}
+END_TEST
+
 START_TEST(splits_that_make_no_sense)
 {
     const double sizes[] = {0, -1, 12, 100, 1e300, (double)NAN};
@@ -345,6 +367,7 @@ int main(void)
         TEST(malformed_sharegpt_files),
         TEST(options_and_names_that_are_refused),
         TEST(a_dataset_named_twice_counts_once),
+        TEST(the_tokens_of_a_dataset_count_as_memory),
         TEST(splits_that_make_no_sense),
         TEST(entries_that_are_left_out_are_named),
     };
