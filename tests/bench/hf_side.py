@@ -9,7 +9,7 @@
 DATA.jsonl has {"input_ids": [...], "labels": [...]} a line; sequences are taken in file order, over
 and over. A plain loop without the Trainer: padded micro-batches, the loss is the token mean of the
 step, gradients clipped at 1, fused AdamW. Prints one JSON object: tokens_per_s (tokens that are not
-padding, first step left out), peak_rss_bytes, time_to_first_step_s (from the start of the process
+padding, first step left out), peak_rss_bytes, peak_gpu_bytes with --device cuda, time_to_first_step_s (from the start of the process
 to the end of the first optimizer step) and its parts, losses. --all runs each setting in a process
 of its own and prints a list, the fastest first.
 
@@ -46,6 +46,7 @@ def load(args):
     dtype = torch.float32 if args.dtype == "fp32" else torch.bfloat16
     model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype,
                                                               attn_implementation="sdpa")
+    model = model.to(args.device)
     if args.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
@@ -83,8 +84,9 @@ class Stepper:
         count = sum(l != -100 for e in examples for l in e["labels"])
         total = 0.0
         for i in range(0, len(examples), batch):
-            inputs = collate(examples[i:i + batch])
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.args.dtype == "bf16-autocast"):
+            inputs = {k: v.to(self.args.device) for k, v in
+                      collate(examples[i:i + batch]).items()}
+            with torch.autocast(self.args.device, torch.bfloat16, enabled=self.args.dtype == "bf16-autocast"):
                 loss = self.model(**inputs, use_cache=False, num_items_in_batch=count).loss
             loss.backward()
             total += loss.item()
@@ -100,7 +102,7 @@ class Stepper:
 
 
 def measure(args):
-    import torch  # noqa: F401
+    import torch
     imported = process_age()
     model = load(args)
     loaded = process_age()
@@ -122,6 +124,7 @@ def measure(args):
             "tokens_per_s": tokens / seconds if args.steps > 1 else None,
             "step_s": seconds / (args.steps - 1) if args.steps > 1 else None,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_gpu_bytes": torch.cuda.max_memory_allocated() if args.device == "cuda" else None,
             "time_to_first_step_s": first, "import_s": imported, "load_s": loaded - imported,
             "losses": losses}
 
@@ -148,6 +151,7 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--dtype", choices=["bf16", "bf16-autocast", "fp32"], default="bf16",
                         help="weights and compute; autocast keeps the adapter in float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--all", action="store_true", help="every dtype, with and without "
                         "checkpointing")
