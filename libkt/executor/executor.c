@@ -110,7 +110,7 @@ static int64_t default_logits_chunk(const struct kt_model *model)
 }
 
 /** A site for each device of the layout, and the host's own. */
-static kt_status open_sites(struct kt_executor *ex)
+static kt_status open_sites(struct kt_executor *ex, uint64_t limit)
 {
     int32_t num_units = ex->model->config.num_hidden_layers + 1;
     uint8_t *units = calloc((size_t)num_units, sizeof *units);
@@ -120,7 +120,8 @@ static kt_status open_sites(struct kt_executor *ex)
     for (int32_t i = 0; status == KT_OK && i < ex->layout.num_devices; i++) {
         for (int32_t u = 0; u < num_units; u++)
             units[u] = ex->layout.device[u] == i;
-        status = kt_site_open(ex->model, ex->lora, ex->layout.devices[i], units, &ex->sites[i]);
+        status =
+            kt_site_open(ex->model, ex->lora, ex->layout.devices[i], units, limit, &ex->sites[i]);
         ex->inputs[i] =
             (struct kt_block){.kind = KT_MEMORY_DEVICE, .what = "the kept layer inputs of a step"};
     }
@@ -133,7 +134,7 @@ static kt_status open_executor(struct kt_executor *ex, const kt_executor_options
 {
     int32_t layers = ex->model->config.num_hidden_layers;
     KT_TRY(kt_layout_create(ex->model, options->rule, &ex->layout));
-    KT_TRY(open_sites(ex));
+    KT_TRY(open_sites(ex, options->device_memory));
     ex->experts = calloc((size_t)layers, sizeof(*ex->experts));
     ex->step.kept = calloc((size_t)layers, sizeof(*ex->step.kept));
     if (!ex->experts || !ex->step.kept)

@@ -49,21 +49,44 @@ static void count_work(const struct kt_tally *tally, kt_device_plan *device)
     device->seconds += tally->seconds > tally->copy_seconds ? tally->seconds : tally->copy_seconds;
 }
 
+/** Adds what is allocated up; false where that overflows. */
+static bool add_kinds(kt_device_plan *d)
+{
+    const uint64_t kinds[] = {d->supplied,    d->adapter, d->layer_inputs,
+                              d->activations, d->scratch, d->feed};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (__builtin_add_overflow(d->total_allocated, kinds[i], &d->total_allocated))
+            return false;
+    return true;
+}
+
+/** What a step leaves of the device's limit. */
+static uint64_t room_for_weights(const struct kt_device *device, const kt_device_plan *plan)
+{
+    kt_device_plan others = *plan;
+    if (!device->limit)
+        return UINT64_MAX;
+    if (!add_kinds(&others) || others.total_allocated > device->limit)
+        return 0;
+    return device->limit - others.total_allocated;
+}
+
 static void count_stage(const struct kt_executor *ex, const struct kt_trial *t, int32_t i,
                         kt_device_plan *device)
 {
     const struct kt_stage *stage = &t->step.pass.stages[i];
-    struct kt_supply_size size = kt_supply_measure(stage->site->supply);
-    device->weights = size.weights;
+    const struct kt_site *site = stage->site;
+    device->weights = kt_supply_weights(site->supply);
     device->layer_inputs = kt_step_inputs_size(ex, &t->step, i, t->tokens);
     device->activations = stage->arena.peak;
     device->scratch = stage->tally.scratch;
     count_work(&stage->tally, device);
-    if (kt_device_is_host(stage->site->device))
+    if (kt_device_is_host(site->device))
         return;
-    device->supplied = size.buffers + stage->site->vectors.size;
-    device->adapter = stage->site->lora.size + stage->site->lora_grad.size;
+    device->adapter = site->lora.size + site->lora_grad.size;
     device->feed = feed_bytes(ex, t);
+    device->supplied = site->vectors.size;
+    device->supplied += kt_supply_fit(site->supply, room_for_weights(site->device, device), NULL);
 }
 
 /** Weights of no other device; the table of tied embeddings is the host's in any case. */
@@ -95,17 +118,6 @@ static void count_host(const struct kt_plan *plan, const struct kt_executor *ex,
     host->feed = feed_bytes(ex, t);
     count_work(&stage->tally, host);
     host->seconds += t->step.pass.experts_seconds;
-}
-
-/** Adds what is allocated up; false where that overflows. */
-static bool add_kinds(kt_device_plan *d)
-{
-    const uint64_t kinds[] = {d->supplied,    d->adapter, d->layer_inputs,
-                              d->activations, d->scratch, d->feed};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (__builtin_add_overflow(d->total_allocated, kinds[i], &d->total_allocated))
-            return false;
-    return true;
 }
 
 static bool add_to_total(const kt_device_plan *d, kt_device_plan *total)

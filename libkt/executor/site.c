@@ -11,14 +11,14 @@ kt_status kt_block_reserve(struct kt_device *device, struct kt_block *block, uin
     if (size <= block->size)
         return KT_OK;
     kt_block_free(device, block);
-    KT_TRY(device->ops->alloc(device, block->kind, size, block->what, &block->memory));
+    KT_TRY(kt_device_alloc(device, block->kind, size, block->what, &block->memory));
     block->size = size;
     return KT_OK;
 }
 
 void kt_block_free(struct kt_device *device, struct kt_block *block)
 {
-    device->ops->free(device, block->kind, block->memory);
+    kt_device_free(device, block->kind, block->memory, block->size);
     block->memory = NULL;
     block->size = 0;
 }
@@ -70,13 +70,15 @@ static kt_status copy_in(struct kt_site *site, const kt_model *model, const kt_l
 }
 
 kt_status kt_site_open(kt_model *model, const kt_lora *lora, const char *name, const uint8_t *units,
-                       struct kt_site *site)
+                       uint64_t limit, struct kt_site *site)
 {
     *site = (struct kt_site){
         .vectors = {.kind = KT_MEMORY_DEVICE, .what = "norms and biases on a device"},
         .lora = {.kind = KT_MEMORY_DEVICE, .what = "the adapter on a device"},
         .lora_grad = {.kind = KT_MEMORY_DEVICE, .what = "gradients on a device"}};
     KT_TRY(kt_device_open(model->ctx, name, &site->device));
+    if (!kt_device_is_host(site->device))
+        site->device->limit = limit;
     KT_TRY(kt_supply_create(model, site->device, units, &site->supply));
     if (kt_device_is_host(site->device))
         return KT_OK;

@@ -39,9 +39,10 @@ struct kt_site {
 };
 
 /** Opens the device `name` for the units (layers, and num_hidden_layers for the head) u with
- * units[u]. Errors: NOT_FOUND (the device), OUT_OF_MEMORY. */
+ * units[u]; one without host memory may take `limit` bytes of its own, 0 = all that there are.
+ * Errors: NOT_FOUND (the device), OUT_OF_MEMORY. */
 kt_status kt_site_open(kt_model *model, const kt_lora *lora, const char *name, const uint8_t *units,
-                       struct kt_site *site);
+                       uint64_t limit, struct kt_site *site);
 void kt_site_close(struct kt_site *site);
 
 /** Copies of the host's matrices to the mirror, unless it has those of the fingerprint (0 = not

@@ -60,7 +60,11 @@ kt_status kt_workspace_reserve_scratch(const struct kt_pass *measured)
     for (int32_t i = 0; i < measured->num_stages; i++)
         KT_TRY(kt_device_reserve_scratch(measured->stages[i].site->device,
                                          measured->stages[i].tally.scratch));
-    return kt_device_reserve_scratch(measured->executor->host.device, measured->host.tally.scratch);
+    KT_TRY(
+        kt_device_reserve_scratch(measured->executor->host.device, measured->host.tally.scratch));
+    for (int32_t i = 0; i < measured->num_stages; i++)
+        KT_TRY(kt_supply_settle(measured->stages[i].site->supply));
+    return KT_OK;
 }
 
 kt_status kt_workspace_reserve(struct kt_workspace *w, const struct kt_pass *measured)

@@ -118,9 +118,11 @@ static inline kt_executor *golden_executor(const struct golden_case *c, kt_lora 
     return golden_executor_on(c, NULL, lora, compute, chunk);
 }
 
-/** An executor whose layers take these devices in turn; the head has the last one. */
-static inline kt_executor *golden_place(const struct golden_case *c, const char *const devices[3],
-                                        kt_compute compute)
+/** An executor whose layers take these devices in turn; the head has the last one. Each device with
+ * memory of its own may take so many bytes, 0 = all. */
+static inline kt_executor *golden_place_within(const struct golden_case *c,
+                                               const char *const devices[3], kt_compute compute,
+                                               uint64_t device_memory)
 {
     int32_t layers = c->model->config.num_hidden_layers;
     char regex[64];
@@ -140,9 +142,16 @@ static inline kt_executor *golden_place(const struct golden_case *c, const char 
     options.compute = compute;
     options.logits_chunk = 7;
     options.rule = rule;
+    options.device_memory = device_memory;
     ck_assert_ok(c->ctx, kt_executor_create(c->model, c->lora, &options, &executor));
     kt_rule_free(rule);
     return executor;
+}
+
+static inline kt_executor *golden_place(const struct golden_case *c, const char *const devices[3],
+                                        kt_compute compute)
+{
+    return golden_place_within(c, devices, compute, 0);
 }
 
 /** Chunks of 7 logits, so that they do not divide the rows. */

@@ -5,8 +5,12 @@
 #include "executor/executor.h"
 #include "golden_case.h"
 #include "main.h"
+#include "placement/residency.h"
 
 static const char *const far_alone[3] = {"cpu-far"};
+static const char *const placements[][3] = {
+    {"cpu-far"}, {"cpu-far", "cpu"}, {"cpu-far", "cpu-far:1"}};
+enum { PLACEMENTS = sizeof placements / sizeof *placements, TOKENS = 40, BUDGETS = 6 };
 
 /** Copies into a range of the device's memory. */
 static struct {
@@ -32,6 +36,7 @@ static void watch_copies(struct kt_device *dev, const void *memory, uint64_t siz
     watch.ops.copy = watched_copy;
     watch.begin = memory;
     watch.end = watch.begin + size;
+    watch.bytes = 0;
     dev->ops = &watch.ops;
 }
 
@@ -81,11 +86,194 @@ START_TEST(a_generator_sends_the_adapter_once)
 }
 END_TEST
 
+/* -- weights that stay ------------------------------------------------------------------------- */
+
+START_TEST(the_first_units_that_fit_stay)
+{
+    static const uint64_t bytes[] = {0, 10, 30, 20, 0, 10};
+    static const struct {
+        uint64_t room, taken;
+        bool stay[6];
+    } cases[] = {
+        {1000, 70, {0, 1, 1, 1, 0, 1}},
+        {70, 70, {0, 1, 1, 1, 0, 1}},
+        {69, 60, {0}},
+        {0, 60, {0}},
+    };
+    static const uint64_t small[] = {5, 5, 5, 5};
+    bool stay[6];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ck_assert_uint_eq(kt_residency_fit(bytes, 6, cases[i].room, stay), cases[i].taken);
+        ck_assert_mem_eq(stay, cases[i].stay, sizeof stay);
+    }
+    ck_assert_uint_eq(kt_residency_fit(small, 4, 19, stay), 15);
+    ck_assert(stay[0] && !stay[1] && !stay[2] && !stay[3]);
+    ck_assert_uint_eq(kt_residency_fit(small, 4, UINT64_MAX, stay), 20);
+    ck_assert_uint_eq(kt_residency_fit(bytes, 1, UINT64_MAX, stay), 0);
+}
+END_TEST
+
+static void fill(const struct golden_case *c)
+{
+    int32_t ids[TOKENS];
+    for (int i = 0; i < TOKENS; i++)
+        ids[i] = i % 50 + 2;
+    ck_assert_ok(c->ctx, kt_batch_clear(c->batch));
+    ck_assert_ok(c->ctx, kt_batch_add(c->batch, ids, ids, TOKENS));
+}
+
+/** What a device takes with all of its weights, and with none. */
+struct needs {
+    uint64_t all, least;
+};
+
+static struct needs needs_of(const struct golden_case *c, const char *const devices[3])
+{
+    kt_executor *ex = golden_place(c, devices, KT_COMPUTE_F32);
+    kt_plan *plan = golden_plan(c, ex, TOKENS, 0, KT_FORWARD_TRAIN);
+    kt_device_plan d = {.size = sizeof d};
+    ck_assert_ok(c->ctx, kt_plan_get_device(plan, 0, &d));
+    struct needs needs = {d.total_allocated, d.total_allocated - d.supplied +
+                                                 ex->sites[0].vectors.size +
+                                                 kt_supply_fit(ex->sites[0].supply, 0, NULL)};
+    kt_plan_free(plan);
+    kt_executor_free(ex);
+    return needs;
+}
+
+/** After a step alone: a plan has room for the offsets of a sequence for each token. */
+static void check_plan(const struct golden_case *c, const kt_executor *ex)
+{
+    kt_plan *plan = golden_plan(c, ex, TOKENS, 0, KT_FORWARD_TRAIN);
+    for (int32_t i = 0; i < ex->layout.num_devices; i++) {
+        const struct kt_device *dev = ex->sites[i].device;
+        kt_device_plan d = {.size = sizeof d};
+        ck_assert_ok(c->ctx, kt_plan_get_device(plan, (size_t)i, &d));
+        if (kt_device_is_host(dev))
+            continue;
+        ck_assert_uint_le(dev->allocated, d.total_allocated);
+        ck_assert_uint_ge(dev->allocated, d.total_allocated - d.feed - d.activations / 20);
+        ck_assert(!dev->limit || d.total_allocated <= dev->limit);
+    }
+    kt_plan_free(plan);
+}
+
+/** Losses and gradients of two steps, and tokens between them. */
+static float *results_of(const struct golden_case *c, kt_executor *ex, double losses[2],
+                         int32_t tokens[4])
+{
+    kt_generator *g;
+    kt_generator_options options;
+    kt_generator_options_init(&options, sizeof options);
+    options.temperature = 0;
+    kt_lora_zero_grad(c->lora);
+    losses[0] = golden_step(c, ex);
+    check_plan(c, ex);
+    ck_assert_ok(c->ctx, kt_generator_create(ex, &options, &g));
+    ck_assert_ok(c->ctx, kt_generator_prompt(g, kt_batch_input_ids(c->batch), 9));
+    for (int i = 0; i < 4; i++)
+        ck_assert_ok(c->ctx, kt_generator_next(g, &tokens[i]));
+    kt_generator_free(g);
+    losses[1] = golden_step(c, ex);
+    return golden_gradients(c->lora);
+}
+
+/** From what a step needs and a little more for a conversation to what all weights take. */
+START_TEST(what_stays_changes_no_bit)
+{
+    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
+    const char *const *devices = placements[_i % PLACEMENTS];
+    fill(&c);
+    struct needs needs = needs_of(&c, devices);
+    uint64_t least = needs.least + (256 << 10), all = needs.all + (256 << 10);
+    uint64_t limit = least + (all - least) * (uint64_t)(_i / PLACEMENTS) / (BUDGETS - 1);
+    double losses[2][2];
+    int32_t tokens[2][4];
+    kt_executor *ex = golden_place_within(&c, devices, KT_COMPUTE_F32, limit);
+    float *want = results_of(&c, c.executor, losses[0], tokens[0]);
+    float *got = results_of(&c, ex, losses[1], tokens[1]);
+    ck_assert_mem_eq(losses[0], losses[1], sizeof losses[0]);
+    ck_assert_mem_eq(tokens[0], tokens[1], sizeof tokens[0]);
+    ck_assert_mem_eq(want, got, kt_lora_num_parameters(c.lora) * sizeof *got);
+    free(want);
+    free(got);
+    kt_executor_free(ex);
+    golden_close(&c);
+}
+END_TEST
+
+/** Bytes that travel in each of two steps. */
+static void count_traffic(const struct golden_case *c, uint64_t limit, uint64_t steps[2])
+{
+    kt_executor *ex = golden_place_within(c, far_alone, KT_COMPUTE_F32, limit);
+    watch_copies(ex->sites[0].device, (char *)0 + 1, UINTPTR_MAX - 1);
+    for (int i = 0; i < 2; i++) {
+        golden_step(c, ex);
+        steps[i] = watched();
+    }
+    kt_executor_free(ex);
+}
+
+/** If all stay, weights travel in the first step alone; else in forward and backward, but for what
+ * is in the buffers. */
+START_TEST(weights_that_stay_travel_once)
+{
+    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
+    fill(&c);
+    struct needs needs = needs_of(&c, far_alone);
+    uint64_t weights = kt_supply_weights(c.executor->sites[0].supply), all[2], least[2];
+    count_traffic(&c, needs.all, all);
+    count_traffic(&c, needs.least, least);
+    ck_assert_uint_eq(all[0], all[1] + weights);
+    ck_assert_uint_ge(least[1], all[1] + weights);
+    ck_assert_uint_ge(least[0], least[1]);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(a_step_that_grows_sends_weights_away)
+{
+    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
+    int32_t ids[4] = {2, 3, 4, 5};
+    fill(&c);
+    struct needs needs = needs_of(&c, far_alone);
+    kt_executor *ex = golden_place_within(&c, far_alone, KT_COMPUTE_F32, needs.all - 1);
+    double loss = golden_step(&c, c.executor);
+    ck_assert_ok(c.ctx, kt_batch_clear(c.batch));
+    ck_assert_ok(c.ctx, kt_batch_add(c.batch, ids, ids, 4));
+    golden_step(&c, ex);
+    fill(&c);
+    ck_assert_double_eq(golden_step(&c, ex), loss);
+    ck_assert_uint_le(ex->sites[0].device->allocated, needs.all - 1);
+    kt_executor_free(ex);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(too_little_memory_is_said)
+{
+    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
+    fill(&c);
+    struct needs needs = needs_of(&c, far_alone);
+    kt_executor *ex = golden_place_within(&c, far_alone, KT_COMPUTE_F32, needs.least - 2048);
+    ck_assert_int_eq(kt_executor_forward(ex, c.batch, KT_FORWARD_TRAIN, NULL),
+                     KT_ERROR_OUT_OF_MEMORY);
+    ck_assert_msg(strstr(kt_last_error(c.ctx), "that it may take") &&
+                      strstr(kt_last_error(c.ctx), "cpu-far"),
+                  "%s", kt_last_error(c.ctx));
+    ck_assert_uint_le(ex->sites[0].device->allocated, needs.least - 2048);
+    kt_executor_free(ex);
+    golden_close(&c);
+}
+END_TEST
+
 int main(void)
 {
     const struct test tests[] = {
-        GROUP("traffic", .timeout = 60),
-        TEST(a_generator_sends_the_adapter_once),
+        GROUP("traffic", .timeout = 60),     TEST(a_generator_sends_the_adapter_once),
+        TEST(the_first_units_that_fit_stay), LOOP(what_stays_changes_no_bit, PLACEMENTS * BUDGETS),
+        TEST(weights_that_stay_travel_once), TEST(a_step_that_grows_sends_weights_away),
+        TEST(too_little_memory_is_said),
     };
     return RUN_TESTS("traffic", tests);
 }
