@@ -124,6 +124,8 @@ static kt_status open_sites(struct kt_executor *ex, uint64_t limit)
             kt_site_open(ex->model, ex->lora, ex->layout.devices[i], units, limit, &ex->sites[i]);
         ex->inputs[i] =
             (struct kt_block){.kind = KT_MEMORY_DEVICE, .what = "the kept layer inputs of a step"};
+        ex->pinned_inputs[i] = ex->inputs[i];
+        ex->pinned_inputs[i].kind = KT_MEMORY_PINNED;
     }
     free(units);
     KT_TRY(status);
@@ -148,8 +150,10 @@ static void close_sites(struct kt_executor *ex)
     if (ex->host.device)
         kt_workspace_free(&ex->workspace, ex);
     for (int32_t i = 0; i < ex->layout.num_devices; i++) {
-        if (ex->sites[i].device)
+        if (ex->sites[i].device) {
             kt_block_free(ex->sites[i].device, &ex->inputs[i]);
+            kt_block_free(ex->sites[i].device, &ex->pinned_inputs[i]);
+        }
         kt_site_close(&ex->sites[i]);
     }
     kt_site_close(&ex->host);

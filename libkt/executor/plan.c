@@ -71,22 +71,36 @@ static uint64_t room_for_weights(const struct kt_device *device, const kt_device
     return device->limit - others.total_allocated;
 }
 
+/** Those that do not stay on the device are the host's. */
+static void count_inputs(const struct kt_executor *ex, const struct kt_trial *t, int32_t i,
+                         kt_device_plan *device, kt_device_plan *host)
+{
+    kt_device_plan others = *device;
+    int64_t layers = kt_inputs_layers(ex, &t->step, i), here = 0;
+    if (add_kinds(&others))
+        here = kt_inputs_here(ex, &t->step, i, t->tokens, others.total_allocated);
+    device->layer_inputs += kt_inputs_size(ex, t->tokens, here);
+    host->layer_inputs += kt_inputs_size(ex, t->tokens, layers - here);
+}
+
 static void count_stage(const struct kt_executor *ex, const struct kt_trial *t, int32_t i,
-                        kt_device_plan *device)
+                        kt_device_plan *device, kt_device_plan *host)
 {
     const struct kt_stage *stage = &t->step.pass.stages[i];
     const struct kt_site *site = stage->site;
     device->weights = kt_supply_weights(site->supply);
-    device->layer_inputs = kt_step_inputs_size(ex, &t->step, i, t->tokens);
     device->activations = stage->arena.peak;
     device->scratch = stage->tally.scratch;
     count_work(&stage->tally, device);
-    if (kt_device_is_host(site->device))
-        return;
-    device->adapter = site->lora.size + site->lora_grad.size;
-    device->feed = feed_bytes(ex, t);
-    device->supplied = site->vectors.size;
-    device->supplied += kt_supply_fit(site->supply, room_for_weights(site->device, device), NULL);
+    if (!kt_device_is_host(site->device)) {
+        device->adapter = site->lora.size + site->lora_grad.size;
+        device->feed = feed_bytes(ex, t);
+        device->supplied = site->vectors.size;
+    }
+    count_inputs(ex, t, i, device, host);
+    if (!kt_device_is_host(site->device))
+        device->supplied +=
+            kt_supply_fit(site->supply, room_for_weights(site->device, device), NULL);
 }
 
 /** Weights of no other device; the table of tied embeddings is the host's in any case. */
@@ -139,8 +153,10 @@ static kt_status fill(struct kt_plan *plan, const struct kt_executor *ex, const 
 {
     bool fits = true;
     for (int32_t i = 0; i < ex->layout.num_devices; i++)
-        count_stage(ex, t, i, add_device(plan, ex->layout.devices[i]));
+        add_device(plan, ex->layout.devices[i]);
     kt_device_plan *host = add_device(plan, ex->host.device->ops->name);
+    for (int32_t i = 0; i < ex->layout.num_devices; i++)
+        count_stage(ex, t, i, &plan->devices[i], host);
     count_host(plan, ex, t, host);
     plan->total.weights = ex->model->num_bytes;
     for (int32_t i = 0; i < plan->num_devices; i++)

@@ -388,19 +388,24 @@ struct kt_weight kt_supply_take(const struct kt_supply *supply, const struct kt_
     return w;
 }
 
+uint64_t kt_supply_taken(const struct kt_supply *supply)
+{
+    int32_t num = num_units(supply->model);
+    uint64_t bytes = 0;
+    for (int32_t u = 0; u < num; u++)
+        bytes += supply->units[u].home.memory ? supply->bytes[u] : 0;
+    for (int i = 0; i < BUFFERS; i++)
+        bytes += supply->buffers[i].memory ? kt_residency_buffer(supply->bytes, num) : 0;
+    return bytes;
+}
+
 /** What weights may take: what they have, and what is left. */
 static uint64_t room_of(const struct kt_supply *supply)
 {
     const struct kt_device *device = supply->device;
-    int32_t num = num_units(supply->model);
-    uint64_t have = 0, others;
+    uint64_t others = device->allocated - kt_supply_taken(supply);
     if (!device->limit)
         return UINT64_MAX;
-    for (int32_t u = 0; u < num; u++)
-        have += supply->units[u].home.memory ? supply->bytes[u] : 0;
-    if (supply->buffers[0].memory)
-        have += BUFFERS * kt_residency_buffer(supply->bytes, num);
-    others = device->allocated - have;
     return device->limit > others ? device->limit - others : 0;
 }
 
@@ -446,7 +451,7 @@ static kt_status settle(struct kt_supply *supply)
 
 kt_status kt_supply_settle(struct kt_supply *supply)
 {
-    if (kt_device_is_host(supply->device))
+    if (!supply || kt_device_is_host(supply->device))
         return KT_OK;
     supply->settles = true;
     kt_status status = settle(supply);

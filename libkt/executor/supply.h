@@ -23,9 +23,11 @@ kt_status kt_supply_create(const kt_model *model, struct kt_device *device, cons
 uint64_t kt_supply_weights(const struct kt_supply *supply);
 /** What they would take on a device with so much room, see kt_residency_fit. */
 uint64_t kt_supply_fit(const struct kt_supply *supply, uint64_t room, bool *resident);
+/** What they take now, buffers and all. */
+uint64_t kt_supply_taken(const struct kt_supply *supply);
 /** Lets as many units stay as there is memory for, once a pass has all of its own. Nothing is
- * queued. What other memory then needs, they give up again. Errors: OUT_OF_MEMORY (not even for
- * what travels). */
+ * queued. What other memory then needs, they give up again. NULL is allowed. Errors: OUT_OF_MEMORY
+ * (not even for what travels). */
 kt_status kt_supply_settle(struct kt_supply *supply);
 /** NULL is allowed. */
 void kt_supply_free(struct kt_supply *supply);

@@ -22,3 +22,9 @@ uint64_t kt_residency_fit(const uint64_t *bytes, int32_t num, uint64_t room, boo
     }
     return all <= room ? all : taken;
 }
+
+int64_t kt_residency_inputs(int64_t num, uint64_t bytes, uint64_t room)
+{
+    uint64_t fit = bytes ? room / bytes : (uint64_t)num;
+    return fit < (uint64_t)num ? (int64_t)fit : num;
+}

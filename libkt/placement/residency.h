@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file placement/residency.h
- * Which units' weights (layers' and the head's) stay on a device without host memory, and which
- * travel to it each time, through two buffers that take turns. */
+ * What stays on a device without host memory: units' weights (layers' and the head's), where others
+ * travel to it each time, through two buffers that take turns; and layers' kept inputs, where
+ * others wait for backward on the host. Inputs go first: a step has to have room for them
+ * somewhere. */
 #ifndef KT_PLACEMENT_RESIDENCY_H
 #define KT_PLACEMENT_RESIDENCY_H
 
@@ -14,6 +16,10 @@ enum { KT_SUPPLY_BUFFERS = 2 };
  * Returns the bytes that residents and buffers take: more than `room` where not even the buffers
  * fit. */
 uint64_t kt_residency_fit(const uint64_t *bytes, int32_t num, uint64_t room, bool *resident);
+
+/** How many of `num` layers' inputs, of so many bytes each, stay on a device that has `room` for
+ * them; the others are kept in pinned memory of the host. */
+int64_t kt_residency_inputs(int64_t num, uint64_t bytes, uint64_t room);
 
 /** Bytes of a buffer: of the largest unit. */
 uint64_t kt_residency_buffer(const uint64_t *bytes, int32_t num);

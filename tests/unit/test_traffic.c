@@ -2,6 +2,7 @@
 /* What travels to a device without host memory: nothing twice that is there. */
 #include <kt/generator.h>
 
+#include "backends/cpu_far/far.h"
 #include "executor/executor.h"
 #include "golden_case.h"
 #include "main.h"
@@ -10,32 +11,38 @@
 static const char *const far_alone[3] = {"cpu-far"};
 static const char *const placements[][3] = {
     {"cpu-far"}, {"cpu-far", "cpu"}, {"cpu-far", "cpu-far:1"}};
-enum { PLACEMENTS = sizeof placements / sizeof *placements, TOKENS = 40, BUDGETS = 6 };
+enum {
+    PLACEMENTS = sizeof placements / sizeof *placements,
+    TOKENS = 40,
+    BUDGETS = 8,
+    CONVERSATION = 150 << 10,
+    KEPT = 768 << 20
+};
 
 /** Copies into a range of the device's memory. */
 static struct {
     struct kt_device_ops ops;
     void (*copy)(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
                  uint64_t bytes);
-    const char *begin, *end;
+    uintptr_t begin, end;
     uint64_t bytes;
 } watch;
 
 static void watched_copy(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
                          uint64_t bytes)
 {
-    if ((char *)to >= watch.begin && (char *)to < watch.end)
+    if ((uintptr_t)to >= watch.begin && (uintptr_t)to < watch.end)
         watch.bytes += bytes;
     watch.copy(dev, queue, to, from, bytes);
 }
 
-static void watch_copies(struct kt_device *dev, const void *memory, uint64_t size)
+static void watch_copies(struct kt_device *dev, uintptr_t begin, uintptr_t end)
 {
     watch.ops = *dev->ops;
     watch.copy = watch.ops.copy;
     watch.ops.copy = watched_copy;
-    watch.begin = memory;
-    watch.end = watch.begin + size;
+    watch.begin = begin;
+    watch.end = end;
     watch.bytes = 0;
     dev->ops = &watch.ops;
 }
@@ -63,7 +70,8 @@ START_TEST(a_generator_sends_the_adapter_once)
     uint64_t all = kt_lora_num_parameters(c.lora) * sizeof(float);
     const int32_t *ids = kt_batch_input_ids(c.batch);
     kt_generator *g, *other;
-    watch_copies(site->device, site->lora.memory, site->lora.size);
+    watch_copies(site->device, (uintptr_t)site->lora.memory,
+                 (uintptr_t)site->lora.memory + site->lora.size);
     ck_assert_ok(c.ctx, kt_generator_create(ex, NULL, &g));
     ck_assert_ok(c.ctx, kt_generator_create(ex, NULL, &other));
     ck_assert_ok(c.ctx, kt_generator_prompt(g, ids, 9));
@@ -122,20 +130,23 @@ static void fill(const struct golden_case *c)
     ck_assert_ok(c->ctx, kt_batch_add(c->batch, ids, ids, TOKENS));
 }
 
-/** What a device takes with all of its weights, and with none. */
+/** What a device takes with all of its weights, with none, and with no kept inputs either. */
 struct needs {
-    uint64_t all, least;
+    uint64_t all, least, floor;
 };
 
-static struct needs needs_of(const struct golden_case *c, const char *const devices[3])
+static struct needs needs_of(const struct golden_case *c, const char *const devices[3],
+                             kt_compute compute, uint64_t kept_bytes)
 {
-    kt_executor *ex = golden_place(c, devices, KT_COMPUTE_F32);
+    kt_executor *ex = golden_place_within(c, devices, compute, 1ull << 40);
+    ex->kept_bytes = kept_bytes;
     kt_plan *plan = golden_plan(c, ex, TOKENS, 0, KT_FORWARD_TRAIN);
     kt_device_plan d = {.size = sizeof d};
     ck_assert_ok(c->ctx, kt_plan_get_device(plan, 0, &d));
-    struct needs needs = {d.total_allocated, d.total_allocated - d.supplied +
-                                                 ex->sites[0].vectors.size +
-                                                 kt_supply_fit(ex->sites[0].supply, 0, NULL)};
+    struct needs needs = {.all = d.total_allocated,
+                          .least = d.total_allocated - d.supplied + ex->sites[0].vectors.size +
+                                   kt_supply_fit(ex->sites[0].supply, 0, NULL)};
+    needs.floor = needs.least - d.layer_inputs;
     kt_plan_free(plan);
     kt_executor_free(ex);
     return needs;
@@ -158,42 +169,63 @@ static void check_plan(const struct golden_case *c, const kt_executor *ex)
     kt_plan_free(plan);
 }
 
-/** Losses and gradients of two steps, and tokens between them. */
-static float *results_of(const struct golden_case *c, kt_executor *ex, double losses[2],
-                         int32_t tokens[4])
+static void generate(const struct golden_case *c, kt_executor *ex, int32_t tokens[4])
 {
     kt_generator *g;
     kt_generator_options options;
     kt_generator_options_init(&options, sizeof options);
     options.temperature = 0;
-    kt_lora_zero_grad(c->lora);
-    losses[0] = golden_step(c, ex);
-    check_plan(c, ex);
     ck_assert_ok(c->ctx, kt_generator_create(ex, &options, &g));
     ck_assert_ok(c->ctx, kt_generator_prompt(g, kt_batch_input_ids(c->batch), 9));
     for (int i = 0; i < 4; i++)
         ck_assert_ok(c->ctx, kt_generator_next(g, &tokens[i]));
     kt_generator_free(g);
-    losses[1] = golden_step(c, ex);
+}
+
+struct results {
+    double losses[2];
+    int32_t tokens[4];
+};
+
+/** Losses and, returned, gradients of two steps, and tokens between them. */
+static float *results_of(const struct golden_case *c, kt_executor *ex, bool generates,
+                         struct results *results)
+{
+    *results = (struct results){0};
+    kt_lora_zero_grad(c->lora);
+    results->losses[0] = golden_step(c, ex);
+    check_plan(c, ex);
+    if (generates)
+        generate(c, ex, results->tokens);
+    results->losses[1] = golden_step(c, ex);
     return golden_gradients(c->lora);
 }
 
-/** From what a step needs and a little more for a conversation to what all weights take. */
+/** From what a step needs at least to what it takes with all of its weights and inputs, and a
+ * conversation beside it. */
 START_TEST(what_stays_changes_no_bit)
 {
-    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
-    const char *const *devices = placements[_i % PLACEMENTS];
+    kt_compute compute = _i % 2 ? KT_COMPUTE_BF16 : KT_COMPUTE_F32;
+    struct golden_case c = golden_open(_i / 2 / PLACEMENTS / BUDGETS ? "llama" : "v3", 2, compute);
+    const char *const *devices = placements[_i / 2 % PLACEMENTS];
     fill(&c);
-    struct needs needs = needs_of(&c, devices);
-    uint64_t least = needs.least + (256 << 10), all = needs.all + (256 << 10);
-    uint64_t limit = least + (all - least) * (uint64_t)(_i / PLACEMENTS) / (BUDGETS - 1);
-    double losses[2][2];
-    int32_t tokens[2][4];
-    kt_executor *ex = golden_place_within(&c, devices, KT_COMPUTE_F32, limit);
-    float *want = results_of(&c, c.executor, losses[0], tokens[0]);
-    float *got = results_of(&c, ex, losses[1], tokens[1]);
-    ck_assert_mem_eq(losses[0], losses[1], sizeof losses[0]);
-    ck_assert_mem_eq(tokens[0], tokens[1], sizeof tokens[0]);
+    uint64_t part = (uint64_t)(_i / 2 / PLACEMENTS % BUDGETS);
+    uint64_t kept_bytes = part < BUDGETS / 2 ? 0 : KEPT; /* every input is read, or few are */
+    struct needs needs = needs_of(&c, devices, compute, kept_bytes);
+    uint64_t span = needs.all + CONVERSATION - needs.floor;
+    uint64_t limit = needs.floor + span * part / (BUDGETS - 1);
+    bool generates = limit > needs.least + CONVERSATION;
+    struct results wanted, found;
+    kt_executor *ex = golden_place_within(&c, devices, compute, limit);
+    ex->kept_bytes = kept_bytes;
+    for (int32_t i = 0; part % 2 == 0 && i < ex->layout.num_devices; i++)
+        if (!kt_device_is_host(ex->sites[i].device))
+            kt_cpu_far_seed(ex->sites[i].device, 0); /* as late as can be */
+    float *want = results_of(&c, c.executor, generates, &wanted);
+    float *got = results_of(&c, ex, generates, &found);
+    ck_assert_mem_eq(&wanted, &found, sizeof wanted);
+    ck_assert_uint_le(ex->sites[0].device->allocated, limit);
+    ck_assert(part || ex->pinned_inputs[0].size);
     ck_assert_mem_eq(want, got, kt_lora_num_parameters(c.lora) * sizeof *got);
     free(want);
     free(got);
@@ -206,7 +238,7 @@ END_TEST
 static void count_traffic(const struct golden_case *c, uint64_t limit, uint64_t steps[2])
 {
     kt_executor *ex = golden_place_within(c, far_alone, KT_COMPUTE_F32, limit);
-    watch_copies(ex->sites[0].device, (char *)0 + 1, UINTPTR_MAX - 1);
+    watch_copies(ex->sites[0].device, 0, UINTPTR_MAX);
     for (int i = 0; i < 2; i++) {
         golden_step(c, ex);
         steps[i] = watched();
@@ -220,7 +252,7 @@ START_TEST(weights_that_stay_travel_once)
 {
     struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
     fill(&c);
-    struct needs needs = needs_of(&c, far_alone);
+    struct needs needs = needs_of(&c, far_alone, KT_COMPUTE_F32, KEPT);
     uint64_t weights = kt_supply_weights(c.executor->sites[0].supply), all[2], least[2];
     count_traffic(&c, needs.all, all);
     count_traffic(&c, needs.least, least);
@@ -236,7 +268,7 @@ START_TEST(a_step_that_grows_sends_weights_away)
     struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
     int32_t ids[4] = {2, 3, 4, 5};
     fill(&c);
-    struct needs needs = needs_of(&c, far_alone);
+    struct needs needs = needs_of(&c, far_alone, KT_COMPUTE_F32, KEPT);
     kt_executor *ex = golden_place_within(&c, far_alone, KT_COMPUTE_F32, needs.all - 1);
     double loss = golden_step(&c, c.executor);
     ck_assert_ok(c.ctx, kt_batch_clear(c.batch));
@@ -254,14 +286,14 @@ START_TEST(too_little_memory_is_said)
 {
     struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
     fill(&c);
-    struct needs needs = needs_of(&c, far_alone);
-    kt_executor *ex = golden_place_within(&c, far_alone, KT_COMPUTE_F32, needs.least - 2048);
+    struct needs needs = needs_of(&c, far_alone, KT_COMPUTE_F32, KEPT);
+    kt_executor *ex = golden_place_within(&c, far_alone, KT_COMPUTE_F32, needs.floor - 2048);
     ck_assert_int_eq(kt_executor_forward(ex, c.batch, KT_FORWARD_TRAIN, NULL),
                      KT_ERROR_OUT_OF_MEMORY);
     ck_assert_msg(strstr(kt_last_error(c.ctx), "that it may take") &&
                       strstr(kt_last_error(c.ctx), "cpu-far"),
                   "%s", kt_last_error(c.ctx));
-    ck_assert_uint_le(ex->sites[0].device->allocated, needs.least - 2048);
+    ck_assert_uint_le(ex->sites[0].device->allocated, needs.floor - 2048);
     kt_executor_free(ex);
     golden_close(&c);
 }
@@ -270,9 +302,12 @@ END_TEST
 int main(void)
 {
     const struct test tests[] = {
-        GROUP("traffic", .timeout = 60),     TEST(a_generator_sends_the_adapter_once),
-        TEST(the_first_units_that_fit_stay), LOOP(what_stays_changes_no_bit, PLACEMENTS * BUDGETS),
-        TEST(weights_that_stay_travel_once), TEST(a_step_that_grows_sends_weights_away),
+        GROUP("traffic", .timeout = 60),
+        TEST(a_generator_sends_the_adapter_once),
+        TEST(the_first_units_that_fit_stay),
+        LOOP(what_stays_changes_no_bit, 2 * 2 * PLACEMENTS * BUDGETS),
+        TEST(weights_that_stay_travel_once),
+        TEST(a_step_that_grows_sends_weights_away),
         TEST(too_little_memory_is_said),
     };
     return RUN_TESTS("traffic", tests);
