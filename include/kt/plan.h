@@ -29,10 +29,12 @@ typedef struct kt_device_plan {
     size_t size;           /**< sizeof(kt_device_plan), set by the caller */
     const char *name;      /**< as rules spell it; lives as long as the plan */
     uint64_t weights;      /**< of the checkpoint, used by the device: mapped, not allocated */
-    uint64_t supplied;     /**< buffers that weights travel through, copies of norms and biases */
+    uint64_t supplied;     /**< weights that stay on the device, buffers that others travel through,
+                              copies of norms and biases */
     uint64_t adapter;      /**< "cpu": LoRA weights, gradients and, unless EVAL, two AdamW
                               moments; others: their mirror of the first two */
-    uint64_t layer_inputs; /**< kept between forward and backward */
+    uint64_t layer_inputs; /**< kept between forward and backward; "cpu": those too that other
+                              devices have no room for */
     uint64_t activations;  /**< one layer's, and others kept for backward (at most 768 MiB,
                                  so that beyond it more tokens can take a little less) */
     uint64_t scratch;      /**< of operations, and of experts */

@@ -251,16 +251,56 @@ kt_status kt_device_drain(struct kt_device *dev)
     return status;
 }
 
+static uint64_t missing(const struct kt_device *dev, enum kt_memory kind, uint64_t bytes)
+{
+    uint64_t left = dev->limit > dev->allocated ? dev->limit - dev->allocated : 0;
+    return kind != KT_MEMORY_PINNED && dev->limit && bytes > left ? bytes - left : 0;
+}
+
+static kt_status fail_limit(const struct kt_device *dev, uint64_t bytes, const char *what)
+{
+    return kt_fail(
+        dev->ctx, KT_ERROR_OUT_OF_MEMORY,
+        "device \"%s\": %s needs %llu bytes, where %llu of the %llu that it may take are "
+        "in use; raise the limit, or run fewer tokens in one step",
+        dev->ops->name, what, (unsigned long long)bytes, (unsigned long long)dev->allocated,
+        (unsigned long long)dev->limit);
+}
+
+kt_status kt_device_alloc(struct kt_device *dev, enum kt_memory kind, uint64_t bytes,
+                          const char *what, void **out)
+{
+    uint64_t more = missing(dev, kind, bytes);
+    if (more && dev->reclaim && dev->reclaim(dev->owner, more))
+        more = missing(dev, kind, bytes);
+    if (more)
+        return fail_limit(dev, bytes, what);
+    kt_status status = dev->ops->alloc(dev, kind, bytes, what, out);
+    if (status == KT_ERROR_OUT_OF_MEMORY && kind != KT_MEMORY_PINNED && dev->reclaim &&
+        dev->reclaim(dev->owner, bytes))
+        status = dev->ops->alloc(dev, kind, bytes, what, out);
+    if (status == KT_OK && kind != KT_MEMORY_PINNED)
+        dev->allocated += bytes;
+    return status;
+}
+
+void kt_device_free(struct kt_device *dev, enum kt_memory kind, void *memory, uint64_t bytes)
+{
+    dev->ops->free(dev, kind, memory);
+    if (memory && kind != KT_MEMORY_PINNED)
+        dev->allocated -= bytes;
+}
+
 kt_status kt_device_reserve_scratch(struct kt_device *dev, uint64_t bytes)
 {
     void *memory;
     if (bytes <= dev->scratch_bytes)
         return KT_OK;
     KT_TRY(kt_device_drain(dev));
-    dev->ops->free(dev, KT_MEMORY_SCRATCH, dev->scratch);
+    kt_device_free(dev, KT_MEMORY_SCRATCH, dev->scratch, dev->scratch_bytes);
     dev->scratch = NULL;
     dev->scratch_bytes = 0;
-    KT_TRY(dev->ops->alloc(dev, KT_MEMORY_SCRATCH, bytes, "what operations work in", &memory));
+    KT_TRY(kt_device_alloc(dev, KT_MEMORY_SCRATCH, bytes, "what operations work in", &memory));
     dev->scratch = memory;
     dev->scratch_bytes = bytes;
     return KT_OK;
@@ -271,6 +311,6 @@ void kt_device_close(struct kt_device *dev)
     if (!dev)
         return;
     (void)kt_device_drain(dev);
-    dev->ops->free(dev, KT_MEMORY_SCRATCH, dev->scratch);
+    kt_device_free(dev, KT_MEMORY_SCRATCH, dev->scratch, dev->scratch_bytes);
     dev->ops->close(dev);
 }

@@ -299,6 +299,12 @@ struct kt_device {
     void *scratch; /**< see kt_device_reserve_scratch */
     uint64_t scratch_bytes;
     const char *refused; /**< what the front did not let through, told at sync; NULL = nothing */
+    uint64_t allocated;  /**< bytes of its memory and scratch, by kt_device_alloc */
+    uint64_t limit;      /**< at most so many; 0 = as many as there are */
+    /** Frees what can be done without, about so many bytes; whether it freed any. NULL = nothing.
+     */
+    bool (*reclaim)(void *owner, uint64_t bytes);
+    void *owner;
 };
 
 /** What operations would take, instead of running them. */
@@ -326,6 +332,13 @@ kt_mark kt_run_mark(const struct kt_runner *runner, enum kt_queue queue);
 void kt_run_wait(const struct kt_runner *runner, enum kt_queue queue, kt_mark mark);
 /** Waits until `mark` is passed. Errors: what the device remembers. */
 kt_status kt_run_sync(const struct kt_runner *runner, kt_mark mark);
+
+/** alloc within the device's limit, for which `reclaim` may be asked. Nothing is queued that uses
+ * what that would free. Errors: OUT_OF_MEMORY. */
+kt_status kt_device_alloc(struct kt_device *dev, enum kt_memory kind, uint64_t bytes,
+                          const char *what, void **out);
+/** free of what kt_device_alloc gave, of so many bytes. NULL is allowed. */
+void kt_device_free(struct kt_device *dev, enum kt_memory kind, void *memory, uint64_t bytes);
 
 /** Grows the device's scratch to at least `bytes`; waits for what is queued if it has to. */
 kt_status kt_device_reserve_scratch(struct kt_device *dev, uint64_t bytes);

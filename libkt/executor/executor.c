@@ -20,9 +20,6 @@ enum {
     KEPT_BYTES = 768 << 20
 };
 
-/** For routed experts on a device where nobody says how much of its memory there is to spare. */
-enum { EXPERT_BYTES = 1 << 30 };
-
 void kt_executor_options_init(kt_executor_options *options, size_t size)
 {
     kt_options_init(options, size, &(kt_executor_options){.compute = KT_COMPUTE_BF16},
@@ -157,10 +154,12 @@ static kt_status open_sites(struct kt_executor *ex, const kt_executor_options *o
         return kt_fail_memory(ex->ctx, 2 * (uint64_t)num_units, "an executor");
     for (int32_t i = 0; status == KT_OK && i < ex->layout.num_devices; i++) {
         list_units(ex, options, i, units, experts);
-        status =
-            kt_site_open(ex->model, ex->lora, ex->layout.devices[i], units, experts, &ex->sites[i]);
+        status = kt_site_open(ex->model, ex->lora, ex->layout.devices[i], units, experts,
+                              options->device_memory, &ex->sites[i]);
         ex->inputs[i] =
             (struct kt_block){.kind = KT_MEMORY_DEVICE, .what = "the kept layer inputs of a step"};
+        ex->pinned_inputs[i] = ex->inputs[i];
+        ex->pinned_inputs[i].kind = KT_MEMORY_PINNED;
     }
     free(units);
     KT_TRY(status);
@@ -186,8 +185,10 @@ static void close_sites(struct kt_executor *ex)
     if (ex->host.device)
         kt_workspace_free(&ex->workspace, ex);
     for (int32_t i = 0; i < ex->layout.num_devices; i++) {
-        if (ex->sites[i].device)
+        if (ex->sites[i].device) {
             kt_block_free(ex->sites[i].device, &ex->inputs[i]);
+            kt_block_free(ex->sites[i].device, &ex->pinned_inputs[i]);
+        }
         kt_site_close(&ex->sites[i]);
     }
     kt_site_close(&ex->host);
@@ -235,7 +236,6 @@ kt_status kt_executor_create(kt_model *model, kt_lora *lora, const kt_executor_o
     kt_handle_hold(model);
     kt_handle_hold(lora);
     ex->compute = (kt_compute)options.compute;
-    ex->expert_bytes = EXPERT_BYTES;
     ex->logits_chunk = options.logits_chunk ? options.logits_chunk : default_logits_chunk(model);
     ex->kept_bytes = KEPT_BYTES;
     kt_workspace_init(&ex->workspace, "the activations of a step");

@@ -11,6 +11,14 @@
 #include "executor/rotary.h"
 #include "executor/workspace.h"
 
+/** Inputs that a step keeps on one device. */
+struct kt_step_inputs {
+    int64_t pinned;         /**< of the device's first kept layers: in pinned memory of the host */
+    struct kt_view staging; /**< an input on its way there or back, where the device has a limit */
+    kt_mark copied;         /**< of the latest of those copies */
+    int32_t fetched;        /**< the layer whose input `staging` has or gets; -1 = none */
+};
+
 /** What backward needs of the latest forward. Nothing else writes to it, and trial steps have one
  * of their own. */
 struct kt_step {
@@ -25,8 +33,9 @@ struct kt_step {
     float *logits;        /**< all tokens' logits are written here unless NULL */
     struct kt_kept *kept; /**< [num_hidden_layers] */
     int32_t first_kept;   /**< layers from here on are in `kept`; num_hidden_layers = none */
-    struct kt_pass pass;  /**< its arenas end after x and h */
-    struct kt_view h;     /**< [rows, hidden] on the head's device */
+    struct kt_step_inputs inputs[KT_MAX_DEVICES];
+    struct kt_pass pass; /**< its arenas end after x and h */
+    struct kt_view h;    /**< [rows, hidden] on the head's device */
 };
 
 struct kt_executor {
@@ -39,7 +48,6 @@ struct kt_executor {
     struct kt_site host;                  /**< the host's own device, without a supply of weights */
     struct kt_experts **experts;          /**< [num_hidden_layers], NULL in dense layers */
     enum kt_experts_where *where;         /**< [num_hidden_layers] of MoE layers */
-    uint64_t expert_bytes;                /**< of each device without host memory, for experts */
     struct kt_experts *general;           /**< computes what those do not */
     kt_compute compute;
     int64_t logits_chunk;
@@ -52,6 +60,7 @@ struct kt_executor {
     size_t token_capacity;
     struct kt_workspace workspace;
     struct kt_block inputs[KT_MAX_DEVICES]; /**< layers' inputs that a step keeps, of each device */
+    struct kt_block pinned_inputs[KT_MAX_DEVICES]; /**< those it has no room for, on the host */
     struct kt_step step;
 };
 
@@ -84,18 +93,51 @@ struct kt_feed_sizes kt_step_feed_sizes(const struct kt_executor *executor, int6
 kt_status kt_step_feed(struct kt_executor *executor, struct kt_step *step, const kt_batch *batch,
                        int64_t padding);
 
-/** Bytes of kept layer inputs on a device; UINT64_MAX on overflow. */
-uint64_t kt_step_inputs_size(const struct kt_executor *executor, const struct kt_step *step,
-                             int32_t device, int64_t tokens);
-
 /** Chooses step->first_kept and leaves in step->pass what its arenas and tallies have come to over
  * forward and, unless EVAL, backward. The pass has tokens and offsets. */
 kt_status kt_step_measure(const struct kt_executor *executor, struct kt_step *step);
 
 /** Memory and scratch of a measured step that keeps the inputs of so many tokens. Errors:
  * OUT_OF_MEMORY. */
-kt_status kt_step_reserve(struct kt_executor *executor, const struct kt_step *step, int64_t tokens);
+kt_status kt_step_reserve(struct kt_executor *executor, struct kt_step *step, int64_t tokens);
+
+static inline bool kt_step_goes_back(const struct kt_step *step)
+{
+    return step->mode != KT_FORWARD_EVAL;
+}
+
 kt_status kt_step_forward(const struct kt_executor *executor, struct kt_step *step);
 kt_status kt_step_backward(const struct kt_executor *executor, struct kt_step *step);
+
+/* inputs.c: the layers' inputs that backward needs, on their device as far as its limit allows */
+
+/** Bytes of kept inputs of `layers` layers; UINT64_MAX on overflow. */
+uint64_t kt_inputs_size(const struct kt_executor *executor, int64_t tokens, int64_t layers);
+
+/** Layers of a device whose inputs a step keeps. */
+int64_t kt_inputs_layers(const struct kt_executor *executor, const struct kt_step *step,
+                         int32_t device);
+
+/** How many of these stay on the device where it has `others` bytes of other memory than inputs
+ * and weights. */
+int64_t kt_inputs_here(const struct kt_executor *executor, const struct kt_step *step,
+                       int32_t device, int64_t tokens, uint64_t others);
+
+/** Decides where the inputs of a measured step over so many tokens are, and makes room. Errors:
+ * OUT_OF_MEMORY. */
+kt_status kt_inputs_reserve(struct kt_executor *executor, struct kt_step *step, int32_t device,
+                            int64_t tokens);
+
+/** Takes what a step needs of the arenas for them. */
+void kt_inputs_begin(struct kt_step *step);
+
+/** Keeps x as the input of a layer where backward will need it. In bfloat16 x goes on as rounded,
+ * so that backward recomputes from what forward used; where nothing is kept it is rounded too, so
+ * that log-probabilities depend neither on the mode nor on where LoRA is. */
+void kt_inputs_keep(struct kt_step *step, int32_t layer);
+
+/** The kept input of a layer, float32; in bfloat16, or from the host, it is copied into the stage's
+ * x. Layers are asked for from the last one down. */
+struct kt_view kt_inputs_get(struct kt_step *step, int32_t layer);
 
 #endif

@@ -70,6 +70,26 @@ static void list_layers(struct kt_expert_supply *s, const uint8_t *layers)
     }
 }
 
+static bool does_nothing(const struct kt_expert_supply *s)
+{
+    return !s || !s->num_layers || kt_device_is_host(s->device);
+}
+
+uint64_t kt_expert_supply_taken(const struct kt_expert_supply *s)
+{
+    return does_nothing(s) ? 0 : (uint64_t)s->num_places * s->place_bytes;
+}
+
+/** Nothing is queued that uses it. */
+static void free_places(struct kt_expert_supply *s)
+{
+    kt_device_free(s->device, KT_MEMORY_DEVICE, s->memory, kt_expert_supply_taken(s));
+    free(s->places);
+    s->memory = NULL;
+    s->places = NULL;
+    s->num_places = 0;
+}
+
 kt_status kt_expert_supply_create(const kt_model *model, struct kt_device *device,
                                   const uint8_t *layers, struct kt_expert_supply **out)
 {
@@ -99,17 +119,11 @@ void kt_expert_supply_free(struct kt_expert_supply *s)
     if (!s)
         return;
     if (s->device)
-        s->device->ops->free(s->device, KT_MEMORY_DEVICE, s->memory);
-    free(s->places);
+        free_places(s);
     free(s->layers);
     free(s->position);
     free(s->chosen);
     free(s);
-}
-
-static bool does_nothing(const struct kt_expert_supply *s)
-{
-    return !s || !s->num_layers || kt_device_is_host(s->device);
 }
 
 uint64_t kt_expert_supply_bytes(const struct kt_expert_supply *s, uint64_t bytes)
@@ -138,28 +152,40 @@ static void divide(struct kt_expert_supply *s)
     s->taken = NULL;
 }
 
+bool kt_expert_supply_give_up(struct kt_expert_supply *s)
+{
+    if (!kt_expert_supply_taken(s))
+        return false;
+    (void)kt_device_drain(s->device);
+    free_places(s);
+    return true;
+}
+
 kt_status kt_expert_supply_reserve(struct kt_expert_supply *s, uint64_t bytes)
 {
     void *memory;
-    if (does_nothing(s))
+    bytes = kt_expert_supply_bytes(s, bytes);
+    if (bytes == kt_expert_supply_taken(s))
         return KT_OK;
-    int32_t num = (int32_t)(kt_expert_supply_bytes(s, bytes) / s->place_bytes);
-    if (num == s->num_places)
-        return KT_OK;
-    KT_TRY(kt_device_drain(s->device));
-    s->device->ops->free(s->device, KT_MEMORY_DEVICE, s->memory);
-    free(s->places);
-    s->memory = NULL;
-    s->num_places = 0;
+    (void)kt_expert_supply_give_up(s);
+    int32_t num = (int32_t)(bytes / s->place_bytes);
     s->places = calloc((size_t)num, sizeof *s->places);
     if (!s->places)
         return kt_fail_memory(s->model->ctx, (uint64_t)num * sizeof *s->places, "an executor");
-    KT_TRY(s->device->ops->alloc(s->device, KT_MEMORY_DEVICE, (uint64_t)num * s->place_bytes,
-                                 "routed experts", &memory));
+    KT_TRY(kt_device_alloc(s->device, KT_MEMORY_DEVICE, bytes, "routed experts", &memory));
     s->memory = memory;
     s->num_places = num;
     divide(s);
     return KT_OK;
+}
+
+kt_status kt_expert_supply_settle(struct kt_expert_supply *s)
+{
+    const struct kt_device *device = s ? s->device : NULL;
+    if (does_nothing(s) || !device->limit)
+        return KT_OK;
+    uint64_t others = device->allocated - kt_expert_supply_taken(s);
+    return kt_expert_supply_reserve(s, device->limit > others ? device->limit - others : 0);
 }
 
 /** The place of an expert that has one of its own, or NULL. */

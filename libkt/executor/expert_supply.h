@@ -26,6 +26,14 @@ uint64_t kt_expert_supply_bytes(const struct kt_expert_supply *supply, uint64_t 
  * queued if it has to. Errors: OUT_OF_MEMORY. */
 kt_status kt_expert_supply_reserve(struct kt_expert_supply *supply, uint64_t bytes);
 
+/** Bytes that it has. */
+uint64_t kt_expert_supply_taken(const struct kt_expert_supply *supply);
+/** Gives it what the device's limit leaves, where there is one. Errors: OUT_OF_MEMORY. */
+kt_status kt_expert_supply_settle(struct kt_expert_supply *supply);
+/** Frees all that it has, until it is reserved again; false where that is nothing. NULL is allowed,
+ * here and above. */
+bool kt_expert_supply_give_up(struct kt_expert_supply *supply);
+
 /** Bytes that an expert of a layer still has to travel: 0 where it has a place of its own. */
 uint64_t kt_expert_supply_distance(const struct kt_expert_supply *supply, int32_t layer,
                                    int32_t expert);

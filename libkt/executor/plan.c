@@ -49,22 +49,64 @@ static void count_work(const struct kt_tally *tally, kt_device_plan *device)
     device->seconds += tally->seconds > tally->copy_seconds ? tally->seconds : tally->copy_seconds;
 }
 
+/** Adds what is allocated up; false where that overflows. */
+static bool add_kinds(kt_device_plan *d)
+{
+    const uint64_t kinds[] = {d->supplied,    d->adapter, d->layer_inputs,
+                              d->activations, d->scratch, d->feed};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (__builtin_add_overflow(d->total_allocated, kinds[i], &d->total_allocated))
+            return false;
+    return true;
+}
+
+/** What a step leaves of the device's limit. */
+static uint64_t room_for_weights(const struct kt_device *device, const kt_device_plan *plan)
+{
+    kt_device_plan others = *plan;
+    if (!device->limit)
+        return UINT64_MAX;
+    if (!add_kinds(&others) || others.total_allocated > device->limit)
+        return 0;
+    return device->limit - others.total_allocated;
+}
+
+/** Those that do not stay on the device are the host's. */
+static void count_inputs(const struct kt_executor *ex, const struct kt_trial *t, int32_t i,
+                         kt_device_plan *device, kt_device_plan *host)
+{
+    kt_device_plan others = *device;
+    int64_t layers = kt_inputs_layers(ex, &t->step, i), here = 0;
+    if (add_kinds(&others))
+        here = kt_inputs_here(ex, &t->step, i, t->tokens, others.total_allocated);
+    device->layer_inputs += kt_inputs_size(ex, t->tokens, here);
+    host->layer_inputs += kt_inputs_size(ex, t->tokens, layers - here);
+}
+
 static void count_stage(const struct kt_executor *ex, const struct kt_trial *t, int32_t i,
-                        kt_device_plan *device)
+                        kt_device_plan *device, kt_device_plan *host)
 {
     const struct kt_stage *stage = &t->step.pass.stages[i];
-    struct kt_supply_size size = kt_supply_measure(stage->site->supply);
-    device->weights = size.weights;
-    device->layer_inputs = kt_step_inputs_size(ex, &t->step, i, t->tokens);
+    const struct kt_site *site = stage->site;
+    device->weights = kt_supply_weights(site->supply);
     device->activations = stage->arena.peak;
     device->scratch = stage->tally.scratch;
     count_work(&stage->tally, device);
-    if (kt_device_is_host(stage->site->device))
-        return;
-    device->supplied = size.buffers + stage->site->vectors.size +
-                       kt_expert_supply_bytes(stage->site->experts, ex->expert_bytes);
-    device->adapter = stage->site->lora.size + stage->site->lora_grad.size;
-    device->feed = feed_bytes(ex, t);
+    if (!kt_device_is_host(site->device)) {
+        device->adapter = site->lora.size + site->lora_grad.size;
+        device->feed = feed_bytes(ex, t);
+        device->supplied = site->vectors.size;
+    }
+    if (kt_device_is_host(site->device))
+        return count_inputs(ex, t, i, device, host);
+    uint64_t least = kt_site_expert_least(site);
+    device->supplied += least;
+    count_inputs(ex, t, i, device, host);
+    device->supplied += kt_supply_fit(site->supply, room_for_weights(site->device, device), NULL);
+    if (site->device->limit)
+        device->supplied +=
+            kt_expert_supply_bytes(site->experts, room_for_weights(site->device, device) + least) -
+            least;
 }
 
 /** Weights of no other device; the table of tied embeddings is the host's in any case. */
@@ -98,17 +140,6 @@ static void count_host(const struct kt_plan *plan, const struct kt_executor *ex,
     host->seconds += t->step.pass.experts_seconds;
 }
 
-/** Adds what is allocated up; false where that overflows. */
-static bool add_kinds(kt_device_plan *d)
-{
-    const uint64_t kinds[] = {d->supplied,    d->adapter, d->layer_inputs,
-                              d->activations, d->scratch, d->feed};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (__builtin_add_overflow(d->total_allocated, kinds[i], &d->total_allocated))
-            return false;
-    return true;
-}
-
 static bool add_to_total(const kt_device_plan *d, kt_device_plan *total)
 {
     total->supplied += d->supplied;
@@ -128,8 +159,10 @@ static kt_status fill(struct kt_plan *plan, const struct kt_executor *ex, const 
 {
     bool fits = true;
     for (int32_t i = 0; i < ex->layout.num_devices; i++)
-        count_stage(ex, t, i, add_device(plan, ex->layout.devices[i]));
+        add_device(plan, ex->layout.devices[i]);
     kt_device_plan *host = add_device(plan, ex->host.device->ops->name);
+    for (int32_t i = 0; i < ex->layout.num_devices; i++)
+        count_stage(ex, t, i, &plan->devices[i], host);
     count_host(plan, ex, t, host);
     plan->total.weights = ex->model->num_bytes;
     for (int32_t i = 0; i < plan->num_devices; i++)

@@ -6,19 +6,22 @@
 #include "backends/registry.h"
 #include "core/context.h"
 
+/** For routed experts on a device where nobody says how much of its memory there is to spare. */
+enum { EXPERT_BYTES = 1 << 30 };
+
 kt_status kt_block_reserve(struct kt_device *device, struct kt_block *block, uint64_t size)
 {
     if (size <= block->size)
         return KT_OK;
     kt_block_free(device, block);
-    KT_TRY(device->ops->alloc(device, block->kind, size, block->what, &block->memory));
+    KT_TRY(kt_device_alloc(device, block->kind, size, block->what, &block->memory));
     block->size = size;
     return KT_OK;
 }
 
 void kt_block_free(struct kt_device *device, struct kt_block *block)
 {
-    device->ops->free(device, block->kind, block->memory);
+    kt_device_free(device, block->kind, block->memory, block->size);
     block->memory = NULL;
     block->size = 0;
 }
@@ -77,17 +80,36 @@ static kt_status copy_in(struct kt_site *site, const kt_model *model, const kt_l
     return kt_run_sync(&run, kt_run_mark(&run, KT_QUEUE_IN));
 }
 
+/** Without a limit that is all they get. */
+uint64_t kt_site_expert_least(const struct kt_site *site)
+{
+    uint64_t limit = site->device->limit;
+    return kt_expert_supply_bytes(site->experts, limit ? limit / 8 : site->expert_bytes);
+}
+
+/** Experts that stay go first, then other weights. */
+static bool reclaim(void *owner, uint64_t bytes)
+{
+    struct kt_site *site = owner;
+    return kt_expert_supply_give_up(site->experts) || kt_supply_reclaim(site->supply, bytes);
+}
+
 kt_status kt_site_open(kt_model *model, const kt_lora *lora, const char *name, const uint8_t *units,
-                       const uint8_t *experts, struct kt_site *site)
+                       const uint8_t *experts, uint64_t limit, struct kt_site *site)
 {
     *site = (struct kt_site){
         .vectors = {.kind = KT_MEMORY_DEVICE, .what = "norms and biases on a device"},
         .lora = {.kind = KT_MEMORY_DEVICE, .what = "the adapter on a device"},
-        .lora_grad = {.kind = KT_MEMORY_DEVICE, .what = "gradients on a device"}};
+        .lora_grad = {.kind = KT_MEMORY_DEVICE, .what = "gradients on a device"},
+        .expert_bytes = EXPERT_BYTES};
     KT_TRY(kt_device_open(model->ctx, name, &site->device));
+    if (!kt_device_is_host(site->device))
+        site->device->limit = limit;
     KT_TRY(kt_supply_create(model, site->device, units, &site->supply));
     if (kt_device_is_host(site->device))
         return KT_OK;
+    site->device->reclaim = reclaim;
+    site->device->owner = site;
     KT_TRY(kt_expert_supply_create(model, site->device, experts, &site->experts));
     if (lora) {
         KT_TRY(list_mirrored(lora, is_mirrored, units, &site->mirrored, &site->num_mirrored));

@@ -37,6 +37,7 @@ struct kt_site {
     struct kt_mirrored *mirrored;    /**< [num_mirrored] */
     int32_t num_mirrored;
     struct kt_expert_supply *experts;
+    uint64_t expert_bytes;      /**< for it, on a device without a limit */
     struct kt_mirrored *routed; /**< [num_routed] of routed experts: their gradients go to the
                                      device an expert at a time, as it is computed */
     int32_t num_routed;
@@ -44,11 +45,16 @@ struct kt_site {
 };
 
 /** Opens the device `name` for the units (layers, and num_hidden_layers for the head) u with
- * units[u], and for the routed experts of layers l with experts[l]. Errors: NOT_FOUND (the device),
- * OUT_OF_MEMORY. */
+ * units[u], and for the routed experts of layers l with experts[l]; one without host memory may
+ * take `limit` bytes of its own, 0 = all that there are. Errors: NOT_FOUND (the device),
+ * OUT_OF_MEMORY.
+ */
 kt_status kt_site_open(kt_model *model, const kt_lora *lora, const char *name, const uint8_t *units,
-                       const uint8_t *experts, struct kt_site *site);
+                       const uint8_t *experts, uint64_t limit, struct kt_site *site);
 void kt_site_close(struct kt_site *site);
+
+/** Bytes that routed experts get before other weights do. */
+uint64_t kt_site_expert_least(const struct kt_site *site);
 
 /** Copies of the host's matrices to the mirror, unless it has those of the fingerprint (0 = not
  * known), and gradients both ways: all are enqueued; those to the host are there after kt_run_sync

@@ -5,86 +5,6 @@
 #include "executor/batch.h"
 #include "executor/executor.h"
 
-static bool keeps_inputs(const struct kt_step *step)
-{
-    return step->mode != KT_FORWARD_EVAL;
-}
-
-static kt_dtype input_dtype(const struct kt_executor *ex)
-{
-    return ex->compute == KT_COMPUTE_BF16 ? KT_DTYPE_BF16 : KT_DTYPE_F32;
-}
-
-uint64_t kt_step_inputs_size(const struct kt_executor *ex, const struct kt_step *step,
-                             int32_t device, int64_t tokens)
-{
-    const struct kt_model_config *config = &ex->model->config;
-    uint64_t element = (uint64_t)kt_view_element(input_dtype(ex)), size;
-    uint64_t layers =
-        (uint64_t)kt_layout_layers(&ex->layout, device, step->lowest, config->num_hidden_layers);
-    if (!keeps_inputs(step))
-        return 0;
-    if (!kt_mul_u64((uint64_t)tokens * (uint64_t)config->hidden_size, layers * element, &size))
-        return UINT64_MAX;
-    return size;
-}
-
-/** Where the input of a layer is kept, on the current device. */
-static struct kt_view place_of_input(const struct kt_step *step, int32_t layer, int64_t tokens)
-{
-    const struct kt_executor *ex = step->pass.executor;
-    int32_t device = ex->layout.device[layer];
-    struct kt_view view = {.data = kt_pass_measures(&step->pass)
-                                       ? (void *)step->pass.stage->arena.base
-                                       : ex->inputs[device].memory,
-                           .ld = ex->model->config.hidden_size,
-                           .dtype = input_dtype(ex)};
-    return kt_view_at(view, tokens * kt_layout_layers(&ex->layout, device, step->lowest, layer), 0);
-}
-
-static void convert(struct kt_pass *pass, int64_t tokens, struct kt_view x, struct kt_view y)
-{
-    struct kt_rows_args args = {
-        .tokens = tokens, .dim = pass->model->config.hidden_size, .alpha = 1, .x = x, .y = y};
-    if (x.dtype == y.dtype)
-        kt_run_add(&pass->stage->run, &args);
-    else
-        kt_run_convert(&pass->stage->run, &args);
-}
-
-/** Keeps x as the input of a layer where backward will need it. In bfloat16 x goes on as rounded,
- * so that backward recomputes from what forward used; where nothing is kept it is rounded too, so
- * that log-probabilities depend neither on the mode nor on where LoRA is. */
-static void keep_input(struct kt_step *step, int32_t layer)
-{
-    struct kt_pass *pass = &step->pass;
-    struct kt_view x = pass->stage->x, kept;
-    int64_t tokens = pass->tokens - pass->padding;
-    bool keeps = keeps_inputs(step) && layer >= step->lowest;
-    uint64_t mark = kt_pass_mark(pass);
-    if (keeps)
-        kept = place_of_input(step, layer, tokens);
-    else if (input_dtype(pass->executor) == KT_DTYPE_BF16)
-        kept = kt_take_as(pass, KT_DTYPE_BF16, tokens, x.ld);
-    else
-        return;
-    convert(pass, tokens, x, kept);
-    if (kept.dtype != x.dtype)
-        convert(pass, tokens, kept, x);
-    kt_pass_release(pass, mark);
-}
-
-/** The kept input of a layer; in bfloat16 it is widened into the stage's x. */
-static struct kt_view kept_input(struct kt_step *step, int32_t layer)
-{
-    struct kt_pass *pass = &step->pass;
-    struct kt_view kept = place_of_input(step, layer, pass->tokens);
-    if (kept.dtype == KT_DTYPE_F32)
-        return kept;
-    convert(pass, pass->tokens, kept, pass->stage->x);
-    return pass->stage->x;
-}
-
 static kt_status embed(struct kt_step *step)
 {
     struct kt_pass *pass = &step->pass;
@@ -106,7 +26,7 @@ static kt_status forward_layers(struct kt_step *step)
     for (int32_t l = 0; l < layers; l++) {
         KT_TRY(kt_pass_tick(pass, "forward", l));
         KT_TRY(kt_pass_enter(pass, l, l + 1, KT_STREAM_X));
-        keep_input(step, l);
+        kt_inputs_keep(step, l);
         if (l >= step->first_kept)
             KT_TRY(
                 kt_layer_forward_keeping(pass, &model->layers[l], &step->kept[l], pass->stage->x));
@@ -121,8 +41,9 @@ kt_status kt_step_forward(const struct kt_executor *ex, struct kt_step *step)
     struct kt_pass *pass = &step->pass;
     int32_t layers = pass->model->config.num_hidden_layers;
     const struct kt_feed *host = &ex->workspace.feed;
-    kt_pass_begin(pass, keeps_inputs(step) ? step->lowest : layers,
-                  keeps_inputs(step) ? layers - step->lowest + 1 : 1);
+    kt_pass_begin(pass, kt_step_goes_back(step) ? step->lowest : layers,
+                  kt_step_goes_back(step) ? layers - step->lowest + 1 : 1);
+    kt_inputs_begin(step);
     step->h = kt_take_on(&pass->stages[ex->layout.device[layers]], step->targets.num_rows,
                          pass->model->config.hidden_size);
     KT_TRY(embed(step));
@@ -158,7 +79,7 @@ static kt_status backward_layers(struct kt_step *step)
     for (int32_t l = layers - 1; l >= step->lowest; l--) {
         KT_TRY(kt_pass_tick(pass, "backward", layers - 1 - l));
         KT_TRY(kt_pass_enter(pass, l, l > step->lowest ? l - 1 : -1, KT_STREAM_DY));
-        struct kt_view x = kept_input(step, l);
+        struct kt_view x = kt_inputs_get(step, l);
         KT_TRY(kt_layer_backward(pass, &model->layers[l],
                                  l >= step->first_kept ? &step->kept[l] : NULL, x, pass->stage->dy,
                                  l > step->lowest));
@@ -199,7 +120,7 @@ static kt_status walk(const struct kt_executor *ex, struct kt_step *step, uint64
     pass->host.tally = (struct kt_tally){0};
     pass->experts_seconds = 0;
     KT_TRY(kt_step_forward(ex, step));
-    if (keeps_inputs(step) && ex->lora)
+    if (kt_step_goes_back(step) && ex->lora)
         KT_TRY(kt_step_backward(ex, step));
     pass->tokens = tokens;
     pass->padding = padding;
@@ -235,7 +156,8 @@ kt_status kt_step_measure(const struct kt_executor *ex, struct kt_step *step)
     bool does = true;
     step->first_kept = all;
     KT_TRY(walk(ex, step, &least));
-    if (!keeps_inputs(step) || !ex->lora || ex->ctx->options.memory_limit || least == UINT64_MAX)
+    if (!kt_step_goes_back(step) || !ex->lora || ex->ctx->options.memory_limit ||
+        least == UINT64_MAX)
         return KT_OK;
     for (int32_t first = low; low < high; first = low + (high - low) / 2) {
         KT_TRY(fits(ex, step, first, least, &does));
@@ -247,10 +169,9 @@ kt_status kt_step_measure(const struct kt_executor *ex, struct kt_step *step)
     return step->first_kept == high ? KT_OK : fits(ex, step, high, least, &does);
 }
 
-kt_status kt_step_reserve(struct kt_executor *ex, const struct kt_step *step, int64_t tokens)
+kt_status kt_step_reserve(struct kt_executor *ex, struct kt_step *step, int64_t tokens)
 {
     for (int32_t i = 0; i < step->pass.num_stages; i++)
-        KT_TRY(kt_block_reserve(ex->sites[i].device, &ex->inputs[i],
-                                kt_step_inputs_size(ex, step, i, tokens)));
+        KT_TRY(kt_inputs_reserve(ex, step, i, tokens));
     return kt_workspace_reserve(&ex->workspace, &step->pass);
 }

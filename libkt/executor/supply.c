@@ -10,14 +10,22 @@
 #include "executor/supplied.h"
 #include "formats/mapped_file.h"
 #include "formats/safetensors.h"
+#include "placement/residency.h"
 
-enum { BUFFERS = 2, MAX_WEIGHTS = 16 };
+enum { BUFFERS = KT_SUPPLY_BUFFERS, MAX_WEIGHTS = 16 };
+
+struct buffer {
+    char *memory;
+    int32_t unit;  /**< that was sent to it; -1 = none */
+    kt_mark ready; /**< on IN */
+};
 
 struct unit {
     struct kt_supplied weights[MAX_WEIGHTS]; /**< in the unit's buffer */
     int32_t num_weights;
     uint64_t bytes;
-    int32_t *files; /**< [num_files] of the checkpoint, those that hold any of its weights */
+    struct buffer home; /**< where it stays on the device; without memory it travels */
+    int32_t *files;     /**< [num_files] of the checkpoint, those that hold any of its weights */
     int32_t num_files;
     struct kt_range *ranges; /**< [num_ranges] of its data in those files, experts among it */
     int32_t num_ranges;
@@ -25,20 +33,18 @@ struct unit {
     _Atomic bool resident; /**< all of it was in memory once */
 };
 
-struct buffer {
-    char *memory;
-    int32_t unit;  /**< -1 = none */
-    kt_mark ready; /**< on IN */
-};
-
 struct kt_supply {
     const kt_model *model;
     struct kt_device *device;
     struct unit *units; /**< [num_hidden_layers + 1] */
+    uint64_t *bytes;    /**< their bytes */
+    bool *resident;     /**< those that should have a home */
     struct buffer buffers[BUFFERS];
-    int32_t current; /**< the buffer of the unit that was entered */
+    int32_t latest;               /**< of the buffers, the one that was sent to last */
+    const struct buffer *current; /**< of the unit that was entered */
     struct kt_read_ahead *reader;
     uint8_t *pinned; /**< [num_files] of the checkpoint: the device copies from it at full speed */
+    bool settles;    /**< see kt_supply_settle: nothing is given up */
     bool overflows;  /**< the model has more bytes than there is memory: nothing stays resident */
 };
 
@@ -142,37 +148,38 @@ static kt_status list_units(struct kt_supply *supply, const uint8_t *units)
     return KT_OK;
 }
 
-static uint64_t buffer_bytes(const struct kt_supply *supply)
+uint64_t kt_supply_weights(const struct kt_supply *supply)
 {
-    uint64_t most = 0;
-    for (int32_t u = 0; u < num_units(supply->model); u++)
-        most = supply->units[u].bytes > most ? supply->units[u].bytes : most;
-    return most;
-}
-
-struct kt_supply_size kt_supply_measure(const struct kt_supply *supply)
-{
-    bool here = kt_device_is_host(supply->device);
-    struct kt_supply_size size = {.buffers = here ? 0 : BUFFERS * buffer_bytes(supply)};
+    uint64_t bytes = 0;
     for (int32_t u = 0; u < num_units(supply->model); u++) {
         const struct unit *unit = &supply->units[u];
         for (int32_t i = 0; i < unit->num_weights; i++)
-            size.weights += unit->weights[i].data_bytes + unit->weights[i].scale_bytes;
+            bytes += unit->weights[i].data_bytes + unit->weights[i].scale_bytes;
     }
-    return size;
+    return bytes;
 }
 
-static kt_status allocate_buffers(struct kt_supply *supply)
+static void free_buffer(struct kt_supply *supply, struct buffer *buffer, uint64_t bytes)
 {
-    uint64_t most = buffer_bytes(supply);
-    if (kt_device_is_host(supply->device))
+    kt_device_free(supply->device, KT_MEMORY_DEVICE, buffer->memory, bytes);
+    *buffer = (struct buffer){.unit = -1};
+}
+
+static void free_buffers(struct kt_supply *supply)
+{
+    for (int i = 0; i < BUFFERS; i++)
+        free_buffer(supply, &supply->buffers[i],
+                    kt_residency_buffer(supply->bytes, num_units(supply->model)));
+}
+
+static kt_status allocate(struct kt_supply *supply, struct buffer *buffer, uint64_t bytes)
+{
+    void *memory;
+    if (buffer->memory)
         return KT_OK;
-    for (int i = 0; i < BUFFERS; i++) {
-        void *memory;
-        KT_TRY(supply->device->ops->alloc(supply->device, KT_MEMORY_DEVICE, most,
-                                          "the weights of a layer", &memory));
-        supply->buffers[i].memory = memory;
-    }
+    KT_TRY(kt_device_alloc(supply->device, KT_MEMORY_DEVICE, bytes, "the weights of a layer",
+                           &memory));
+    *buffer = (struct buffer){.memory = memory, .unit = -1};
     return KT_OK;
 }
 
@@ -195,38 +202,57 @@ static void unpin_files(struct kt_supply *supply)
     free(supply->pinned);
 }
 
+bool kt_supply_reclaim(struct kt_supply *supply, uint64_t bytes)
+{
+    int32_t num = num_units(supply->model);
+    uint64_t freed = 0;
+    if (supply->settles)
+        return false;
+    if (!supply->buffers[0].memory)
+        bytes += BUFFERS * kt_residency_buffer(supply->bytes, num);
+    for (int32_t u = num - 1; u >= 0 && freed < bytes; u--) {
+        freed += supply->units[u].home.memory ? supply->bytes[u] : 0;
+        free_buffer(supply, &supply->units[u].home, supply->bytes[u]);
+        supply->resident[u] = false;
+    }
+    return freed;
+}
+
+uint64_t kt_supply_fit(const struct kt_supply *supply, uint64_t room, bool *resident)
+{
+    return kt_residency_fit(supply->bytes, num_units(supply->model), room, resident);
+}
+
 kt_status kt_supply_create(const kt_model *model, struct kt_device *device, const uint8_t *units,
                            struct kt_supply **out)
 {
     struct kt_supply *supply = calloc(1, sizeof *supply);
     *out = NULL;
-    if (supply) {
-        supply->units = calloc((size_t)num_units(model), sizeof *supply->units);
-        supply->pinned = calloc(model->checkpoint->num_files + 1, sizeof *supply->pinned);
-    }
-    if (!supply || !supply->units || !supply->pinned) {
-        if (supply) {
-            free(supply->units);
-            free(supply->pinned);
-        }
-        free(supply);
+    if (!supply)
+        return kt_fail_memory(model->ctx, sizeof *supply, "an executor");
+    supply->model = model;
+    supply->device = device;
+    supply->units = calloc((size_t)num_units(model), sizeof *supply->units);
+    supply->bytes = calloc((size_t)num_units(model), sizeof *supply->bytes);
+    supply->resident = calloc((size_t)num_units(model), sizeof *supply->resident);
+    supply->pinned = calloc(model->checkpoint->num_files + 1, sizeof *supply->pinned);
+    if (!supply->units || !supply->bytes || !supply->resident || !supply->pinned) {
+        kt_supply_free(supply);
         return kt_fail_memory(model->ctx, (uint64_t)num_units(model) * sizeof(struct unit),
                               "an executor");
     }
-    supply->model = model;
-    supply->device = device;
     supply->overflows = model->num_bytes > kt_context_host_memory(model->ctx);
     for (int i = 0; i < BUFFERS; i++)
         supply->buffers[i].unit = -1;
     kt_status status = kt_read_ahead_create(model->ctx, &supply->reader);
     if (status == KT_OK)
         status = list_units(supply, units);
-    if (status == KT_OK)
-        status = allocate_buffers(supply);
     if (status != KT_OK) {
         kt_supply_free(supply);
         return status;
     }
+    for (int32_t u = 0; u < num_units(model); u++)
+        supply->bytes[u] = supply->units[u].bytes;
     pin_files(supply);
     *out = supply;
     return KT_OK;
@@ -238,13 +264,15 @@ void kt_supply_free(struct kt_supply *supply)
         return;
     kt_read_ahead_free(supply->reader);
     unpin_files(supply);
-    for (int i = 0; i < BUFFERS; i++)
-        supply->device->ops->free(supply->device, KT_MEMORY_DEVICE, supply->buffers[i].memory);
-    for (int32_t u = 0; u < num_units(supply->model); u++) {
+    free_buffers(supply);
+    for (int32_t u = 0; supply->units && u < num_units(supply->model); u++) {
+        free_buffer(supply, &supply->units[u].home, supply->units[u].bytes);
         free(supply->units[u].files);
         free(supply->units[u].ranges);
     }
     free(supply->units);
+    free(supply->bytes);
+    free(supply->resident);
     free(supply);
 }
 
@@ -269,12 +297,26 @@ static void send(const struct kt_supply *supply, const struct kt_runner *run, in
     buffer->ready = kt_run_mark(run, KT_QUEUE_SUPPLY);
 }
 
-static int32_t buffer_of(const struct kt_supply *supply, int32_t unit)
+/** Where a unit is, or NULL. */
+static struct buffer *place_of(struct kt_supply *supply, int32_t unit)
 {
-    int32_t i = 0;
-    while (i < BUFFERS && supply->buffers[i].unit != unit)
-        i++;
-    return i;
+    struct unit *u = &supply->units[unit];
+    if (u->home.memory)
+        return u->home.unit == unit ? &u->home : NULL;
+    for (int i = 0; i < BUFFERS; i++)
+        if (supply->buffers[i].unit == unit)
+            return &supply->buffers[i];
+    return NULL;
+}
+
+/** Where it comes to: its home, or the buffer that was not sent to last, unless that is in use. */
+static struct buffer *place_for(struct kt_supply *supply, int32_t unit)
+{
+    if (supply->units[unit].home.memory)
+        return &supply->units[unit].home;
+    int32_t next = (supply->latest + 1) % BUFFERS;
+    supply->latest = &supply->buffers[next] == supply->current ? (next + 1) % BUFFERS : next;
+    return &supply->buffers[supply->latest];
 }
 
 static void read_ahead(struct kt_supply *supply, int32_t unit)
@@ -284,11 +326,12 @@ static void read_ahead(struct kt_supply *supply, int32_t unit)
         kt_read_ahead_want(supply->reader, u->ranges, u->num_ranges, u->tells, &u->resident);
 }
 
-/** What a unit sends, were it in no buffer. */
+/** What a unit sends, were it in no buffer. One that stays is sent once. */
 static void measure(const struct kt_supply *supply, const struct kt_runner *run, int32_t unit)
 {
     const struct unit *u = &supply->units[unit];
-    for (int32_t i = 0; !kt_device_is_host(supply->device) && i < u->num_weights; i++)
+    bool travels = !kt_device_is_host(supply->device) && !supply->resident[unit];
+    for (int32_t i = 0; travels && i < u->num_weights; i++)
         kt_run_copy(run, KT_QUEUE_IN, NULL, NULL,
                     u->weights[i].data_bytes + u->weights[i].scale_bytes);
 }
@@ -304,26 +347,97 @@ kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run,
     read_ahead(supply, then);
     if (kt_device_is_host(supply->device))
         return KT_OK;
-    int32_t at = buffer_of(supply, unit);
-    if (at == BUFFERS) {
-        at = (supply->current + 1) % BUFFERS;
-        send(supply, run, unit, &supply->buffers[at]);
+    struct buffer *at = place_of(supply, unit);
+    if (!at) {
+        at = place_for(supply, unit);
+        send(supply, run, unit, at);
     }
     supply->current = at;
-    kt_run_wait(run, KT_QUEUE_COMPUTE, supply->buffers[at].ready);
-    if (then < 0 || buffer_of(supply, then) < BUFFERS)
+    kt_run_wait(run, KT_QUEUE_COMPUTE, at->ready);
+    if (then < 0 || place_of(supply, then))
         return KT_OK;
     KT_TRY(check_files(supply, then));
-    send(supply, run, then, &supply->buffers[(at + 1) % BUFFERS]);
+    send(supply, run, then, place_for(supply, then));
     return KT_OK;
 }
 
 struct kt_weight kt_supply_take(const struct kt_supply *supply, const struct kt_weight *weight)
 {
-    const struct buffer *buffer = &supply->buffers[supply->current];
+    const struct buffer *buffer = supply->current;
     const struct unit *u = &supply->units[buffer->unit];
     for (int32_t i = 0; i < u->num_weights; i++)
         if (u->weights[i].weight->data == weight->data)
             return kt_supplied_weight(&u->weights[i], buffer->memory);
     return *weight;
+}
+
+uint64_t kt_supply_taken(const struct kt_supply *supply)
+{
+    int32_t num = num_units(supply->model);
+    uint64_t bytes = 0;
+    for (int32_t u = 0; u < num; u++)
+        bytes += supply->units[u].home.memory ? supply->bytes[u] : 0;
+    for (int i = 0; i < BUFFERS; i++)
+        bytes += supply->buffers[i].memory ? kt_residency_buffer(supply->bytes, num) : 0;
+    return bytes;
+}
+
+/** What weights may take: what they have, and what is left. */
+static uint64_t room_of(const struct kt_supply *supply)
+{
+    const struct kt_device *device = supply->device;
+    uint64_t others = device->allocated - kt_supply_taken(supply);
+    if (!device->limit)
+        return UINT64_MAX;
+    return device->limit > others ? device->limit - others : 0;
+}
+
+/** Homes of the units that should have one, as far as the device has memory; false where it has
+ * not enough. */
+static bool allocate_homes(struct kt_supply *supply)
+{
+    int32_t num = num_units(supply->model);
+    bool all = true;
+    for (int32_t u = 0; u < num; u++)
+        if (!supply->resident[u])
+            free_buffer(supply, &supply->units[u].home, supply->bytes[u]);
+    for (int32_t u = 0; u < num; u++) {
+        if (supply->resident[u])
+            all = all && allocate(supply, &supply->units[u].home, supply->bytes[u]) == KT_OK;
+        supply->resident[u] = supply->units[u].home.memory;
+    }
+    return all;
+}
+
+/** Whether a unit of the device has no home. */
+static bool any_travels(const struct kt_supply *supply)
+{
+    bool any = false;
+    for (int32_t u = 0; u < num_units(supply->model); u++)
+        any = any || (supply->bytes[u] && !supply->resident[u]);
+    return any;
+}
+
+static kt_status settle(struct kt_supply *supply)
+{
+    uint64_t bytes = kt_residency_buffer(supply->bytes, num_units(supply->model));
+    kt_supply_fit(supply, room_of(supply), supply->resident);
+    if (!any_travels(supply))
+        free_buffers(supply);
+    if (allocate_homes(supply) && !any_travels(supply))
+        return KT_OK;
+    supply->settles = false;
+    for (int i = 0; i < BUFFERS; i++)
+        KT_TRY(allocate(supply, &supply->buffers[i], bytes));
+    return KT_OK;
+}
+
+kt_status kt_supply_settle(struct kt_supply *supply)
+{
+    if (!supply || kt_device_is_host(supply->device))
+        return KT_OK;
+    supply->settles = true;
+    kt_status status = settle(supply);
+    supply->settles = false;
+    return status;
 }

@@ -4,7 +4,8 @@
  * layer, or the head behind the last. On a device with host memory weights are used where the
  * checkpoint is mapped, and the system is asked for the next unit's pages while one is computed;
  * before a unit its files are looked at, so that one that was truncated is an error and no fault.
- * On another device two buffers take turns: while one unit is computed, the next one travels.
+ * On another device units that there is room for stay once they were sent; for the others two
+ * buffers take turns: while one unit is computed, the next one travels.
  *
  * Routed experts are computed on the host: their pages are asked for, and nothing is sent. */
 #ifndef KT_EXECUTOR_SUPPLY_H
@@ -18,11 +19,19 @@ struct kt_supply;
 /** For the units u with units[u], of num_hidden_layers + 1. Errors: OUT_OF_MEMORY. */
 kt_status kt_supply_create(const kt_model *model, struct kt_device *device, const uint8_t *units,
                            struct kt_supply **out);
-/** Bytes of the weights of all its units, and of its buffers. */
-struct kt_supply_size {
-    uint64_t weights, buffers;
-};
-struct kt_supply_size kt_supply_measure(const struct kt_supply *supply);
+/** Bytes of the weights of all its units. */
+uint64_t kt_supply_weights(const struct kt_supply *supply);
+/** What they would take on a device with so much room, see kt_residency_fit. */
+uint64_t kt_supply_fit(const struct kt_supply *supply, uint64_t room, bool *resident);
+/** What they take now, buffers and all. */
+uint64_t kt_supply_taken(const struct kt_supply *supply);
+/** Lets as many units stay as there is memory for, once a pass has all of its own. Nothing is
+ * queued. What other memory then needs, they give up again. NULL is allowed. Errors: OUT_OF_MEMORY
+ * (not even for what travels). */
+kt_status kt_supply_settle(struct kt_supply *supply);
+/** Gives up weights that stay, from the last unit on: so many bytes, and what then travels needs.
+ * Nothing is queued that uses them. False where nothing was freed. */
+bool kt_supply_reclaim(struct kt_supply *supply, uint64_t bytes);
 /** NULL is allowed. */
 void kt_supply_free(struct kt_supply *supply);
 

@@ -60,7 +60,16 @@ kt_status kt_workspace_reserve_scratch(const struct kt_pass *measured)
     for (int32_t i = 0; i < measured->num_stages; i++)
         KT_TRY(kt_device_reserve_scratch(measured->stages[i].site->device,
                                          measured->stages[i].tally.scratch));
-    return kt_device_reserve_scratch(measured->executor->host.device, measured->host.tally.scratch);
+    KT_TRY(
+        kt_device_reserve_scratch(measured->executor->host.device, measured->host.tally.scratch));
+    for (int32_t i = 0; i < measured->num_stages; i++) {
+        const struct kt_site *site = measured->stages[i].site;
+        if (!kt_expert_supply_taken(site->experts))
+            KT_TRY(kt_expert_supply_reserve(site->experts, kt_site_expert_least(site)));
+        KT_TRY(kt_supply_settle(site->supply));
+        KT_TRY(kt_expert_supply_settle(site->experts));
+    }
+    return KT_OK;
 }
 
 kt_status kt_workspace_reserve(struct kt_workspace *w, const struct kt_pass *measured)
@@ -72,7 +81,6 @@ kt_status kt_workspace_reserve(struct kt_workspace *w, const struct kt_pass *mea
         const struct kt_stage *stage = &measured->stages[i];
         struct kt_device *device = stage->site->device;
         KT_TRY(kt_block_reserve(device, &w->activations[i], stage->arena.peak));
-        KT_TRY(kt_expert_supply_reserve(stage->site->experts, ex->expert_bytes));
         if (!kt_device_is_host(device))
             KT_TRY(kt_block_reserve(device, &w->feeds[i], w->host_feed.size));
     }

@@ -27,10 +27,12 @@ kt_status kt_workspace_feed(struct kt_workspace *workspace, const struct kt_exec
 /** Bytes of arenas and crossing that a pass has measured; UINT64_MAX when one overflowed. */
 uint64_t kt_workspace_size(const struct kt_pass *measured);
 
-/** Reserves what a pass has measured, scratch of devices included. Errors: OUT_OF_MEMORY. */
+/** Reserves what a pass has measured, scratch of devices included, and gives what is left to
+ * weights. Errors: OUT_OF_MEMORY. */
 kt_status kt_workspace_reserve(struct kt_workspace *workspace, const struct kt_pass *measured);
 
-/** Scratch alone: other passes of the executor share it and may have failed to grow it. */
+/** Scratch and room for weights alone: other passes of the executor share it and may have failed to
+ * grow it. */
 kt_status kt_workspace_reserve_scratch(const struct kt_pass *measured);
 
 /** Gives the workspace to a pass over the same tokens, and sends the feed and the adapter to

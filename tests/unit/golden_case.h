@@ -127,10 +127,11 @@ static inline const char *golden_experts(const struct golden_case *c)
     return name;
 }
 
-/** An executor whose layers take these devices in turn; the head has the last one. */
-static inline kt_executor *golden_place_on(const struct golden_case *c,
-                                           const char *const devices[3], const char *experts,
-                                           kt_compute compute)
+/** An executor whose layers take these devices in turn; the head has the last one. Each device with
+ * memory of its own may take so many bytes, 0 = all. */
+static inline kt_executor *golden_place_all(const struct golden_case *c,
+                                            const char *const devices[3], const char *experts,
+                                            kt_compute compute, uint64_t device_memory)
 {
     int32_t layers = c->model->config.num_hidden_layers;
     char regex[64];
@@ -151,16 +152,31 @@ static inline kt_executor *golden_place_on(const struct golden_case *c,
     options.logits_chunk = 7;
     options.rule = rule;
     options.experts_backend = experts;
+    options.device_memory = device_memory;
     ck_assert_ok(c->ctx, kt_executor_create(c->model, c->lora, &options, &executor));
     kt_rule_free(rule);
     return executor;
 }
 
+static inline kt_executor *golden_place_on(const struct golden_case *c,
+                                           const char *const devices[3], const char *experts,
+                                           kt_compute compute)
+{
+    return golden_place_all(c, devices, experts, compute, 0);
+}
+
 /** The same with the experts of the case's own executor. */
+static inline kt_executor *golden_place_within(const struct golden_case *c,
+                                               const char *const devices[3], kt_compute compute,
+                                               uint64_t device_memory)
+{
+    return golden_place_all(c, devices, golden_experts(c), compute, device_memory);
+}
+
 static inline kt_executor *golden_place(const struct golden_case *c, const char *const devices[3],
                                         kt_compute compute)
 {
-    return golden_place_on(c, devices, golden_experts(c), compute);
+    return golden_place_within(c, devices, compute, 0);
 }
 
 /** Chunks of 7 logits, so that they do not divide the rows. */

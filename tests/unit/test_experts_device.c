@@ -54,7 +54,7 @@ START_TEST(experts_on_a_device_are_the_same_bits_however_they_travel)
     struct golden_case c = golden_open(moe_cases[_i / 8], 2, compute);
     kt_executor *far = golden_place_on(&c, far_away, "device", compute);
     kt_executor *near = golden_place_on(&c, here, "device", compute);
-    far->expert_bytes = bytes[_i / 2 % 4];
+    far->sites[0].expert_bytes = bytes[_i / 2 % 4];
     ck_assert_str_eq(kt_executor_experts_backend(far, c.model->config.num_hidden_layers - 1),
                      "device");
     expect_same(&c, two_steps(&c, far), two_steps(&c, near));
@@ -84,7 +84,7 @@ START_TEST(experts_of_device_and_host_agree)
     static const char *const experts[] = {"device", "auto"};
     struct golden_case c = golden_open(moe_cases[_i / 2], 2, KT_COMPUTE_F32);
     kt_executor *far = golden_place_on(&c, far_away, experts[_i % 2], KT_COMPUTE_F32);
-    far->expert_bytes = 0;
+    far->sites[0].expert_bytes = 0;
     expect_close(&c, two_steps(&c, far), 1e-5);
     kt_executor_free(far);
     golden_close(&c);

@@ -17,7 +17,7 @@ static kt_executor *place(const struct golden_case *c, int turn, kt_compute comp
     kt_executor *executor = golden_place_on(c, devices, experts[turn % EXPERTS], compute);
     ck_assert_str_eq(executor->layout.devices[0], devices[0]); /* a missing one becomes the CPU */
     if (turn / EXPERTS % 2)
-        executor->expert_bytes = 0;
+        executor->sites[0].expert_bytes = 0;
     return executor;
 }
 
