@@ -27,9 +27,9 @@ typedef struct kt_executor_options {
                                       rule */
     int32_t logits_chunk; /**< tokens whose logits exist at one time; 0 = chosen by size */
 #ifdef KT_EXPERIMENTAL
-    uint64_t device_memory; /**< bytes that each device with memory of its own may take; 0 = all
-                                 that there are. Weights that a step leaves room for stay there
-                                 from one to the next, the others travel again */
+    uint64_t device_memory; /**< bytes that each device with memory of its own may take; 0 = nine
+                                 tenths of what is free. Weights that a step leaves room for stay
+                                 there from one to the next, the others travel again */
     uint64_t reserved[7];
 #else
     uint64_t reserved[8];

@@ -279,6 +279,8 @@ struct kt_device_ops {
      * Pinned memory is the fastest, but any will do. */
     void (*copy)(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
                  uint64_t bytes);
+    /** Optional: bytes of its memory that nobody has taken. */
+    uint64_t (*available)(const struct kt_device *dev);
     /** Optional, for memory of the host that is copied from again and again: makes such copies run
      * at full speed, beside the host. False = it could not; then copies are as they were. */
     bool (*pin)(struct kt_device *dev, const void *memory, uint64_t bytes);

@@ -150,6 +150,7 @@ static void divide(struct kt_expert_supply *s)
         s->places[i] = (struct place){.layer = NONE};
     s->first = s->num_sent = 0;
     s->taken = NULL;
+    s->from_ring = false;
 }
 
 bool kt_expert_supply_give_up(struct kt_expert_supply *s)

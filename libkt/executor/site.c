@@ -94,6 +94,13 @@ static bool reclaim(void *owner, uint64_t bytes)
     return kt_expert_supply_give_up(site->experts) || kt_supply_reclaim(site->supply, bytes);
 }
 
+/** What there is but for a margin, for the device's own needs and for others; 0 = not known. */
+static uint64_t available(const struct kt_device *device)
+{
+    uint64_t bytes = device->ops->available ? device->ops->available(device) : 0;
+    return bytes - bytes / 10;
+}
+
 kt_status kt_site_open(kt_model *model, const kt_lora *lora, const char *name, const uint8_t *units,
                        const uint8_t *experts, uint64_t limit, struct kt_site *site)
 {
@@ -104,7 +111,7 @@ kt_status kt_site_open(kt_model *model, const kt_lora *lora, const char *name, c
         .expert_bytes = EXPERT_BYTES};
     KT_TRY(kt_device_open(model->ctx, name, &site->device));
     if (!kt_device_is_host(site->device))
-        site->device->limit = limit;
+        site->device->limit = limit ? limit : available(site->device);
     KT_TRY(kt_supply_create(model, site->device, units, &site->supply));
     if (kt_device_is_host(site->device))
         return KT_OK;

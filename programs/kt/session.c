@@ -48,7 +48,7 @@ static int parse_size(const config *cfg, const char *key, uint64_t *bytes)
     const char *unit = *end ? strchr(units, *end) : NULL;
     if (unit) {
         size = ldexp(size, 10 * (int)(unit - units + 1));
-        end++;
+        end += strcmp(end + 1, "iB") == 0 ? 3 : 1;
     }
     if (end == text || *end || !(size >= 1) || size > 1e18)
         return config_fail(cfg, key, "%s is not a size; write bytes, or a number with K, M, G or T",
@@ -75,6 +75,8 @@ int session_open(session *s, const config *cfg)
 {
     *s = (session){.cfg = cfg};
     int rc = parse_size(cfg, "memory_limit", &s->memory_limit);
+    if (rc == APP_OK)
+        rc = parse_size(cfg, "kt_gpu_memory", &s->gpu_memory);
     if (rc == APP_OK)
         rc = create_context(s, 0);
     if (rc != APP_OK)
@@ -231,6 +233,7 @@ int session_create_executor(session *s, kt_compute compute)
         return rc;
     }
     options.rule = rule;
+    options.device_memory = s->gpu_memory;
     options.experts_backend = config_string(s->cfg, "kt_experts");
     kt_status status = kt_executor_create(s->model, s->lora, &options, &s->executor);
     bool experts = options.experts_backend && status == KT_ERROR_NOT_FOUND;

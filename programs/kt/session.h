@@ -12,6 +12,7 @@
 typedef struct session {
     const config *cfg;
     uint64_t memory_limit; /**< bytes, of the key memory_limit; 0 = none */
+    uint64_t gpu_memory;   /**< likewise kt_gpu_memory; 0 = what is free */
     int32_t num_cores;     /**< that this process may use */
     kt_context *ctx;
     kt_model *model;

@@ -2,7 +2,7 @@
 /* Speed of training steps and of generation on random tokens, without files or text:
  *
  *     bench_step MODEL ADAPTER [sequences=16] [length=192] [threads=0] [steps=3] [bf16=1] [new=0]
- *                [device=cpu] [experts=auto]
+ *                [device=cpu] [experts=auto] [memory=GiB]
  *
  * Three quarters of each sequence are targets. new=N generates N tokens after a prompt of `length`
  * tokens instead. Prints seconds of forward, backward and optimizer, tokens/s and peak memory. */
@@ -15,6 +15,7 @@
 struct settings {
     int sequences, length, threads, steps, bf16, new_tokens;
     const char *device, *experts;
+    double memory; /**< GiB of a device; 0 = what is free */
 };
 
 struct job {
@@ -43,7 +44,7 @@ static void need(const struct job *job, kt_status status)
 
 static struct settings parse(int argc, char **argv)
 {
-    struct settings s = {16, 192, 0, 3, 1, 0, "cpu", NULL};
+    struct settings s = {16, 192, 0, 3, 1, 0, "cpu", NULL, 0};
     const char *names[] = {"sequences", "length", "threads", "steps", "bf16", "new"};
     int *values[] = {&s.sequences, &s.length, &s.threads, &s.steps, &s.bf16, &s.new_tokens};
     for (int i = 3; i < argc; i++) {
@@ -51,6 +52,8 @@ static struct settings parse(int argc, char **argv)
             s.device = argv[i] + 7;
         if (strncmp(argv[i], "experts=", 8) == 0)
             s.experts = argv[i] + 8;
+        if (strncmp(argv[i], "memory=", 7) == 0)
+            s.memory = atof(argv[i] + 7);
         for (size_t k = 0; k < sizeof names / sizeof *names; k++)
             if (strncmp(argv[i], names[k], strlen(names[k])) == 0 &&
                 argv[i][strlen(names[k])] == '=')
@@ -75,6 +78,7 @@ static void open_job(struct job *job, char **argv, const struct settings *s)
     need(job, kt_rule_create(job->ctx, &rule));
     need(job, kt_rule_add(rule, ".", s->device, s->experts));
     executor.rule = rule;
+    executor.device_memory = (uint64_t)(s->memory * (1 << 30));
     need(job, kt_executor_create(job->model, job->lora, &executor, &job->executor));
     kt_rule_free(rule);
     need(job, kt_optimizer_create(job->lora, NULL, &job->optimizer));
@@ -152,7 +156,7 @@ int main(int argc, char **argv)
     struct job job = {0};
     if (argc < 3) {
         fprintf(stderr, "bench_step MODEL ADAPTER [sequences=] [length=] [threads=] [steps=] "
-                        "[bf16=] [new=] [device=] [experts=]\n");
+                        "[bf16=] [new=] [device=] [experts=] [memory=]\n");
         return 2;
     }
     struct settings s = parse(argc, argv);

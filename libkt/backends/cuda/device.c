@@ -84,6 +84,7 @@ static const struct kt_device_ops cuda_ops = {
     .prefers = cuda_prefers,
     .rates = cuda_rates,
     .copy = kt_cuda_copy,
+    .available = kt_cuda_available,
     .pin = kt_cuda_pin,
     .unpin = kt_cuda_unpin,
     .mark = kt_cuda_mark,

@@ -42,6 +42,7 @@ uint64_t kt_cuda_bytes_at(const void *memory);
 kt_status kt_cuda_alloc(struct kt_device *dev, enum kt_memory kind, uint64_t bytes,
                         const char *what, void **out);
 void kt_cuda_free(struct kt_device *dev, enum kt_memory kind, void *memory);
+uint64_t kt_cuda_available(const struct kt_device *dev);
 bool kt_cuda_pin(struct kt_device *dev, const void *memory, uint64_t bytes);
 void kt_cuda_unpin(struct kt_device *dev, const void *memory, uint64_t bytes);
 /** How much of `bytes` bytes from an address of the host on one copy may take. */

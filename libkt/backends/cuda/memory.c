@@ -104,6 +104,16 @@ void kt_cuda_free(struct kt_device *dev, enum kt_memory kind, void *memory)
     kt_cuda_leave(cuda->context, before);
 }
 
+uint64_t kt_cuda_available(const struct kt_device *dev)
+{
+    const struct kt_cuda_device *cuda = (const struct kt_cuda_device *)dev;
+    size_t available = 0, total = 0;
+    void *before = kt_cuda_enter(cuda->context);
+    cudaMemGetInfo(&available, &total);
+    kt_cuda_leave(cuda->context, before);
+    return available;
+}
+
 /** Memory of others that is pinned: in pieces, which a copy must not cross. */
 struct kt_cuda_pinned {
     struct kt_cuda_pinned *next;
