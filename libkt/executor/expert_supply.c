@@ -197,10 +197,20 @@ static struct place *own_place(const struct kt_expert_supply *s, int32_t layer, 
     return &s->places[s->num_places - 1 - (s->position[layer] * s->own + expert)];
 }
 
+static bool is_sent(const struct kt_expert_supply *s, int32_t layer, int32_t expert)
+{
+    for (int32_t i = 0; i < s->num_sent; i++) {
+        const struct place *place = &s->places[(s->first + i) % s->num_ring];
+        if (place->layer == layer && place->expert == expert)
+            return true;
+    }
+    return false;
+}
+
 uint64_t kt_expert_supply_distance(const struct kt_expert_supply *s, int32_t layer, int32_t expert)
 {
     struct kt_supplied weights[KT_EXPERT_LINEARS];
-    if (does_nothing(s) || own_place(s, layer, expert))
+    if (does_nothing(s) || own_place(s, layer, expert) || is_sent(s, layer, expert))
         return 0;
     return lay_out(s->model, layer, expert, weights);
 }

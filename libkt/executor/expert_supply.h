@@ -34,7 +34,8 @@ kt_status kt_expert_supply_settle(struct kt_expert_supply *supply);
  * here and above. */
 bool kt_expert_supply_give_up(struct kt_expert_supply *supply);
 
-/** Bytes that an expert of a layer still has to travel: 0 where it has a place of its own. */
+/** Bytes that an expert of a layer still has to travel: 0 where it has a place of its own, or is in
+ * the ring already. */
 uint64_t kt_expert_supply_distance(const struct kt_expert_supply *supply, int32_t layer,
                                    int32_t expert);
 

@@ -140,13 +140,11 @@ struct shares {
 /** What an expert takes on the current device: to bring it there and to multiply, whichever is
  * longer. */
 static double device_seconds(const struct kt_pass *pass, const struct kt_expert_work *work,
-                             int32_t expert, int64_t rows)
+                             struct kt_rates rates, int32_t expert, int64_t rows)
 {
     const struct kt_expert_layer *l = &work->experts;
     int32_t layer = (int32_t)(work->layer - pass->model->layers);
     uint64_t distance = kt_expert_supply_distance(pass->stage->site->experts, layer, expert);
-    const struct kt_device *device = pass->stage->site->device;
-    struct kt_rates rates = device->ops->rates(device, pass->compute);
     double products = work->dy.data ? 15 : 6;
     double flops = products * (double)rows * (double)l->hidden_size * (double)l->intermediate_size;
     double bring = (double)distance / rates.link, multiply = flops / rates.flops;
@@ -181,10 +179,12 @@ static void choose(const struct kt_pass *pass, const struct kt_expert_work *work
                    struct kt_share_cost *costs, int32_t *order, uint8_t *chosen)
 {
     const struct kt_routing *r = &work->routing;
+    const struct kt_device *device = pass->stage->site->device;
+    struct kt_rates rates = device->ops->rates(device, pass->compute);
     for (int32_t i = 0; i < r->num_experts; i++) {
         int64_t rows = r->first[i + 1] - r->first[i];
         costs[i] = (struct kt_share_cost){.host = host_seconds(pass, work, rows),
-                                          .device = device_seconds(pass, work, i, rows)};
+                                          .device = device_seconds(pass, work, rates, i, rows)};
     }
     kt_share_choose(costs, r->num_experts, host_fixed_seconds(pass, work), order, chosen);
 }
