@@ -83,15 +83,29 @@ static kt_status copy_name(const struct kt_converter *c, const char *name)
     return status;
 }
 
+static kt_status cannot_list(const struct kt_converter *c)
+{
+    return errno == ENOMEM ? kt_fail_memory(c->ctx, 0, c->model->path)
+                           : kt_fail(c->ctx, KT_ERROR_IO, "%s: cannot be listed: %s",
+                                     c->model->path, strerror(errno));
+}
+
 kt_status kt_convert_copy_files(const struct kt_converter *c)
 {
     kt_status status = KT_OK;
     DIR *folder = opendir(c->model->path);
     if (!folder)
-        return kt_fail(c->ctx, KT_ERROR_IO, "%s: %s", c->model->path, strerror(errno));
-    for (struct dirent *entry; status == KT_OK && (entry = readdir(folder));)
+        return cannot_list(c);
+    while (status == KT_OK) {
+        errno = 0; /* tells the end from an error */
+        struct dirent *entry = readdir(folder);
+        if (!entry && errno)
+            status = cannot_list(c);
+        if (!entry)
+            break;
         if (is_copied(entry->d_name))
             status = copy_name(c, entry->d_name);
+    }
     closedir(folder);
     return status;
 }

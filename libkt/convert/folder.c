@@ -22,6 +22,8 @@ static const char record_name[] = "kt_convert.json";
 
 static kt_status failed(const struct kt_converter *c)
 {
+    if (errno == ENOMEM)
+        return kt_fail_memory(c->ctx, 0, c->target);
     return kt_fail(c->ctx, KT_ERROR_IO, "%s: %s%s", c->target, strerror(errno),
                    errno == ENOENT ? "; create the folder above it first" : "");
 }

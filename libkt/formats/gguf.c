@@ -171,11 +171,18 @@ struct kt_json kt_gguf_json(const struct kt_gguf *g)
     return (struct kt_json){g->ctx, g->files[0].path, "", g->metadata};
 }
 
+static kt_status cannot_list(kt_context *ctx, const char *folder)
+{
+    return errno == ENOMEM
+               ? kt_fail_memory(ctx, 0, folder)
+               : kt_fail(ctx, KT_ERROR_IO, "%s: cannot be listed: %s", folder, strerror(errno));
+}
+
 /* The model's only or first file in the folder. */
 static kt_status search_folder(kt_context *ctx, const char *folder, DIR *dir, char **file)
 {
     int number, count;
-    for (struct dirent *entry; (entry = readdir(dir));) {
+    for (struct dirent *entry; (errno = 0, entry = readdir(dir));) {
         if (!kt_gguf_is_name(entry->d_name) ||
             (is_split(entry->d_name, &number, &count) && number != 1))
             continue;
@@ -187,7 +194,7 @@ static kt_status search_folder(kt_context *ctx, const char *folder, DIR *dir, ch
         if (!*file)
             return kt_fail_memory(ctx, 0, "a file name");
     }
-    return KT_OK;
+    return errno ? cannot_list(ctx, folder) : KT_OK;
 }
 
 static kt_status has_safetensors(kt_context *ctx, const char *folder, bool *has)
@@ -215,7 +222,7 @@ kt_status kt_gguf_locate(kt_context *ctx, const char *path, char **file)
     KT_TRY(has_safetensors(ctx, path, &other));
     DIR *dir = other ? NULL : opendir(path);
     if (!dir && !other && errno != EACCES) /* a folder that may not be listed can be read by name */
-        return kt_fail(ctx, KT_ERROR_IO, "%s: cannot be listed: %s", path, strerror(errno));
+        return cannot_list(ctx, path);
     if (!dir)
         return KT_OK;
     kt_status status = search_folder(ctx, path, dir, file);

@@ -8,6 +8,7 @@
 #include "formats/atomic_file.h"
 #include "formats/json.h"
 #include "lora/peft_config.h"
+#include "text/utf8.h"
 
 /* The last `depth` components of a path, or all of it. */
 static const char *suffix(const char *path, int depth)
@@ -130,10 +131,10 @@ static json_t *build(const kt_lora *lora)
         ok = json_object_set_new(root, null_keys[i], json_null()) == 0;
     for (size_t i = 0; ok && i < sizeof false_keys / sizeof false_keys[0]; i++)
         ok = json_object_set_new(root, false_keys[i], json_false()) == 0;
-    if (ok &&
-        json_object_set_new(root, "base_model_name_or_path", json_string(lora->model->path)) != 0)
-        ok = json_object_set_new(root, "base_model_name_or_path", json_null()) == 0; /* not UTF-8 */
-    if (ok)
+    const char *path = lora->model->path;
+    bool is_text = kt_utf8_is_valid(path, strlen(path));
+    if (ok && json_object_set_new(root, "base_model_name_or_path",
+                                  is_text ? json_string(path) : json_null()) == 0)
         return root;
     json_decref(root);
     return NULL;

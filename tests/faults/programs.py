@@ -86,7 +86,7 @@ class Convert:
     stdin = None
 
     def __init__(self, kt, cases):
-        self.command = [kt, "convert", cases + "/v2f16/model", "dst", "--to", "int4", "cpu_infer=1"]
+        self.command = [kt, "convert", "small", "dst", "--to", "int4", "cpu_infer=1"]
 
     def state(self):
         if not os.path.isdir("dst"):
