@@ -148,11 +148,12 @@ static void list_units(const struct kt_executor *ex, const kt_executor_options *
 static kt_status open_sites(struct kt_executor *ex, const kt_executor_options *options)
 {
     int32_t num_units = ex->model->config.num_hidden_layers + 1;
-    uint8_t *units = calloc(2 * (size_t)num_units, sizeof *units), *experts = units + num_units;
+    uint8_t *units = calloc(2 * (size_t)num_units, sizeof *units);
     kt_status status = KT_OK;
     if (!units)
         return kt_fail_memory(ex->ctx, 2 * (uint64_t)num_units, "an executor");
     for (int32_t i = 0; status == KT_OK && i < ex->layout.num_devices; i++) {
+        uint8_t *experts = units + num_units;
         list_units(ex, options, i, units, experts);
         status = kt_site_open(ex->model, ex->lora, ex->layout.devices[i], units, experts,
                               options->device_memory, &ex->sites[i]);

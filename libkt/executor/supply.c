@@ -167,7 +167,7 @@ static void free_buffer(struct kt_supply *supply, struct buffer *buffer, uint64_
 
 static void free_buffers(struct kt_supply *supply)
 {
-    for (int i = 0; i < BUFFERS; i++)
+    for (int i = 0; i < BUFFERS && supply->bytes; i++)
         free_buffer(supply, &supply->buffers[i],
                     kt_residency_buffer(supply->bytes, num_units(supply->model)));
 }
