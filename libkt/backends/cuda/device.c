@@ -59,10 +59,10 @@ static double products_a_cycle(int major, int minor, kt_compute compute)
     return major == 8 && minor == 0 ? 1024 : 512;
 }
 
-/* Half of what the clocks promise, and the link that such cards come with. */
-static struct kt_rates cuda_rates(const struct kt_device *dev, kt_compute compute)
+/* Half of what the clocks promise, and the link that such cards come with. Asked once: the driver
+ * takes its time to tell a clock. */
+static void find_rates(struct kt_cuda_device *cuda)
 {
-    const struct kt_cuda_device *cuda = (const struct kt_cuda_device *)dev;
     const enum cudaDeviceAttr attributes[] = {
         cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor, cudaDevAttrClockRate,
         cudaDevAttrMemoryClockRate, cudaDevAttrGlobalMemoryBusWidth};
@@ -70,9 +70,16 @@ static struct kt_rates cuda_rates(const struct kt_device *dev, kt_compute comput
     for (int i = 0; i < 5; i++)
         cudaDeviceGetAttribute(&of[i], attributes[i], cuda->index);
     double cycles = 1e3 * of[2] * cuda->num_sms; /* kHz */
-    return (struct kt_rates){.flops = cycles * products_a_cycle(of[0], of[1], compute),
-                             .bytes = 0.5 * 2 * 1e3 * of[3] * of[4] / 8,
-                             .link = of[0] >= 9 ? 50e9 : 24e9};
+    for (int compute = 0; compute < KT_CUDA_COMPUTES; compute++)
+        kt_cuda_host_side(cuda)->rates[compute] = (struct kt_rates){
+            .flops = cycles * products_a_cycle(of[0], of[1], (kt_compute)compute),
+            .bytes = 0.5 * 2 * 1e3 * of[3] * of[4] / 8,
+            .link = of[0] >= 9 ? 50e9 : 24e9};
+}
+
+static struct kt_rates cuda_rates(const struct kt_device *dev, kt_compute compute)
+{
+    return ((const struct kt_cuda_host_side *)dev)->rates[compute];
 }
 
 static const struct kt_device_ops cuda_ops = {
@@ -120,6 +127,7 @@ static void prepare(struct kt_cuda_device *cuda)
         cuda, cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, cuda->index),
         "its shared memory");
     cuda->shared_bytes = (size_t)shared;
+    find_rates(cuda);
     kt_cuda_check(cuda, kt_cuda_open_queues(cuda), "its queues");
     kt_cuda_check(cuda, cudaMalloc(&cuda->workspace, WORKSPACE), "the workspace of cuBLAS");
     if (!cuda->failure[0])

@@ -8,10 +8,13 @@
 #include "backend/plugin.h"
 #include "backends/cuda/cuda.h"
 
+enum { KT_CUDA_COMPUTES = KT_COMPUTE_BF16 + 1 };
+
 /** A device with what kernels need not know. */
 struct kt_cuda_host_side {
     struct kt_cuda_device device;
     struct kt_cuda_pinned *pinned; /**< memory.c */
+    struct kt_rates rates[KT_CUDA_COMPUTES];
 };
 
 static inline struct kt_cuda_host_side *kt_cuda_host_side(struct kt_cuda_device *cuda)
