@@ -190,10 +190,16 @@ static int32_t heads_of_pack(const struct kt_attend *p, bool backward)
     return min(max(units, 1) * unit, p->a.num_kv_heads);
 }
 
+/* Scratch is told as the most that an operation on these tokens or fewer would take, since what was
+ * measured for many must serve fewer, which may be split or copied otherwise. */
+
 static uint64_t pack_bytes(const struct kt_attend *p, bool backward)
 {
-    int32_t heads = heads_of_pack(p, backward);
-    return heads ? kt_attend_pack_bytes(p, heads, backward) : 0;
+    uint64_t unit = kt_attend_pack_bytes(p, backward ? p->unit_heads : 1, backward);
+    uint64_t all = kt_attend_pack_bytes(p, p->a.num_kv_heads, backward);
+    if (!kt_attend_fits_tiles(&p->a) || p->a.q.dtype != KT_DTYPE_F32)
+        return 0;
+    return min(all, max(unit, (uint64_t)PACKED_BYTES));
 }
 
 static void run_forward(struct kt_cuda_device *cuda, struct kt_attend *p)
@@ -232,10 +238,8 @@ static void run_heads(struct kt_cuda_device *cuda, struct kt_attend *p, bool bac
 
 static uint64_t split_bytes(const struct kt_attend *p)
 {
-    if (p->splits == 1)
-        return 0;
-    return (uint64_t)(p->splits * p->queries * p->a.num_heads) * (uint64_t)(p->a.v_dim + 2) *
-           sizeof(float);
+    uint64_t rows = min(MOST_SPLITS * p->queries * p->a.num_heads, (int64_t)SOME_BLOCKS * ROW_TILE);
+    return rows * (uint64_t)(p->a.v_dim + 2) * sizeof(float);
 }
 
 uint64_t kt_cuda_attention_forward_scratch(const struct kt_cuda_device *cuda,
@@ -245,8 +249,7 @@ uint64_t kt_cuda_attention_forward_scratch(const struct kt_cuda_device *cuda,
     (void)cuda;
     if (!p.queries)
         return 0;
-    choose_splits(&p);
-    return split_bytes(&p) + pack_bytes(&p, false);
+    return max(split_bytes(&p), pack_bytes(&p, false)); /* one or the other */
 }
 
 void kt_cuda_attention_forward(struct kt_device *dev, const void *args, void *scratch)
@@ -273,10 +276,8 @@ static uint64_t delta_bytes(const struct kt_attend *p)
 
 static uint64_t shared_parts_bytes(const struct kt_attend *p)
 {
-    if (!p->a.shared_dim || p->units == 1)
-        return 0;
-    uint64_t numbers = (uint64_t)p->units * (uint64_t)(p->keys * p->a.shared_dim);
-    return (numbers * sizeof(float) + 255) / 256 * 256;
+    int64_t rows = min(p->a.num_kv_heads * p->keys, MANY_BLOCKS * KEY_TILE + p->keys);
+    return ((uint64_t)(rows * p->a.shared_dim) * sizeof(float) + 255) / 256 * 256;
 }
 
 uint64_t kt_cuda_attention_backward_scratch(const struct kt_cuda_device *cuda,
@@ -307,7 +308,7 @@ void kt_cuda_attention_backward(struct kt_device *dev, const void *args, void *s
     char *memory = (char *)scratch;
     p.delta = (float *)memory;
     memory += delta_bytes(&p);
-    if (shared_parts_bytes(&p))
+    if (p.a.shared_dim && p.units > 1)
         p.shared_parts = (float *)memory;
     memory += shared_parts_bytes(&p);
 #define RUN(T) backward<T>(kt_cuda(dev), &p, memory)
