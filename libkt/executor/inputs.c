@@ -170,8 +170,8 @@ void kt_inputs_keep(struct kt_step *step, int32_t layer)
     kt_pass_release(pass, mark);
 }
 
-/** Brings a pinned input to the staging memory, once nothing that is queued reads it. Forward waited
- * for all that it kept. */
+/** Brings a pinned input to the staging memory, once nothing that is queued reads it. Forward
+ * waited for all that it kept. */
 static void fetch(struct kt_step *step, int32_t layer)
 {
     struct kt_pass *pass = &step->pass;
