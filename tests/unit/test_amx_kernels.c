@@ -112,8 +112,8 @@ END_TEST
 /* kt_decode_pairs_fn in plain C; `refused` counts what it does not do. */
 static int refused;
 
-static int plain_pairs(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
-                       int64_t cols, int64_t ahead, void *to, int64_t stride)
+static bool plain_pairs(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
+                        int64_t cols, int64_t ahead, void *to, int64_t stride)
 {
     enum { MOST_COLS = 128 };
     uint16_t decoded[MOST_COLS];
@@ -121,14 +121,14 @@ static int plain_pairs(const struct kt_weight *w, int64_t row, int64_t rows, int
     ck_assert_int_le(cols, MOST_COLS);
     if (rows % KT_AMX_STEP || cols % 64) {
         refused++;
-        return 0;
+        return false;
     }
     for (int64_t r = 0; r < rows; r++) {
         kt_decoders_c[KT_DECODE_BF16](w, row + r, col, 1, cols, 0, decoded, cols);
         for (int64_t c = 0; c < cols; c++)
             memcpy((char *)to + test_pairs_offset(r, c, stride), &decoded[c], sizeof *decoded);
     }
-    return 1;
+    return true;
 }
 
 static const int pair_tokens[] = {1, 15, 16, 17, 31, 32, 33, 60, 80};

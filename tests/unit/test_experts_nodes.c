@@ -26,7 +26,8 @@ static int64_t element_in(int which, const struct kt_matrix *b)
 
 /* Rows of gate make h, rows of down make y. */
 static void spied_dot(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                      const struct kt_matrix *b, float alpha, int accumulate, float *c, int64_t ldc)
+                      const struct kt_matrix *b, float alpha, bool accumulate, float *c,
+                      int64_t ldc)
 {
     if (element_in(KT_EXPERT_GATE, b) >= 0)
         spy_note(GATE_UP, element_in(KT_EXPERT_GATE, b) / FEATURES);
@@ -37,7 +38,7 @@ static void spied_dot(int64_t rows, int64_t cols, int64_t k, const void *a, int6
 
 /* Columns of down make dh, columns of gate make dx. */
 static void spied_outer(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                        const struct kt_matrix *b, int accumulate, float *c, int64_t ldc)
+                        const struct kt_matrix *b, bool accumulate, float *c, int64_t ldc)
 {
     if (element_in(KT_EXPERT_DOWN, b) >= 0)
         spy_note(ACTIVATION, element_in(KT_EXPERT_DOWN, b) % FEATURES);

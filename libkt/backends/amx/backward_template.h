@@ -52,17 +52,17 @@ static struct part part_at(const struct cut *cut, const struct kt_amx_strip *w, 
 
 /* What is read after a part: after the last, of `next` (or nothing). Returns whether it was that.
  */
-static int part_after(const struct cut *cut, const struct part *p, const struct kt_amx_strip *next,
-                      struct part *after)
+static bool part_after(const struct cut *cut, const struct part *p, const struct kt_amx_strip *next,
+                       struct part *after)
 {
-    int last = 0;
+    bool last = false;
     if (p->col + p->cols < p->strip->cols)
         *after = part_at(cut, p->strip, p->from, p->col + p->cols);
     else if (p->from + p->rows < p->strip->weight->rows)
         *after = part_at(cut, p->strip, p->from + p->rows, 0);
     else {
         *after = part_at(cut, next, 0, 0);
-        last = 1;
+        last = true;
     }
     return last;
 }
@@ -88,7 +88,7 @@ static struct walk walk_part(const struct part *p, int64_t calls)
 
 /* With more than a few tiles decoding fetches the next part instead, since it takes the smaller
  * part of the time. Weights of less than a byte are too few bytes for that to matter. */
-static int decoding_fetches(const struct kt_weight *w, int64_t tiles)
+static bool decoding_fetches(const struct kt_weight *w, int64_t tiles)
 {
     enum { ELEMENTS = 256 /* whole blocks of every format */ };
     return !is_direct(w) && tiles > FEW_TILES && bytes_of(w, ELEMENTS) >= ELEMENTS;
@@ -124,7 +124,7 @@ enum { STEP_BYTES = 2 * TILE_BYTES };
 /* A pair of rows of 32 columns, of which `rows` and `cols` exist. */
 INLINE void interleave_pair(const uint16_t *w, int64_t ld, int64_t rows, int64_t cols, char *to)
 {
-    int whole = rows >= 2 && cols >= KT_AMX_STEP;
+    bool whole = rows >= 2 && cols >= KT_AMX_STEP;
     line low, high, a, b;
     a = whole ? line_load(w) : line_load_part(w, rows > 0 ? cols : 0);
     b = whole ? line_load(w + ld) : line_load_part(w + ld, rows > 1 ? cols : 0);
@@ -160,7 +160,7 @@ struct part_product {
     int64_t ahead;                  /* bytes to what decoding fetches */
     const char *tokens;
     int64_t num_tokens, tiles, tile_bytes;
-    int first;
+    bool first;
     float *c;
     int64_t ld;
     uint16_t *decoded;
@@ -287,8 +287,8 @@ static void interleave_part(const struct part_product *p, int64_t stride)
     }
 }
 
-/* The same where decoding does it at once; else 0. */
-static int decode_pairs(const struct part_product *p, int64_t stride)
+/* The same where decoding does it at once; else false. */
+static bool decode_pairs(const struct part_product *p, int64_t stride)
 {
     const struct part *part = &p->part;
     const struct kt_amx_strip *w = part->strip;
@@ -299,7 +299,7 @@ static int decode_pairs(const struct part_product *p, int64_t stride)
 static void multiply_columns(const struct part_product *p, struct walk *ahead)
 {
     int64_t stride = steps_of(p->part.rows) * STEP_BYTES;
-    int decoded = decode_pairs(p, stride);
+    bool decoded = decode_pairs(p, stride);
     if (!decoded && p->tiles <= FEW_TILES) {
         multiply_few(p, ahead);
         return;
@@ -342,12 +342,12 @@ static void shape_few(int64_t num_tokens)
 }
 
 static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
-                     const void *rows, int64_t num_tokens, int64_t chunk, int accumulate,
+                     const void *rows, int64_t num_tokens, int64_t chunk, bool accumulate,
                      float *products, int64_t ld, void *stage)
 {
     int64_t tiles = (num_tokens + KT_AMX_TOKENS - 1) / KT_AMX_TOKENS;
     struct cut cut = cut_for(tiles, chunk);
-    int fetching = decoding_fetches(w->weight, tiles), coded = has_codes(w->weight, tiles);
+    bool fetching = decoding_fetches(w->weight, tiles), coded = has_codes(w->weight, tiles);
     struct kt_weight codes = without_scale(w->weight);
     struct part_product p = {.weight = coded ? &codes : w->weight,
                              .num_tokens = num_tokens,
@@ -360,7 +360,7 @@ static void backward(const struct kt_amx_strip *w, const struct kt_amx_strip *ne
     if (tiles <= FEW_TILES)
         shape_few(num_tokens);
     struct part after = part_at(&cut, w, 0, 0);
-    for (int last = 0; !last;) {
+    for (bool last = false; !last;) {
         struct walk ahead = {0};
         p.part = after;
         last = part_after(&cut, &p.part, next, &after);

@@ -4,7 +4,7 @@
  * including file defines the two functions declared here. */
 
 /** Whether tiles can be loaded from where the weight lies. */
-static int is_direct(const struct kt_weight *w);
+static bool is_direct(const struct kt_weight *w);
 
 /** Features [from, from + cols) of block i as 32 rows of stage_ld elements that tiles can be loaded
  * from, zeros where the block has no row or feature. */
@@ -45,7 +45,7 @@ enum {
 static struct order order_of(const struct kt_amx_blocks *w, int64_t depth, int64_t tiles,
                              int64_t chunk)
 {
-    int direct = is_direct(w->weight[0]);
+    bool direct = is_direct(w->weight[0]);
     struct order o = {.depth = depth, .chunk = chunk, .num = direct && tiles > SOME_TILES ? 4 : 2};
     if (direct && tiles > MANY_TILES)
         o.chunk = kt_min_i64(3 * chunk / 2 / STEP * STEP, KT_AMX_MAX_CHUNK);
@@ -66,11 +66,11 @@ static struct place place_at(const struct order *o, const struct kt_amx_blocks *
 
 /* What is read after a place: after the last, of `next` (or nothing). Returns whether it was that.
  */
-static int place_after(const struct order *o, const struct place *p,
-                       const struct kt_amx_blocks *next, struct place *after)
+static bool place_after(const struct order *o, const struct place *p,
+                        const struct kt_amx_blocks *next, struct place *after)
 {
     int64_t panel = p->from / o->panel * o->panel, end = kt_min_i64(panel + o->panel, o->depth);
-    int last = 0;
+    bool last = false;
     if (p->from + p->cols < end)
         *after = place_at(o, p->blocks, p->first, p->from + p->cols);
     else if (p->first + p->num < p->blocks->num)
@@ -79,7 +79,7 @@ static int place_after(const struct order *o, const struct place *p,
         *after = place_at(o, p->blocks, 0, end);
     else {
         *after = place_at(o, next, 0, 0);
-        last = 1;
+        last = true;
     }
     return last;
 }
@@ -197,7 +197,7 @@ INLINE void multiply_codes(const struct place *p, const struct coded *b, const s
         cols = columns_alike(b->weight, from, kt_min_i64(DECODED_COLS, end - from));
         struct chunk c = chunk ? part_of_chunk(chunk, from - p->from, cols)
                                : open_chunk(&b->block, 0, from, cols, b->decoded);
-        load_results(&r, 1, 2, num);
+        load_results(&r, true, 2, num);
         sum_features(&c, t, tile, from, num, ahead);
         store_results(&r, 2, num);
         float scale = *kt_weight_scale(b->weight, b->block.first[0], from);
@@ -247,7 +247,7 @@ INLINE void multiply_tiles(const struct place *p, int32_t i, const struct tokens
     }
 }
 
-static int is_staged(const struct place *p)
+static bool is_staged(const struct place *p)
 {
     const struct kt_amx_blocks *w = p->blocks;
     int staged = p->cols % STEP != 0;
@@ -266,7 +266,7 @@ INLINE void multiply_chunks(const struct kt_amx_blocks *w, const struct kt_amx_b
     struct tokens t = {columns, steps_of(depth) * TILE_BYTES, tiles};
     struct order o = order_of(w, depth, tiles, chunk);
     struct place p, after = place_at(&o, w, 0, 0);
-    for (int last = 0; !last;) {
+    for (bool last = false; !last;) {
         p = after;
         last = place_after(&o, &p, next, &after);
         int64_t group = is_staged(&p) ? tiles : GROUP;

@@ -75,7 +75,7 @@ static void transpose(const float *products, int64_t tiles, int64_t num_features
 
 /* -- forward ----------------------------------------------------------------------------------- */
 
-static int is_direct(const struct kt_weight *w)
+static bool is_direct(const struct kt_weight *w)
 {
     return w->dtype == KT_DTYPE_BF16 && !w->scale;
 }
@@ -87,7 +87,7 @@ static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, 
     const struct kt_weight *weight = w->weight[i];
     uint16_t *stage = memory;
     int64_t whole = cols / KT_AMX_STEP * KT_AMX_STEP;
-    int decoded = !is_direct(weight);
+    bool decoded = !is_direct(weight);
     if (decoded)
         w->decode(weight, w->first[i], from, w->rows[i], cols, 0, stage, stage_ld);
     if (decoded && whole == stage_ld && w->rows[i] == KT_AMX_ROWS)

@@ -75,7 +75,7 @@ struct kt_amx_kernels {
      * columns, which are in an order of their own until order_columns, and with more than two tiles
      * to the next multiple of 16 tokens. `chunk` rows at a time, as above; `stage` likewise. */
     void (*backward)(const struct kt_amx_strip *w, const struct kt_amx_strip *next,
-                     const void *rows, int64_t num_tokens, int64_t chunk, int accumulate,
+                     const void *rows, int64_t num_tokens, int64_t chunk, bool accumulate,
                      float *products, int64_t ld, void *stage);
     /** rows [num_rows][cols] = what backward left, in the order of columns. rows may be products.
      */

@@ -74,10 +74,10 @@ static void repack_columns(const float *features, int64_t n, void *columns,
 
 /* -- products ---------------------------------------------------------------------------------- */
 
-static int is_direct(const struct kt_weight *w)
+static bool is_direct(const struct kt_weight *w)
 {
     (void)w;
-    return 1;
+    return true;
 }
 
 static void stage_block(const struct kt_amx_blocks *w, int32_t i, int64_t from, int64_t cols,

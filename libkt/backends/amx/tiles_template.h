@@ -124,7 +124,7 @@ struct results {
     int64_t ld;       /* bytes */
 };
 
-INLINE void load_results(const struct results *r, int first, const int rows, const int cols)
+INLINE void load_results(const struct results *r, bool first, const int rows, const int cols)
 {
     tile_see(r->c);
     if (first) {
@@ -159,7 +159,7 @@ INLINE void store_results(const struct results *r, const int rows, const int col
 /* With a few tiles it is less work to multiply FP8 without its scales and to scale the results,
  * than to decode it under them; it is exact, too. Scales must be those of whole steps of columns
  * and of whole blocks of rows. */
-static int has_codes(const struct kt_weight *w, int64_t tiles)
+static bool has_codes(const struct kt_weight *w, int64_t tiles)
 {
     return w->dtype == KT_DTYPE_F8_E4M3 && w->scale && tiles <= CODED_TILES &&
            w->scale_cols % KT_AMX_STEP == 0 && w->scale_rows % KT_AMX_ROWS == 0 &&
@@ -180,7 +180,7 @@ static int64_t columns_alike(const struct kt_weight *w, int64_t col, int64_t mos
 }
 
 INLINE void scale_rows(int64_t rows, const int lines, float *to, int64_t ld, const float *sums,
-                       int64_t sums_ld, float scale, const int first)
+                       int64_t sums_ld, float scale, const bool first)
 {
     for (int64_t row = 0; row < rows; row++, to += ld, sums += sums_ld)
         for (int i = 0; i < 16 * lines; i += 16)
@@ -191,10 +191,10 @@ INLINE void scale_rows(int64_t rows, const int lines, float *to, int64_t ld, con
 /* to [rows][16 * lines], row stride ld, (+)= scale * sums, row stride sums_ld. first: what is there
  * does not count. */
 INLINE void add_scaled(int64_t rows, const int lines, float *to, int64_t ld, const float *sums,
-                       int64_t sums_ld, float scale, int first)
+                       int64_t sums_ld, float scale, bool first)
 {
     if (first)
-        scale_rows(rows, lines, to, ld, sums, sums_ld, scale, 1);
+        scale_rows(rows, lines, to, ld, sums, sums_ld, scale, true);
     else
-        scale_rows(rows, lines, to, ld, sums, sums_ld, scale, 0);
+        scale_rows(rows, lines, to, ld, sums, sums_ld, scale, false);
 }

@@ -131,14 +131,14 @@ void kt_attend_scores(const struct kt_attend *p, struct kt_attention_thread *t,
                       const struct kt_attention_block *b, int64_t key, int64_t keys)
 {
     struct kt_gemm_right k = kt_attend_k(p, b->kv_head, key, 1);
-    kt_gemm_block(p->kernel, b->count, keys, p->own, 1.0f, t->q, p->q_stride, &k, 0, t->s, KEYS,
+    kt_gemm_block(p->kernel, b->count, keys, p->own, 1.0f, t->q, p->q_stride, &k, false, t->s, KEYS,
                   t->panels);
     if (!p->a->shared_dim)
         return;
     k = kt_attend_k_shared(p, key, 1);
     kt_gemm_block(p->kernel, b->count, keys, p->a->shared_dim, 1.0f,
                   t->q + kt_gemm_row_stride(p->kernel, p->own) * p->kernel->element_size,
-                  p->q_stride, &k, 1, t->s, KEYS, t->panels);
+                  p->q_stride, &k, true, t->s, KEYS, t->panels);
 }
 
 void kt_attend_convert(const struct kt_attend *p, struct kt_attention_thread *t, const float *from,

@@ -48,7 +48,7 @@ static void query_gradients(const struct kt_attend *p, struct kt_attention_threa
     struct kt_gemm_right v = kt_attend_v(p, b->kv_head, key, 1);
     struct kt_gemm_right k = kt_attend_k(p, b->kv_head, key, 0);
     kt_attend_scores(p, t, b, key, keys);
-    kt_gemm_block(p->kernel, b->count, keys, a->v_dim, 1.0f, t->d_o, p->v_stride, &v, 0, t->dp,
+    kt_gemm_block(p->kernel, b->count, keys, a->v_dim, 1.0f, t->d_o, p->v_stride, &v, false, t->dp,
                   KEYS, t->panels);
     for (int64_t r = 0; r < b->count; r++) {
         int64_t query = kt_attend_query(p, b, r), head = kt_attend_head(p, b, r), first, last;
@@ -122,17 +122,17 @@ static void transposed_products(const struct kt_attend *p, struct kt_attention_t
     const float *q = kt_attend_at(&a->q, query, b->head, a->q_head_stride);
     const float *d_o = kt_attend_at(&a->d_o, query, b->head, a->o_head_stride);
     struct kt_gemm_right r = kt_attend_right(q, a->q.ld, 1);
-    kt_gemm_block(p->kernel, b->keys, n, p->own, 1.0f, t->q, p->q_stride, &r, 0, t->s, KEYS,
+    kt_gemm_block(p->kernel, b->keys, n, p->own, 1.0f, t->q, p->q_stride, &r, false, t->s, KEYS,
                   t->panels);
     if (a->shared_dim) {
         r = kt_attend_right(q + p->own, a->q.ld, 1);
         kt_gemm_block(p->kernel, b->keys, n, a->shared_dim, 1.0f,
                       t->q + kt_gemm_row_stride(p->kernel, p->own) * p->kernel->element_size,
-                      p->q_stride, &r, 1, t->s, KEYS, t->panels);
+                      p->q_stride, &r, true, t->s, KEYS, t->panels);
     }
     r = kt_attend_right(d_o, a->d_o.ld, 1);
-    kt_gemm_block(p->kernel, b->keys, n, a->v_dim, 1.0f, t->d_o, p->v_stride, &r, 0, t->dp, KEYS,
-                  t->panels);
+    kt_gemm_block(p->kernel, b->keys, n, a->v_dim, 1.0f, t->d_o, p->v_stride, &r, false, t->dp,
+                  KEYS, t->panels);
 }
 
 static void key_gradients(const struct kt_attend *p, struct kt_attention_thread *t,

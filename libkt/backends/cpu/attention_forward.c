@@ -33,7 +33,8 @@ static void accumulate_softmax(const struct kt_attend *p, struct kt_attention_th
         if (best > t->max[r]) {
             float factor = expf(t->max[r] - best);
             t->sum[r] *= factor;
-            row->scale_add(p->a->v_dim, factor, t->o + r * p->a->v_dim, 0, t->o + r * p->a->v_dim);
+            row->scale_add(p->a->v_dim, factor, t->o + r * p->a->v_dim, false,
+                           t->o + r * p->a->v_dim);
             t->max[r] = best;
         }
         t->sum[r] += row->exp_sum(last - first, p->a->scale, t->max[r], s + first, s + first);
@@ -55,7 +56,7 @@ static void attend_keys(const struct kt_attend *p, struct kt_attention_thread *t
         kt_attend_scores(p, t, b, key, keys);
         accumulate_softmax(p, t, b, key, keys);
         kt_attend_convert(p, t, t->s, b->count, keys);
-        kt_gemm_block(p->kernel, b->count, p->a->v_dim, keys, 1.0f, t->p, p->key_stride, &v, 1,
+        kt_gemm_block(p->kernel, b->count, p->a->v_dim, keys, 1.0f, t->p, p->key_stride, &v, true,
                       t->o, p->a->v_dim, t->panels);
     }
 }
@@ -65,7 +66,7 @@ static void write_row(const struct kt_attend *p, const struct kt_attention_block
 {
     const struct kt_attention_args *a = p->a;
     int64_t query = kt_attend_query(p, b, r), head = kt_attend_head(p, b, r);
-    p->kernels->row.scale_add(a->v_dim, 1.0f / sum, o, 0,
+    p->kernels->row.scale_add(a->v_dim, 1.0f / sum, o, false,
                               kt_attend_at(&a->o, query, head, a->o_head_stride));
     if (a->lse)
         a->lse[head * p->queries + query] = max + logf(sum);
@@ -133,7 +134,7 @@ static void join_parts(void *arg, int64_t begin, int64_t end, int32_t thread)
                 const float *part = part_of(p, i / heads, i % heads, split) + r * (dim + 2);
                 float factor = expf(part[0] - max);
                 sum += factor * part[1];
-                p->kernels->row.scale_add(dim, factor, part + 2, 1, t.o);
+                p->kernels->row.scale_add(dim, factor, part + 2, true, t.o);
             }
             write_row(p, &b, r, t.o, max, sum);
         }

@@ -17,7 +17,7 @@
 
 #define DECODE_TABLES ((int64_t)sizeof(BITS))
 
-static inline int has_tables(enum kt_decoding decoding)
+static inline bool has_tables(enum kt_decoding decoding)
 {
     return decoding != KT_DECODE_F32;
 }
@@ -55,8 +55,8 @@ static inline BITS sign_and_exponent(BITS codes)
            (V(srli_epi16)(codes, 4) & V(set1_epi16)(0x780));
 }
 
-static inline int look_up_f8(enum kt_decoding decoding, const struct code_table *t,
-                             const uint8_t *from, char *to)
+static inline bool look_up_f8(enum kt_decoding decoding, const struct code_table *t,
+                              const uint8_t *from, char *to)
 {
     BITS codes = order_codes(decoding, LOAD_BITS(from)), zero = {0};
     BITS magnitude = codes & V(set1_epi8)(0x7f);
@@ -70,15 +70,15 @@ static inline int look_up_f8(enum kt_decoding decoding, const struct code_table 
     return any_equal(magnitude, V(set1_epi8)(0x7f));
 }
 
-static inline int look_up_i4(enum kt_decoding decoding, const struct code_table *t,
-                             const uint8_t *from, char *to)
+static inline bool look_up_i4(enum kt_decoding decoding, const struct code_table *t,
+                              const uint8_t *from, char *to)
 {
     BITS wide = V(cvtepu8_epi16)(LOAD_HALF(from));
     BITS index = (wide | V(slli_epi16)(wide, 4)) & V(set1_epi8)(15);
     index = order_codes(decoding, index);
     BITS low = V(shuffle_epi8)(t->low, index), high = V(shuffle_epi8)(t->high, index);
     store_words(decoding, V(unpacklo_epi8)(low, high), V(unpackhi_epi8)(low, high), to);
-    return 0;
+    return false;
 }
 
 #endif

@@ -161,7 +161,7 @@ static __attribute__((noinline)) void decode_rest(enum kt_decoding decoding,
 }
 
 /* Scales of 2^-100 to 2^100, with which no product leaves the range of normal numbers. */
-static inline int is_common(float scale)
+static inline bool is_common(float scale)
 {
     uint32_t bits;
     memcpy(&bits, &scale, sizeof bits);
@@ -205,7 +205,7 @@ static ALWAYS_INLINE void decode_units(const enum kt_decoding decoding, unit_fn 
                                        const float unit_factor, const struct decode_call *d,
                                        int64_t begin, int64_t end, const float *scale)
 {
-    const int scaled = unit_factor != 0;
+    const bool scaled = unit_factor != 0;
     int64_t bytes = element_bytes(decoding), ahead = d->ahead, rows = d->rows;
     int64_t row_bytes = (int64_t)kt_format_row_bytes(d->w->dtype, d->w->cols);
     int64_t first = kt_min_i64((begin + alignment - 1) / alignment * alignment, end);
@@ -245,7 +245,7 @@ static ALWAYS_INLINE void units_of_i4(const enum kt_decoding decoding, const str
 
 #if defined(DECODE_TABLES)
 /* The same by a table of what the codes become under the scale, made anew when it changes. */
-static ALWAYS_INLINE void decode_looked_up(const enum kt_decoding decoding, const int is_i4,
+static ALWAYS_INLINE void decode_looked_up(const enum kt_decoding decoding, const bool is_i4,
                                            const struct decode_call *d, int64_t begin, int64_t end,
                                            const float *scale)
 {
@@ -257,7 +257,7 @@ static ALWAYS_INLINE void decode_looked_up(const enum kt_decoding decoding, cons
     struct code_table table = {0};
     struct row r = first_row(d, scale);
     for (; r.index < rows && first < stop; next_row(d, row_bytes, d->ld * bytes, &r)) {
-        int is_rest = !is_common(*r.scale);
+        bool is_rest = !is_common(*r.scale);
         if (!is_rest && table.scale != *r.scale)
             make_table(&table, is_i4 ? KT_DTYPE_I4 : KT_DTYPE_F8_E4M3, *r.scale);
         const uint8_t *codes = r.data + from;
@@ -287,11 +287,11 @@ static ALWAYS_INLINE void decode_columns(const enum kt_decoding decoding,
     kt_dtype dtype = d->w->dtype;
 #if defined(DECODE_TABLES)
     if (has_tables(decoding) && dtype == KT_DTYPE_F8_E4M3) {
-        decode_looked_up(decoding, 0, d, begin, end, scale);
+        decode_looked_up(decoding, false, d, begin, end, scale);
         return;
     }
     if (has_tables(decoding) && dtype == KT_DTYPE_I4) {
-        decode_looked_up(decoding, 1, d, begin, end, scale);
+        decode_looked_up(decoding, true, d, begin, end, scale);
         return;
     }
 #endif
@@ -314,7 +314,7 @@ static ALWAYS_INLINE void decode_columns(const enum kt_decoding decoding,
 }
 
 /* Blocks of GGUF have scales of their own. */
-static int has_vectors(const struct kt_weight *w)
+static bool has_vectors(const struct kt_weight *w)
 {
     return !w->scale || w->dtype == KT_DTYPE_F8_E4M3 || w->dtype == KT_DTYPE_I8 ||
            w->dtype == KT_DTYPE_I4;

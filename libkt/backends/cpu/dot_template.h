@@ -30,7 +30,7 @@ enum {
 static inline __attribute__((always_inline)) void
 dot_group(const kt_dtype dtype, const int rows, const int cols, int64_t k, const char *a,
           int64_t a_bytes, const char *b, int64_t b_bytes, int64_t ahead, float alpha,
-          int accumulate, float *c, int64_t ldc)
+          bool accumulate, float *c, int64_t ldc)
 {
     const int64_t size = dtype == KT_DTYPE_F32 ? 4 : 2;
     VECTOR sum[DOT_ROWS * DOT_COLS], right[2 * DOT_COLS];
@@ -65,7 +65,7 @@ dot_group(const kt_dtype dtype, const int rows, const int cols, int64_t k, const
 
 static inline __attribute__((always_inline)) void
 dot_columns(const kt_dtype dtype, const int rows, int64_t cols, int64_t k, const char *a,
-            int64_t a_bytes, const struct kt_matrix *b, int64_t ahead, float alpha, int accumulate,
+            int64_t a_bytes, const struct kt_matrix *b, int64_t ahead, float alpha, bool accumulate,
             float *c, int64_t ldc)
 {
     int64_t b_bytes = b->ld * (dtype == KT_DTYPE_F32 ? 4 : 2), j = 0;
@@ -84,7 +84,7 @@ dot_columns(const kt_dtype dtype, const int rows, int64_t cols, int64_t k, const
 
 #define DOT_PARAMETERS                                                                             \
     int64_t cols, int64_t k, const char *a, int64_t a_bytes, const struct kt_matrix *b,            \
-        int64_t ahead, float alpha, int accumulate, float *c, int64_t ldc
+        int64_t ahead, float alpha, bool accumulate, float *c, int64_t ldc
 #define DOT_VARIANT(rows)                                                                          \
     static void dot_##rows(DOT_PARAMETERS)                                                         \
     {                                                                                              \
@@ -120,7 +120,7 @@ static void (*const dot_variants[DOT_ROWS])(DOT_PARAMETERS) = {
 };
 
 static void dot(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                const struct kt_matrix *b, float alpha, int accumulate, float *c, int64_t ldc)
+                const struct kt_matrix *b, float alpha, bool accumulate, float *c, int64_t ldc)
 {
     int64_t groups = (rows + DOT_ROWS - 1) / DOT_ROWS, size = (rows + groups - 1) / groups;
     int64_t a_bytes = lda * DOT_ELEMENT_SIZE, b_size = b->dtype == KT_DTYPE_F32 ? 4 : 2;

@@ -62,13 +62,13 @@ uint64_t kt_gemm_panel_bytes(const struct kt_gemm_kernel *kernel);
 /** One block on the calling thread: `a` converted rows (lda in elements), any m and n. */
 void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
                    float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
-                   int accumulate, float *c, int64_t ldc, void *panels);
+                   bool accumulate, float *c, int64_t ldc, void *panels);
 
 /** The same in a given way. KT_GEMM_DIRECT where kt_gemm_way gives it for some m; KT_GEMM_ROW
  * where m is 1 and kt_gemm_way gives KT_GEMM_DIRECT. */
 void kt_gemm_block_by(enum kt_gemm_way way, const struct kt_gemm_kernel *kernel, int64_t m,
                       int64_t n, int64_t k, float alpha, const void *a, int64_t lda,
-                      const struct kt_gemm_right *b, int accumulate, float *c, int64_t ldc,
+                      const struct kt_gemm_right *b, bool accumulate, float *c, int64_t ldc,
                       void *panels);
 
 /** The right factor from row `row` and column `col` on. */

@@ -105,7 +105,7 @@ static void pack_block(const struct kt_gemm_kernel *kernel, int64_t depth, int64
 
 static void packed_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
                          float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
-                         int accumulate, float *c, int64_t ldc, char *panels)
+                         bool accumulate, float *c, int64_t ldc, char *panels)
 {
     int64_t max_cols = kt_gemm_block_cols(kernel), max_depth = kt_gemm_block_depth(kernel);
     /* Rows are spread evenly over tiles, so that no tile is thin. */
@@ -142,7 +142,7 @@ enum kt_gemm_way kt_gemm_way(const struct kt_gemm_kernel *kernel, int64_t m,
                              const struct kt_gemm_right *b)
 {
     /* What would have to be rounded first is packed. */
-    int rounds =
+    bool rounds =
         !b->weight && kernel->bf16 && kernel->element_size == 4 && b->matrix.dtype != KT_DTYPE_BF16;
     if (rounds)
         return KT_GEMM_PACKED;
@@ -196,7 +196,7 @@ static int64_t dot_depth(const struct kt_gemm_kernel *kernel, const struct kt_ge
 
 static void dot_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
                       float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
-                      int accumulate, float *c, int64_t ldc, char *panels)
+                      bool accumulate, float *c, int64_t ldc, char *panels)
 {
     int64_t max_cols = b->weight ? DOT_COLS : n;
     int64_t max_depth = b->weight ? dot_depth(kernel, b, k) : k;
@@ -217,7 +217,7 @@ static void dot_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n,
 /* Results are summed in a tile of their own, which stays in level-1 cache whatever ldc is. */
 static void outer_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
                         float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
-                        int accumulate, float *c, int64_t ldc, char *panels)
+                        bool accumulate, float *c, int64_t ldc, char *panels)
 {
     float *tile = (float *)(void *)panels;
     int64_t max_cols = kt_gemm_outer_cols(m), max_depth = k;
@@ -250,7 +250,7 @@ int64_t kt_gemm_outer_cols(int64_t m)
 
 void kt_gemm_block_by(enum kt_gemm_way way, const struct kt_gemm_kernel *kernel, int64_t m,
                       int64_t n, int64_t k, float alpha, const void *a, int64_t lda,
-                      const struct kt_gemm_right *b, int accumulate, float *c, int64_t ldc,
+                      const struct kt_gemm_right *b, bool accumulate, float *c, int64_t ldc,
                       void *panels)
 {
     if (way == KT_GEMM_ROW && b->transposed && b->weight && kernel->dot_weight &&
@@ -266,7 +266,7 @@ void kt_gemm_block_by(enum kt_gemm_way way, const struct kt_gemm_kernel *kernel,
 
 void kt_gemm_block(const struct kt_gemm_kernel *kernel, int64_t m, int64_t n, int64_t k,
                    float alpha, const void *a, int64_t lda, const struct kt_gemm_right *b,
-                   int accumulate, float *c, int64_t ldc, void *panels)
+                   bool accumulate, float *c, int64_t ldc, void *panels)
 {
     kt_gemm_block_by(kt_gemm_way(kernel, m, b), kernel, m, n, k, alpha, a, lda, b, accumulate, c,
                      ldc, panels);

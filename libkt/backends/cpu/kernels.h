@@ -34,17 +34,18 @@ typedef void (*kt_decode_fn)(const struct kt_weight *w, int64_t row, int64_t col
 /** Rows [row, row + rows) and columns [col, col + cols) of a weight as bfloat16, pairs of rows
  * interleaved: for each 32 rows and 32 columns [2][16 pairs of rows][16 columns][2], of which the
  * first half has columns 0 to 3 of every eight. 32 rows take 2 KiB, `stride` bytes lie between 32
- * columns. `ahead` as above. Returns 0, having written nothing, where it does not do that for the
+ * columns. `ahead` as above. False, having written nothing, where it does not do that for the
  * format, its scales, or a number of rows or columns. */
-typedef int (*kt_decode_pairs_fn)(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
-                                  int64_t cols, int64_t ahead, void *to, int64_t stride);
+typedef bool (*kt_decode_pairs_fn)(const struct kt_weight *w, int64_t row, int64_t rows,
+                                   int64_t col, int64_t cols, int64_t ahead, void *to,
+                                   int64_t stride);
 
 /** How one arithmetic multiplies on one instruction set. The left factor is converted row by row;
  * the right one is packed into panels of nr columns; a tile of up to mr x nr results stays in
  * registers. Factors are rounded to bfloat16 (to nearest even) when `bf16` is set, whatever type
  * the elements have: a set without bfloat16 instructions keeps rounded values in float32. */
 struct kt_gemm_kernel {
-    int bf16;
+    bool bf16;
     int32_t mr, nr;
     int32_t element_size; /**< of converted rows and panels: 4 (float32) or 2 (bfloat16) */
     int32_t k_step;       /**< converted rows and panels are zero-padded to a multiple of this */
@@ -64,24 +65,24 @@ struct kt_gemm_kernel {
     /** c[rows, cols] (+)= alpha * a * panel. rows in 1 .. mr, cols in 1 .. nr; a: converted rows,
      * lda in elements; k is a multiple of k_step. */
     void (*tile)(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                 const void *panel, float alpha, int accumulate, float *c, int64_t ldc);
+                 const void *panel, float alpha, bool accumulate, float *c, int64_t ldc);
     /** c[rows, cols] (+)= alpha * a * b^T straight from b [cols, k] without packing, any rows and
      * cols; worth it up to dot_rows. A kernel whose elements are rounded float32 takes b as it is,
      * so b must be BF16 there. a: converted rows, zeros up to a multiple of k_step. */
     int32_t dot_rows;
     void (*dot)(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                const struct kt_matrix *b, float alpha, int accumulate, float *c, int64_t ldc);
+                const struct kt_matrix *b, float alpha, bool accumulate, float *c, int64_t ldc);
     /** c[cols] (+)= alpha * a * (rows [row, row + cols) and columns [col, col + k) of a weight)^T,
      * of one row a of k converted elements. Codes are multiplied as they are and sums take the
-     * scales, so weights are not rounded as `decode` rounds them. Returns 0, having done nothing,
+     * scales, so weights are not rounded as `decode` rounds them. False, having done nothing,
      * where it does not do that for the format, its scales or col. NULL = none */
-    int (*dot_weight)(int64_t cols, int64_t k, const void *a, const struct kt_weight *w,
-                      int64_t row, int64_t col, float alpha, int accumulate, float *c);
+    bool (*dot_weight)(int64_t cols, int64_t k, const void *a, const struct kt_weight *w,
+                       int64_t row, int64_t col, float alpha, bool accumulate, float *c);
     /** c[rows, cols] (+)= a * b straight from b [k, cols], row after row of b as they lie: a sum of
      * outer products; any rows and cols, worth it up to outer_rows. b as in dot. */
     int32_t outer_rows;
     void (*outer)(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                  const struct kt_matrix *b, int accumulate, float *c, int64_t ldc);
+                  const struct kt_matrix *b, bool accumulate, float *c, int64_t ldc);
     const kt_decode_fn *decode; /**< by enum kt_decoding */
 };
 
@@ -97,14 +98,14 @@ struct kt_row_kernels {
     /** dp = p * (dp - delta) * scale: gradient of unscaled scores */
     void (*softmax_backward)(int64_t n, float scale, const float *p, const float *delta, float *dp);
     /** y (+)= alpha * x */
-    void (*scale_add)(int64_t n, float alpha, const float *x, int accumulate, float *y);
+    void (*scale_add)(int64_t n, float alpha, const float *x, bool accumulate, float *y);
     /** y = x * scale * weight */
     void (*scale_mul)(int64_t n, float scale, const float *x, const float *weight, float *y);
     /** sum of x * y * z */
     float (*dot3)(int64_t n, const float *x, const float *y, const float *z);
     /** dx (+)= a * dy * weight - b * x */
     void (*norm_backward)(int64_t n, float a, float b, const float *weight, const float *x,
-                          const float *dy, int accumulate, float *dx);
+                          const float *dy, bool accumulate, float *dx);
     void (*sigmoid)(int64_t n, const float *x, float *y);
     /** h = silu(gate) * up */
     void (*silu_mul)(int64_t n, const float *gate, const float *up, float *h);
@@ -142,8 +143,8 @@ extern const kt_decode_fn kt_decoders_avx2[KT_DECODINGS];
 extern const kt_decode_fn kt_decoders_avx512[KT_DECODINGS];
 extern const kt_decode_fn kt_decoders_avx512bf16[KT_DECODINGS];
 extern const kt_decode_fn kt_decoders_avx512vbmi[KT_DECODINGS];
-int kt_decode_pairs_avx512vbmi(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
-                               int64_t cols, int64_t ahead, void *to, int64_t stride);
+bool kt_decode_pairs_avx512vbmi(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
+                                int64_t cols, int64_t ahead, void *to, int64_t stride);
 
 static inline const struct kt_gemm_kernel *kt_gemm_kernel_for(const struct kt_kernels *kernels,
                                                               kt_compute compute)

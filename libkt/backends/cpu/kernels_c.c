@@ -34,8 +34,8 @@ static void convert_bf16(int64_t n, const float *from, void *to)
         ((float *)to)[i] = round_bf16(from[i]);
 }
 
-static inline void pack(int64_t k, int64_t cols, const struct kt_matrix *b, int transposed,
-                        int bf16, float *panel)
+static inline void pack(int64_t k, int64_t cols, const struct kt_matrix *b, bool transposed,
+                        bool bf16, float *panel)
 {
     for (int64_t first = 0; first < cols; first += NR) {
         for (int64_t p = 0; p < k; p++) {
@@ -51,26 +51,26 @@ static inline void pack(int64_t k, int64_t cols, const struct kt_matrix *b, int 
 
 static void pack_nt_f32(int64_t k, int64_t cols, const struct kt_matrix *b, void *panel)
 {
-    pack(k, cols, b, 1, 0, panel);
+    pack(k, cols, b, true, false, panel);
 }
 
 static void pack_nn_f32(int64_t k, int64_t cols, const struct kt_matrix *b, void *panel)
 {
-    pack(k, cols, b, 0, 0, panel);
+    pack(k, cols, b, false, false, panel);
 }
 
 static void pack_nt_bf16(int64_t k, int64_t cols, const struct kt_matrix *b, void *panel)
 {
-    pack(k, cols, b, 1, 1, panel);
+    pack(k, cols, b, true, true, panel);
 }
 
 static void pack_nn_bf16(int64_t k, int64_t cols, const struct kt_matrix *b, void *panel)
 {
-    pack(k, cols, b, 0, 1, panel);
+    pack(k, cols, b, false, true, panel);
 }
 
 static void tile(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                 const void *panel, float alpha, int accumulate, float *c, int64_t ldc)
+                 const void *panel, float alpha, bool accumulate, float *c, int64_t ldc)
 {
     float sum[MR][NR] = {{0}};
     const float *row[MR], *b = panel;
@@ -86,7 +86,7 @@ static void tile(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t l
 }
 
 static void dot(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                const struct kt_matrix *b, float alpha, int accumulate, float *c, int64_t ldc)
+                const struct kt_matrix *b, float alpha, bool accumulate, float *c, int64_t ldc)
 {
     for (int64_t i = 0; i < rows; i++) {
         for (int64_t j = 0; j < cols; j++) {
@@ -99,7 +99,7 @@ static void dot(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t ld
 }
 
 static void outer(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                  const struct kt_matrix *b, int accumulate, float *c, int64_t ldc)
+                  const struct kt_matrix *b, bool accumulate, float *c, int64_t ldc)
 {
     for (int64_t p = 0; p < k; p++)
         for (int64_t i = 0; i < rows; i++)
@@ -123,7 +123,7 @@ void kt_kernels_init_c(struct kt_kernels *kernels)
                                            .outer_rows = 2,
                                            .outer = outer};
     kernels->bf16 = kernels->f32;
-    kernels->bf16.bf16 = 1;
+    kernels->bf16.bf16 = true;
     kernels->bf16.convert = convert_bf16;
     kernels->bf16.pack_nt = pack_nt_bf16;
     kernels->bf16.pack_nn = pack_nn_bf16;

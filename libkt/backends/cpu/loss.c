@@ -28,7 +28,7 @@ static void token_loss(const struct cross_entropy *c, int64_t t, float *logits)
     float max = c->row->max(c->vocab, logits), target = logits[c->targets[t]], sum = 0;
     if (c->dlogprobs) {
         sum = c->row->exp_sum(c->vocab, 1.0f, max, logits, logits);
-        c->row->scale_add(c->vocab, -c->dlogprobs[t] / sum, logits, 0, logits);
+        c->row->scale_add(c->vocab, -c->dlogprobs[t] / sum, logits, false, logits);
         logits[c->targets[t]] += c->dlogprobs[t];
     } else {
         for (int64_t i = 0; i < c->vocab; i += 1024)

@@ -13,9 +13,9 @@
 enum { OUTER_VECTORS = 2, OUTER_COLS = OUTER_VECTORS * VECTOR_LANES };
 
 static inline __attribute__((always_inline)) void
-outer_columns(const kt_dtype dtype, const int whole, const int units, int64_t rows, int64_t n,
+outer_columns(const kt_dtype dtype, const bool whole, const int units, int64_t rows, int64_t n,
               const char *a, int64_t a_bytes, const char *b, int64_t b_bytes, int64_t depth,
-              int64_t col, int add, float *c, int64_t ldc)
+              int64_t col, bool add, float *c, int64_t ldc)
 {
     VECTOR w[OUTER_UNITS][OUTER_VECTORS], sum[OUTER_VECTORS];
     (void)depth;
@@ -58,22 +58,22 @@ outer_columns(const kt_dtype dtype, const int whole, const int units, int64_t ro
 
 static inline __attribute__((always_inline)) void
 outer_depth(const kt_dtype dtype, const int units, int64_t rows, int64_t cols, const char *a,
-            int64_t a_bytes, const char *b, int64_t b_bytes, int64_t depth, int add, float *c,
+            int64_t a_bytes, const char *b, int64_t b_bytes, int64_t depth, bool add, float *c,
             int64_t ldc)
 {
     int64_t col = 0;
     for (; col + OUTER_COLS <= cols; col += OUTER_COLS)
-        outer_columns(dtype, 1, units, rows, OUTER_COLS, a, a_bytes, b, b_bytes, depth, col, add, c,
-                      ldc);
+        outer_columns(dtype, true, units, rows, OUTER_COLS, a, a_bytes, b, b_bytes, depth, col, add,
+                      c, ldc);
     if (col < cols)
-        outer_columns(dtype, 0, units, rows, cols - col, a, a_bytes, b, b_bytes, depth, col, add, c,
-                      ldc);
+        outer_columns(dtype, false, units, rows, cols - col, a, a_bytes, b, b_bytes, depth, col,
+                      add, c, ldc);
 }
 
 static inline __attribute__((always_inline)) void outer_of(const kt_dtype dtype, int64_t rows,
                                                            int64_t cols, int64_t k, const char *a,
                                                            int64_t lda, const struct kt_matrix *b,
-                                                           int accumulate, float *c, int64_t ldc)
+                                                           bool accumulate, float *c, int64_t ldc)
 {
     const int64_t step = OUTER_UNITS * OUTER_DEPTH;
     int64_t b_bytes = b->ld * (dtype == KT_DTYPE_F32 ? 4 : 2), p = 0;
@@ -88,7 +88,7 @@ static inline __attribute__((always_inline)) void outer_of(const kt_dtype dtype,
 }
 
 static void outer(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                  const struct kt_matrix *b, int accumulate, float *c, int64_t ldc)
+                  const struct kt_matrix *b, bool accumulate, float *c, int64_t ldc)
 {
     if (b->dtype == KT_DTYPE_BF16)
         outer_of(KT_DTYPE_BF16, rows, cols, k, a, lda, b, accumulate, c, ldc);

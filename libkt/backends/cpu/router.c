@@ -39,7 +39,7 @@ static void score(const struct routing *g, const float *logits, float *scores)
         return;
     }
     float sum = g->row->exp_sum(n, 1.0f, g->row->max(n, logits), logits, scores);
-    g->row->scale_add(n, 1.0f / sum, scores, 0, scores);
+    g->row->scale_add(n, 1.0f / sum, scores, false, scores);
 }
 
 /* Index of the greatest value, the lowest of equals; taken ones hold -infinity. A NaN is never
@@ -138,7 +138,7 @@ static void route_token_backward(const struct routing *g, int64_t t, float *scor
         dlogits[ids[j]] += r->scoring == KT_SCORING_SIGMOID ? ds * s * (1.0f - s) : ds * s;
     }
     if (r->scoring == KT_SCORING_SOFTMAX)
-        g->row->scale_add(r->num_experts, -weighted, scores, 1, dlogits);
+        g->row->scale_add(r->num_experts, -weighted, scores, true, dlogits);
 }
 
 static void route_backward(void *arg, int64_t begin, int64_t end, int32_t thread)

@@ -128,7 +128,7 @@ static void row_softmax_backward(int64_t n, float scale, const float *p, const f
         dp[i] = p[i] * (dp[i] - delta[i]) * scale;
 }
 
-static void row_scale_add(int64_t n, float alpha, const float *x, int accumulate, float *y)
+static void row_scale_add(int64_t n, float alpha, const float *x, bool accumulate, float *y)
 {
     if (accumulate)
         for (int64_t i = 0; i < n; i++)
@@ -145,7 +145,7 @@ static void row_scale_mul(int64_t n, float scale, const float *x, const float *w
 }
 
 static void row_norm_backward(int64_t n, float a, float b, const float *weight, const float *x,
-                              const float *dy, int accumulate, float *dx)
+                              const float *dy, bool accumulate, float *dx)
 {
     if (accumulate)
         for (int64_t i = 0; i < n; i++)

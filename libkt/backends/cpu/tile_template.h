@@ -45,7 +45,7 @@ tile_depths(const int rows, const int vectors, const int unroll, const float *ba
 
 static inline __attribute__((always_inline)) void
 tile_body(const int rows, const int vectors, int64_t cols, int64_t units, const float *a,
-          int64_t lda, const float *panel, float alpha, int accumulate, float *c, int64_t ldc)
+          int64_t lda, const float *panel, float alpha, bool accumulate, float *c, int64_t ldc)
 {
     VECTOR sum[TILE_ROWS][TILE_VECTORS];
     const float *base[TILE_ROWS / 3];
@@ -83,7 +83,7 @@ tile_body(const int rows, const int vectors, int64_t cols, int64_t units, const 
 
 #define TILE_PARAMETERS                                                                            \
     int64_t cols, int64_t units, const float *a, int64_t lda, const float *panel, float alpha,     \
-        int accumulate, float *c, int64_t ldc
+        bool accumulate, float *c, int64_t ldc
 #define TILE_VARIANT(rows, vectors)                                                                \
     static void tile_##rows##_##vectors(TILE_PARAMETERS)                                           \
     {                                                                                              \
@@ -118,7 +118,7 @@ static void (*const tile_variants[TILE_ROWS][TILE_VECTORS])(TILE_PARAMETERS) = {
 };
 
 static void tile(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                 const void *panel, float alpha, int accumulate, float *c, int64_t ldc)
+                 const void *panel, float alpha, bool accumulate, float *c, int64_t ldc)
 {
     tile_variants[rows - 1][(cols - 1) / VECTOR_LANES](cols, UNITS(k), a, UNITS(lda), panel, alpha,
                                                        accumulate, c, ldc);

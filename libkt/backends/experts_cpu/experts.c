@@ -221,7 +221,7 @@ static void scatter_tokens(void *arg, int64_t begin, int64_t end, int32_t thread
             if (row < 0 || row >= c->end - c->begin)
                 continue;
             float weight = c->backward ? 1.0f : r->weights[kt_experts_cpu_slot(c, row)];
-            c->kernels->row.scale_add(c->hidden, weight, c->out + row * c->hidden, 1,
+            c->kernels->row.scale_add(c->hidden, weight, c->out + row * c->hidden, true,
                                       kt_experts_cpu_row(c->sum, token));
         }
     }

@@ -226,7 +226,7 @@ static void add_outer(const struct kt_experts_cpu_call *c, struct kt_experts_cpu
                       t->left);
         load(c, which, !of_a, lora, first, count, col, cols, t->tile);
         kt_gemm_block(&c->kernels->f32, lora->rank, cols, count, of_a ? 1.0f : lora->scale, t->left,
-                      LD, &b, 1, t->sum, LD, t->panels);
+                      LD, &b, true, t->sum, LD, t->panels);
     }
     copy_gradient(c, t, which, of_a, lora, col, cols, STORE);
 }

@@ -23,7 +23,7 @@ static inline __m256i order_codes(enum kt_decoding decoding, __m256i codes)
     return _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
 }
 
-static inline int any_equal(__m256i a, __m256i b)
+static inline bool any_equal(__m256i a, __m256i b)
 {
     return _mm256_movemask_epi8(_mm256_cmpeq_epi8(a, b));
 }

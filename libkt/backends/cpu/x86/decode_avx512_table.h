@@ -19,7 +19,7 @@ static inline __m512i order_codes(enum kt_decoding decoding, __m512i codes)
         _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), codes);
 }
 
-static inline int any_equal(__m512i a, __m512i b)
+static inline bool any_equal(__m512i a, __m512i b)
 {
     return _mm512_cmpeq_epi8_mask(a, b) != 0;
 }

@@ -26,7 +26,7 @@ static inline __attribute__((always_inline)) void store_unit(const enum kt_decod
 
 #define DECODE_TABLES 64
 
-static inline int has_tables(enum kt_decoding decoding)
+static inline bool has_tables(enum kt_decoding decoding)
 {
     return decoding == KT_DECODE_BF16;
 }
@@ -105,21 +105,21 @@ static inline void store_words(const struct code_table *t, __m512i codes, char *
     _mm512_storeu_si512(of_upper, (high & upper) | _mm512_srli_epi16(low, 8));
 }
 
-static inline int look_up_f8(enum kt_decoding decoding, const struct code_table *t,
-                             const uint8_t *from, char *to)
+static inline bool look_up_f8(enum kt_decoding decoding, const struct code_table *t,
+                              const uint8_t *from, char *to)
 {
     (void)decoding;
     store_words(t, load_pairs(from), to, to + 64);
-    return 0;
+    return false;
 }
 
-static inline int look_up_i4(enum kt_decoding decoding, const struct code_table *t,
-                             const uint8_t *from, char *to)
+static inline bool look_up_i4(enum kt_decoding decoding, const struct code_table *t,
+                              const uint8_t *from, char *to)
 {
     (void)decoding;
     _mm512_storeu_si512(to, look_up_nibbles(from, t->words));
     _mm512_storeu_si512(to + 64, look_up_nibbles(from + 16, t->words));
-    return 0;
+    return false;
 }
 
 #include "backends/cpu/decode_template.h"
@@ -134,7 +134,7 @@ static inline __m512i load_eights(const uint8_t *codes)
                                     _mm512_loadu_si512(codes));
 }
 
-static int is_codes(const struct kt_weight *w, int64_t cols)
+static bool is_codes(const struct kt_weight *w, int64_t cols)
 {
     return w->dtype == KT_DTYPE_F8_E4M3 && !w->scale && cols % WIDENED_CODES == 0;
 }
@@ -221,29 +221,29 @@ static inline void decode_pair_codes(const uint8_t *codes, int64_t ld, int64_t a
 }
 
 /* Whether each unit has one scale, and all are common, or none has. */
-static int has_whole_units(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
-                           int64_t cols)
+static bool has_whole_units(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
+                            int64_t cols)
 {
     if (w->dtype != KT_DTYPE_F8_E4M3 || rows % PAIR_ROWS || cols % PAIR_COLS)
-        return 0;
+        return false;
     if (!w->scale)
-        return 1;
+        return true;
     if (w->scale_rows % PAIR_ROWS || w->scale_cols % PAIR_COLS || col % PAIR_COLS ||
         (w->first_row + row) % PAIR_ROWS)
-        return 0;
+        return false;
     for (int64_t r = row; r < row + rows; r += PAIR_ROWS)
         for (int64_t c = col; c < col + cols; c += PAIR_COLS)
             if (!is_common(*kt_weight_scale(w, r, c)))
-                return 0;
-    return 1;
+                return false;
+    return true;
 }
 
-int kt_decode_pairs_avx512vbmi(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
-                               int64_t cols, int64_t ahead, void *to, int64_t stride)
+bool kt_decode_pairs_avx512vbmi(const struct kt_weight *w, int64_t row, int64_t rows, int64_t col,
+                                int64_t cols, int64_t ahead, void *to, int64_t stride)
 {
     struct code_table table = {0};
     if (!has_whole_units(w, row, rows, col, cols))
-        return 0;
+        return false;
     const uint8_t *codes = (const uint8_t *)w->data + row * w->cols + col;
     for (int64_t r = 0; r < rows; r += PAIR_ROWS) {
         char *out = (char *)to + r / PAIR_ROWS * 2 * HALF_BYTES_OF_PAIRS;
@@ -259,5 +259,5 @@ int kt_decode_pairs_avx512vbmi(const struct kt_weight *w, int64_t row, int64_t r
             decode_pair_unit(&table, unit, w->cols, ahead, out, stride);
         }
     }
-    return 1;
+    return true;
 }

@@ -89,11 +89,11 @@ static void store_tiles(float *c, int64_t ldc, int two)
 }
 
 static void tile(int64_t rows, int64_t cols, int64_t k, const void *a, int64_t lda,
-                 const void *panel, float alpha, int accumulate, float *c, int64_t ldc)
+                 const void *panel, float alpha, bool accumulate, float *c, int64_t ldc)
 {
     const uint16_t *left = a, *right = panel;
     struct stage stage;
-    int direct = rows == ROWS && cols == COLS && alpha == 1.0f;
+    bool direct = rows == ROWS && cols == COLS && alpha == 1.0f;
     if (direct && accumulate) {
         tile_see(c);
         load_tiles(c, ldc);

@@ -125,7 +125,7 @@ static void convert_bf16(int64_t n, const float *from, void *to)
         store_lanes(out + i, n - i, round_bf16(load_lanes(from + i, n - i)));
 }
 
-static inline __attribute__((always_inline)) void pack_nt(const kt_dtype dtype, const int bf16,
+static inline __attribute__((always_inline)) void pack_nt(const kt_dtype dtype, const bool bf16,
                                                           int64_t k, int64_t cols,
                                                           const struct kt_matrix *b, float *panels)
 {

@@ -49,7 +49,7 @@ static void convert_bf16(int64_t n, const float *from, void *to)
     }
 }
 
-static inline __attribute__((always_inline)) void pack_nt(const kt_dtype dtype, const int bf16,
+static inline __attribute__((always_inline)) void pack_nt(const kt_dtype dtype, const bool bf16,
                                                           int64_t k, int64_t cols,
                                                           const struct kt_matrix *b, float *panels)
 {

@@ -132,7 +132,7 @@ PACK(pack_nn)
 
 void kt_kernels_init_avx512bf16(struct kt_kernels *kernels)
 {
-    kernels->bf16 = (struct kt_gemm_kernel){.bf16 = 1,
+    kernels->bf16 = (struct kt_gemm_kernel){.bf16 = true,
                                             .mr = TILE_ROWS,
                                             .nr = NR,
                                             .element_size = 2,

@@ -71,7 +71,7 @@ static __attribute__((noinline)) __m512 dot_rest(const kt_dtype dtype, int64_t n
 /* `cols` rows of a weight from `row` on. While they are read, those after them are fetched. */
 static inline __attribute__((always_inline)) void
 dot_codes(const kt_dtype dtype, const int cols, int64_t k, const char *a, const struct kt_weight *w,
-          int64_t row, int64_t col, float alpha, int accumulate, float *c)
+          int64_t row, int64_t col, float alpha, bool accumulate, float *c)
 {
     int64_t ld = bytes_of(dtype, w->cols), left = w->scale_cols - col % w->scale_cols;
     const uint8_t *codes = (const uint8_t *)w->data + row * ld + bytes_of(dtype, col);
@@ -113,7 +113,7 @@ dot_codes(const kt_dtype dtype, const int cols, int64_t k, const char *a, const 
 
 static inline __attribute__((always_inline)) void
 dot_rows(const kt_dtype dtype, int64_t cols, int64_t k, const char *a, const struct kt_weight *w,
-         int64_t row, int64_t col, float alpha, int accumulate, float *c)
+         int64_t row, int64_t col, float alpha, bool accumulate, float *c)
 {
     for (; cols >= DOT_COLS; cols -= DOT_COLS, row += DOT_COLS, c += DOT_COLS)
         dot_codes(dtype, DOT_COLS, k, a, w, row, col, alpha, accumulate, c);
@@ -121,18 +121,18 @@ dot_rows(const kt_dtype dtype, int64_t cols, int64_t k, const char *a, const str
         dot_codes(dtype, 1, k, a, w, row, col, alpha, accumulate, c);
 }
 
-static int dot_weight(int64_t cols, int64_t k, const void *a, const struct kt_weight *w,
-                      int64_t row, int64_t col, float alpha, int accumulate, float *c)
+static bool dot_weight(int64_t cols, int64_t k, const void *a, const struct kt_weight *w,
+                       int64_t row, int64_t col, float alpha, bool accumulate, float *c)
 {
     if (!w->scale || w->scale_cols % CODES || col % CODES)
-        return 0;
+        return false;
     if (w->dtype == KT_DTYPE_F8_E4M3)
         dot_rows(KT_DTYPE_F8_E4M3, cols, k, a, w, row, col, alpha, accumulate, c);
     else if (w->dtype == KT_DTYPE_I4)
         dot_rows(KT_DTYPE_I4, cols, k, a, w, row, col, alpha, accumulate, c);
     else
-        return 0;
-    return 1;
+        return false;
+    return true;
 }
 
 void kt_kernels_init_avx512vbmi(struct kt_kernels *kernels)

@@ -4,7 +4,7 @@
  * file that defines VECTOR and its macros, NR, load_part, round_bf16, convert_bf16, pack_nt and
  * what fill_kernels names. */
 /* Row by row through all panels, as the rows lie far apart in memory. */
-static inline __attribute__((always_inline)) void pack_nn(const kt_dtype dtype, const int bf16,
+static inline __attribute__((always_inline)) void pack_nn(const kt_dtype dtype, const bool bf16,
                                                           int64_t k, int64_t cols,
                                                           const struct kt_matrix *b, float *panels)
 {
@@ -56,7 +56,7 @@ static void fill_kernels(struct kt_kernels *kernels, int32_t dot_rows, int32_t o
                                            .outer_rows = outer_rows,
                                            .outer = outer};
     kernels->bf16 = kernels->f32;
-    kernels->bf16.bf16 = 1;
+    kernels->bf16.bf16 = true;
     kernels->bf16.convert = convert_bf16;
     kernels->bf16.pack_nt = pack_nt_1;
     kernels->bf16.pack_nn = pack_nn_1;
