@@ -87,13 +87,11 @@ static struct kt_expert_call call_of(const struct kt_pass *pass, const struct kt
                                    .scratch = pass->host.site->device->scratch};
 }
 
-/** Zeros on the host. */
-static struct kt_view take_zeros(struct kt_pass *pass, int64_t tokens, int64_t dim)
+/** x = 0, on the host */
+static void clear(struct kt_pass *pass, int64_t tokens, int64_t dim, struct kt_view x)
 {
-    struct kt_view zeros = kt_host_take(pass, tokens, dim);
-    struct kt_rows_args zero = {.tokens = tokens, .dim = dim, .y = zeros};
+    struct kt_rows_args zero = {.tokens = tokens, .dim = dim, .y = x};
     kt_run_zero(&pass->host.run, &zero);
-    return zeros;
 }
 
 /** y += a sum on the host */
@@ -140,12 +138,12 @@ struct shares {
 /** What an expert takes on the current device: to bring it there and to multiply, whichever is
  * longer. */
 static double device_seconds(const struct kt_pass *pass, const struct kt_expert_work *work,
-                             struct kt_rates rates, int32_t expert, int64_t rows)
+                             struct kt_rates rates, int32_t expert, int64_t rows, bool backward)
 {
     const struct kt_expert_layer *l = &work->experts;
     int32_t layer = (int32_t)(work->layer - pass->model->layers);
     uint64_t distance = kt_expert_supply_distance(pass->stage->site->experts, layer, expert);
-    double products = work->dy.data ? 15 : 6;
+    double products = backward ? 15 : 6;
     double flops = products * (double)rows * (double)l->hidden_size * (double)l->intermediate_size;
     double bring = (double)distance / rates.link, multiply = flops / rates.flops;
     return rows ? (bring > multiply ? bring : multiply) : 0;
@@ -157,25 +155,26 @@ static const double beside_device = 2;
 
 /** What an expert takes on the host. Backward recomputes two of forward's three products. */
 static double host_seconds(const struct kt_pass *pass, const struct kt_expert_work *work,
-                           int64_t rows)
+                           int64_t rows, bool backward)
 {
     const struct kt_experts *e = backend_for(pass, work);
-    double seconds = e->ops->seconds(e, &work->experts, rows, work->dy.data != NULL);
-    if (work->dy.data)
+    double seconds = e->ops->seconds(e, &work->experts, rows, backward);
+    if (backward)
         seconds += e->ops->seconds(e, &work->experts, rows, false) * 2 / 3;
     return beside_device * seconds;
 }
 
 /** What bringing inputs to the host and its sum back takes: each is copied, and the sum cleared. */
-static double host_fixed_seconds(const struct kt_pass *pass, const struct kt_expert_work *work)
+static double host_fixed_seconds(const struct kt_pass *pass, const struct kt_expert_work *work,
+                                 bool backward)
 {
     const struct kt_device *host = pass->host.site->device;
-    double copies = work->dy.data ? 6 : 4;
+    double copies = backward ? 6 : 4;
     double bytes = 4.0 * (double)work->routing.tokens * (double)work->experts.hidden_size;
     return copies * bytes / host->ops->rates(host, pass->compute).bytes;
 }
 
-static void choose(const struct kt_pass *pass, const struct kt_expert_work *work,
+static void choose(const struct kt_pass *pass, const struct kt_expert_work *work, bool backward,
                    struct kt_share_cost *costs, int32_t *order, uint8_t *chosen)
 {
     const struct kt_routing *r = &work->routing;
@@ -183,14 +182,15 @@ static void choose(const struct kt_pass *pass, const struct kt_expert_work *work
     struct kt_rates rates = device->ops->rates(device, pass->compute);
     for (int32_t i = 0; i < r->num_experts; i++) {
         int64_t rows = r->first[i + 1] - r->first[i];
-        costs[i] = (struct kt_share_cost){.host = host_seconds(pass, work, rows),
-                                          .device = device_seconds(pass, work, rates, i, rows)};
+        costs[i] =
+            (struct kt_share_cost){.host = host_seconds(pass, work, rows, backward),
+                                   .device = device_seconds(pass, work, rates, i, rows, backward)};
     }
-    kt_share_choose(costs, r->num_experts, host_fixed_seconds(pass, work), order, chosen);
+    kt_share_choose(costs, r->num_experts, host_fixed_seconds(pass, work, backward), order, chosen);
 }
 
 /** Shares take memory on the host's arena. */
-static struct shares divide(struct kt_pass *pass, const struct kt_expert_work *work)
+static struct shares divide(struct kt_pass *pass, const struct kt_expert_work *work, bool backward)
 {
     struct kt_arena *arena = kt_host_arena(pass);
     const struct kt_routing *r = &work->routing;
@@ -209,7 +209,7 @@ static struct shares divide(struct kt_pass *pass, const struct kt_expert_work *w
         s.chosen[e] = r->first[e + 1] > r->first[e];
     if (!s.has_host)
         return s;
-    choose(pass, work, costs, order, s.chosen);
+    choose(pass, work, backward, costs, order, s.chosen);
     s.device = kt_routing_share(r, s.chosen, memory[0]);
     for (int32_t e = 0; e < r->num_experts; e++)
         s.chosen[e] = !s.chosen[e];
@@ -231,13 +231,27 @@ static void enter_supply(struct kt_pass *pass, const struct kt_expert_work *work
                            slots < work->routing.num_experts ? -1 : pass->next_unit);
 }
 
-/* The device begins first and is waited for last, by what follows. */
-
-void kt_experts_forward(struct kt_pass *pass, const struct kt_expert_work *work, struct kt_view y)
+/** The inputs of a host's share begin to travel, before the device is at its own; only then, as the
+ * device often does all. */
+static void bring(struct kt_pass *pass, struct kt_expert_work *work, bool backward)
 {
     int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
-    struct shares s = divide(pass, work);
+    if (work->where == KT_EXPERTS_HOST)
+        return;
+    work->x = kt_to_host(pass, work->n, tokens, hidden);
+    if (backward)
+        work->dy = kt_to_host(pass, work->device_dy, tokens, hidden);
+}
+
+/* The device begins first and is waited for last, by what follows. */
+
+kt_status kt_experts_forward(struct kt_pass *pass, struct kt_expert_work *work, struct kt_view y)
+{
+    int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
+    struct shares s = divide(pass, work, false);
     struct kt_view sum = y;
+    if (s.has_host)
+        bring(pass, work, false);
     if (s.has_device) {
         sum = kt_take(pass, tokens, hidden);
         kt_zero(pass, tokens, hidden, sum);
@@ -245,12 +259,15 @@ void kt_experts_forward(struct kt_pass *pass, const struct kt_expert_work *work,
         kt_device_experts_forward(pass, work, &s.device, sum);
     }
     if (s.has_host) {
-        struct kt_view host = take_zeros(pass, tokens, hidden);
+        struct kt_view host = kt_host_take(pass, tokens, hidden);
+        KT_TRY(kt_host_wait(pass));
+        clear(pass, tokens, hidden, host);
         host_forward(pass, work, &s.host, host);
         add_sum(pass, host, tokens, hidden, sum);
     }
     if (s.has_device)
         kt_add(pass, tokens, hidden, sum, true, y);
+    return KT_OK;
 }
 
 /** The experts that have rows add to their gradients. */
@@ -263,13 +280,15 @@ static void mark_gradients(const struct kt_pass *pass, const struct kt_expert_wo
                 kt_pass_mark_grad(pass, &work->experts.lora[k][e]);
 }
 
-const float *kt_experts_backward(struct kt_pass *pass, const struct kt_expert_work *work,
-                                 struct kt_view dx)
+kt_status kt_experts_backward(struct kt_pass *pass, struct kt_expert_work *work, struct kt_view dx,
+                              const float **dweights_out)
 {
     int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
     int32_t topk = work->routing.topk;
-    struct shares s = divide(pass, work);
+    struct shares s = divide(pass, work, true);
     struct kt_view sum = dx, dweights = {0};
+    if (s.has_host)
+        bring(pass, work, true);
     if (s.has_device) {
         dweights = kt_take(pass, tokens, topk);
         sum = kt_take(pass, tokens, hidden);
@@ -279,8 +298,11 @@ const float *kt_experts_backward(struct kt_pass *pass, const struct kt_expert_wo
         kt_device_experts_backward(pass, work, &s.device, sum, dweights.data);
     }
     if (s.has_host) {
-        struct kt_view host = take_zeros(pass, tokens, hidden);
-        struct kt_view of_host = take_zeros(pass, tokens, topk);
+        struct kt_view host = kt_host_take(pass, tokens, hidden);
+        struct kt_view of_host = kt_host_take(pass, tokens, topk);
+        KT_TRY(kt_host_wait(pass));
+        clear(pass, tokens, hidden, host);
+        clear(pass, tokens, topk, of_host);
         host_backward(pass, work, &s.host, host, of_host.data);
         add_sum(pass, host, tokens, hidden, sum);
         of_host = kt_to_device(pass, of_host, tokens, topk);
@@ -292,5 +314,6 @@ const float *kt_experts_backward(struct kt_pass *pass, const struct kt_expert_wo
     if (s.has_device)
         kt_add(pass, tokens, hidden, sum, true, dx);
     mark_gradients(pass, work);
-    return dweights.data;
+    *dweights_out = dweights.data;
+    return KT_OK;
 }

@@ -103,11 +103,11 @@ kt_status kt_moe_forward(struct kt_pass *pass, const struct kt_layer *layer, str
     struct choices choices = choices_of(pass, layer);
     struct kt_expert_work work = work_of(pass, layer, n, &choices, products);
     work.device_weights = route(pass, layer, n, &choices);
-    if (work.where != KT_EXPERTS_DEVICE)
+    if (work.where == KT_EXPERTS_HOST)
         work.x = kt_to_host(pass, n, pass->tokens, work.experts.hidden_size);
     KT_TRY(kt_shared_forward(pass, layer, n, products, y));
     KT_TRY(sort(pass, &work.routing));
-    kt_experts_forward(pass, &work, y);
+    KT_TRY(kt_experts_forward(pass, &work, y));
     kt_pass_release_marks(pass, marks);
     return KT_OK;
 }
@@ -121,7 +121,7 @@ kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, st
     int64_t tokens = pass->tokens, topk = work.routing.topk;
     struct kt_linear router = router_of(layer);
     work.device_dy = dy;
-    if (work.where != KT_EXPERTS_DEVICE) {
+    if (work.where == KT_EXPERTS_HOST) {
         work.x = kt_to_host(pass, n, tokens, work.experts.hidden_size);
         work.dy = kt_to_host(pass, dy, tokens, work.experts.hidden_size);
     }
@@ -131,7 +131,7 @@ kt_status kt_moe_backward(struct kt_pass *pass, const struct kt_layer *layer, st
     KT_TRY(sort(pass, &work.routing));
     work.device_weights = kt_words_to_device(pass, choices.weights, tokens * topk);
     args.ids = (int32_t *)(uintptr_t)kt_words_to_device(pass, choices.ids, tokens * topk);
-    args.dweights = kt_experts_backward(pass, &work, dn);
+    KT_TRY(kt_experts_backward(pass, &work, dn, &args.dweights));
     mark_padding(pass, layer, &work.routing);
     args.dlogits = dlogits.data;
     kt_run_router_backward(&pass->stage->run, &args);

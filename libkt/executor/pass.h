@@ -276,19 +276,20 @@ struct kt_expert_work {
     enum kt_experts_where where;
     struct kt_expert_layer experts;
     struct kt_routing routing; /**< on the host, weights too */
-    /* on the host, as kt_to_host gave them; unless all is the device's */
+    /* on the host, as kt_to_host gave them, where all is the host's; else brought there for a share
+     */
     struct kt_view x, dy;
     float *kept;
     /* on the device; unless all is the host's */
     struct kt_view n, device_dy;
     const float *device_weights; /**< [tokens, topk] */
 };
-/** y += on the current device */
-void kt_experts_forward(struct kt_pass *pass, const struct kt_expert_work *work, struct kt_view y);
-/** dx += on the current device; returns d(weights) [tokens, topk], on the device. Marks the
+/** y += on the current device. Errors: what devices remember, where the host waits for a share. */
+kt_status kt_experts_forward(struct kt_pass *pass, struct kt_expert_work *work, struct kt_view y);
+/** dx += on the current device; *dweights is d(weights) [tokens, topk], on the device. Marks the
  * gradients. */
-const float *kt_experts_backward(struct kt_pass *pass, const struct kt_expert_work *work,
-                                 struct kt_view dx);
+kt_status kt_experts_backward(struct kt_pass *pass, struct kt_expert_work *work, struct kt_view dx,
+                              const float **dweights);
 
 /* experts_device.c */
 

@@ -86,7 +86,7 @@ kt_status kt_shared_forward(struct kt_pass *pass, const struct kt_layer *layer, 
     struct kt_marks marks = kt_pass_marks(pass);
     struct gate g = weigh(pass, layer, n, products);
     KT_TRY(fetch(pass, &g));
-    kt_experts_forward(pass, &g.work, y);
+    KT_TRY(kt_experts_forward(pass, &g.work, y));
     kt_pass_release_marks(pass, marks);
     return KT_OK;
 }
@@ -101,7 +101,7 @@ static kt_status gated_backward(struct kt_pass *pass, const struct kt_layer *lay
     struct kt_view dlogits = kt_take(pass, tokens, 1);
     g.work.dy = kt_to_host(pass, dy, tokens, pass->model->config.hidden_size);
     KT_TRY(fetch(pass, &g));
-    g.router.dweights = kt_experts_backward(pass, &g.work, dn);
+    KT_TRY(kt_experts_backward(pass, &g.work, dn, &g.router.dweights));
     g.router.dlogits = dlogits.data;
     kt_run_router_backward(&pass->stage->run, &g.router);
     kt_linear_backward(pass, layer->shared_gate, tokens, n, dlogits, true, dn);

@@ -23,8 +23,9 @@ static int32_t sort(const struct kt_share_cost *costs, int32_t num_experts, int3
     return num;
 }
 
-/** Costs are rough: a device that would end so many times later alone does all of it. */
-static const double worth_it = 1.15;
+/** Costs are rough, and a host that computes has costs of its own: a device that would end less than
+ * so many times later alone does all of it. */
+static const double worth_it = 1.5;
 
 static double later(double a, double b)
 {

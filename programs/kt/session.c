@@ -212,6 +212,10 @@ kt_compute session_infer_compute(const session *s)
 static int load_rule(session *s, kt_rule **rule)
 {
     const char *path = config_string(s->cfg, "kt_optimize_rule");
+    if (path && strcmp(config_string(s->cfg, "kt_device"), "auto") != 0)
+        app_warn("kt_device is for runs without a rule file; kt_optimize_rule (%s) places the "
+                 "modules",
+                 path);
     if (path)
         return session_told(s, "kt_optimize_rule", kt_rule_load(s->ctx, path, rule));
     kt_status status = kt_rule_create(s->ctx, rule);

@@ -49,28 +49,63 @@ static int check_memory(const train_run *run, const char *key, const char *what,
     return APP_OK;
 }
 
-/* The sum over all devices. */
-static int plan_step(const train_run *run, size_t tokens, size_t longest, int32_t mode,
-                     kt_device_plan *total)
-{
-    kt_plan_options options;
-    kt_plan *plan;
-    kt_plan_options_init(&options, sizeof options);
-    options.num_tokens = tokens;
-    options.max_sequence = longest;
-    options.mode = mode;
-    *total = (kt_device_plan){.size = sizeof *total};
-    if (kt_plan_create(run->session.executor, &options, &plan) != KT_OK)
-        return app_fail("%s", kt_last_error(run->session.ctx));
-    kt_plan_get_total(plan, total);
-    kt_plan_free(plan);
-    return APP_OK;
-}
-
 /* What a step allocates beside layer inputs. */
 static uint64_t workspace(const kt_device_plan *plan)
 {
     return plan->activations + plan->scratch + plan->feed;
+}
+
+/* Of another device than the host. */
+static void report_device(const kt_device_plan *plan)
+{
+    char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE], d[FORMAT_SIZE];
+    out_print("%-8s layer inputs %s, workspace %s, weights %s at a time: %s\n", plan->name,
+              format_bytes(a, plan->layer_inputs), format_bytes(b, workspace(plan)),
+              format_bytes(c, plan->supplied), format_bytes(d, plan->total_allocated));
+}
+
+/* Devices of the host, "cpu" and "cpu:N", have its memory. */
+static bool is_host(const kt_device_plan *plan)
+{
+    return strcmp(plan->name, "cpu") == 0 || strncmp(plan->name, "cpu:", 4) == 0;
+}
+
+static void add(const kt_device_plan *plan, kt_device_plan *sum)
+{
+    sum->adapter += plan->adapter;
+    sum->layer_inputs += plan->layer_inputs;
+    sum->activations += plan->activations;
+    sum->scratch += plan->scratch;
+    sum->feed += plan->feed;
+    sum->total_allocated += plan->total_allocated;
+}
+
+/* What a step takes of the host's memory, and all weights; other devices have a line of their own
+ * in a report of training. */
+static int plan_step(const train_run *run, size_t tokens, size_t longest, int32_t mode,
+                     kt_device_plan *host)
+{
+    kt_plan_options options;
+    kt_plan *plan;
+    kt_device_plan device = {.size = sizeof device};
+    kt_plan_options_init(&options, sizeof options);
+    options.num_tokens = tokens;
+    options.max_sequence = longest;
+    options.mode = mode;
+    *host = (kt_device_plan){.size = sizeof *host};
+    if (kt_plan_create(run->session.executor, &options, &plan) != KT_OK)
+        return app_fail("%s", kt_last_error(run->session.ctx));
+    for (size_t i = 0; i < kt_plan_num_devices(plan); i++) {
+        kt_plan_get_device(plan, i, &device);
+        if (is_host(&device))
+            add(&device, host);
+        else if (mode == KT_FORWARD_TRAIN)
+            report_device(&device);
+    }
+    kt_plan_get_total(plan, &device);
+    host->weights = device.weights;
+    kt_plan_free(plan);
+    return APP_OK;
 }
 
 static int check_evaluation_memory(const train_run *run)
@@ -97,7 +132,7 @@ static int report_memory(train_run *run)
         "memory   weights %s mapped; adapter %s, layer inputs %s, workspace %s: %s for a step of "
         "up to %zu tokens\n",
         format_bytes(a, plan.weights), format_bytes(b, plan.adapter),
-        format_bytes(c, plan.layer_inputs), format_bytes(d, workspace(&plan) + plan.supplied),
+        format_bytes(c, plan.layer_inputs), format_bytes(d, workspace(&plan)),
         format_bytes(e, plan.total_allocated), tokens);
     int rc = check_memory(run, "per_device_train_batch_size", "a step",
                           "per_device_train_batch_size, gradient_accumulation_steps or cutoff_len",

@@ -45,6 +45,16 @@ START_TEST(loss_and_gradients_are_those_of_transformers)
 }
 END_TEST
 
+/** A device that takes activations in bfloat16 rounds as often as PyTorch: single gradients may be
+ * further off, but not all together. */
+static void check_bf16_gradients(const struct golden_case *c, const kt_executor *executor)
+{
+    const struct kt_device *device = executor->sites[0].device;
+    bool rounds = device->ops->prefers(device, KT_COMPUTE_BF16) == KT_DTYPE_BF16;
+    golden_check_gradients(c, "bf16_error", rounds ? 3 : 2);
+    ck_assert_double_le(golden_error_beside_torchs(c), 1);
+}
+
 START_TEST(bf16_is_as_good_as_torchs)
 {
     struct golden_case c = golden_open(golden_bf16_cases[_i / EXPERTS], 2, KT_COMPUTE_BF16);
@@ -57,7 +67,7 @@ START_TEST(bf16_is_as_good_as_torchs)
     float loss = (float)golden_step(&c, executor);
     ck_assert_double_le(golden_error(&c, "loss", &loss),
                         2 * golden_number(&c, "bf16_error.loss", 0));
-    golden_check_gradients(&c, "bf16_error", 2);
+    check_bf16_gradients(&c, executor);
     kt_executor_free(executor);
     golden_close(&c);
 }

@@ -85,7 +85,7 @@ START_TEST(a_host_that_is_slow_to_begin_does_nothing)
     uint8_t on_device[EXPERTS];
     for (int e = 0; e < EXPERTS; e++)
         costs[e] = (struct kt_share_cost){.host = 1, .device = 1};
-    kt_share_choose(costs, EXPERTS, 3, order, on_device);
+    kt_share_choose(costs, EXPERTS, 1, order, on_device);
     ck_assert(on_device[0] && !on_device[EXPERTS - 1]);
     kt_share_choose(costs, EXPERTS, 8, order, on_device);
     for (int e = 0; e < EXPERTS; e++)
