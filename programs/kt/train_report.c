@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What kt train prints before the first step, and whether the steps will fit into memory. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "app.h"
 #include "output.h"
