@@ -1,20 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "keys.h"
 
-/* Rows: supported (type, default, domain); without effect (reason); limited (type, default,
- * possible values, what to do instead). null is possible everywhere and means the default. */
+/* Rows: supported (type, default, domain); without effect (reason); limited (type, default, possible
+ * values, what to do instead). null is possible everywhere and means the default. */
 #define SUPPORTED(name, type, fallback, domain)                                                    \
-    {                                                                                              \
-        name, KEY_##type, KEY_SUPPORTED, fallback, domain, NULL                                    \
-    }
+    {name, KEY_##type, KEY_SUPPORTED, fallback, domain, NULL}
 #define NO_EFFECT(name, reason)                                                                    \
-    {                                                                                              \
-        name, KEY_ANY, KEY_NO_EFFECT, NULL, NULL, reason                                           \
-    }
+    {name, KEY_ANY, KEY_NO_EFFECT, NULL, NULL, reason}
 #define LIMITED(name, type, fallback, domain, instead)                                             \
-    {                                                                                              \
-        name, KEY_##type, KEY_LIMITED, fallback, domain, instead                                   \
-    }
+    {name, KEY_##type, KEY_LIMITED, fallback, domain, instead}
 
 #define HUB "models are read from a local folder"
 #define PLACEMENT "libkt places modules itself; see kt_optimize_rule"
