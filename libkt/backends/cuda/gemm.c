@@ -7,7 +7,7 @@ struct gemm {
     struct kt_view c; /* the result's own memory, or scratch where that can't be summed in */
     bool rounds;
     float *partial;
-    uint64_t scratch;
+    uint64_t factors; /**< bytes of scratch before `partial` */
 };
 
 /* `large`: it is read in its own type. */
@@ -33,9 +33,9 @@ static struct gemm plan(const struct kt_cuda_device *cuda, const struct kt_gemm_
     p.rounds = p.form == KT_CUDA_GENERAL && g->c.dtype != KT_DTYPE_F32;
     if (p.rounds)
         p.c = kt_cuda_piece_view(&pieces, g->m, g->n, KT_DTYPE_F32);
+    p.factors = pieces.used;
     if (p.form != KT_CUDA_GENERAL)
         p.partial = (float *)kt_cuda_piece(&pieces, kt_cuda_skinny_scratch(cuda, g));
-    p.scratch = pieces.used;
     return p;
 }
 
@@ -59,7 +59,19 @@ void kt_cuda_gemm(struct kt_device *dev, const void *args, void *scratch)
         kt_cuda_cast(cuda, g.m, g.n, p.c, a->c, a->accumulate);
 }
 
+/** The most of narrow products of these sizes or smaller ones. */
+static uint64_t narrow_bound(const struct kt_cuda_device *cuda, int64_t m, int64_t n, int64_t k)
+{
+    uint64_t narrow_m = kt_cuda_skinny_bound(cuda, m < KT_CUDA_NARROW ? m : KT_CUDA_NARROW, n, k);
+    uint64_t narrow_n = kt_cuda_skinny_bound(cuda, m, n < KT_CUDA_NARROW ? n : KT_CUDA_NARROW, k);
+    return narrow_m > narrow_n ? narrow_m : narrow_n;
+}
+
+/* Told as what serves fewer tokens, too: those can make another product narrow. */
 uint64_t kt_cuda_gemm_scratch(const struct kt_cuda_device *cuda, const struct kt_gemm_args *a)
 {
-    return plan(cuda, a, NULL).scratch;
+    struct gemm p = plan(cuda, a, NULL);
+    if (a->m <= 0 || a->n <= 0)
+        return 0;
+    return p.factors + narrow_bound(cuda, a->m, a->n, a->k);
 }

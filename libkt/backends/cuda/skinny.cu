@@ -90,6 +90,20 @@ uint64_t kt_cuda_skinny_scratch(const struct kt_cuda_device *cuda, const struct 
     return (uint64_t)s.parts * (uint64_t)(s.size * s.width) * sizeof(float);
 }
 
+/* parts <= max(1, min(steps, BLOCKS_OF_AN_SM * num_sms / blocks)), and size / blocks <= a block. */
+uint64_t kt_cuda_skinny_bound(const struct kt_cuda_device *cuda, int64_t m, int64_t n, int64_t k)
+{
+    int64_t block = KT_SKINNY_ROWS_BLOCK > KT_SKINNY_COLUMNS_BLOCK ? KT_SKINNY_ROWS_BLOCK
+                                                                   : KT_SKINNY_COLUMNS_BLOCK;
+    int64_t step =
+        KT_SKINNY_ROWS_STEP < KT_SKINNY_COLUMNS_STEP ? KT_SKINNY_ROWS_STEP : KT_SKINNY_COLUMNS_STEP;
+    int64_t width = m > n ? m : n, whole = m * n, steps = (k + step - 1) / step;
+    width = width < KT_CUDA_NARROW ? width : KT_CUDA_NARROW;
+    int64_t cut = (int64_t)BLOCKS_OF_AN_SM * cuda->num_sms * block * width;
+    cut = cut < whole * steps ? cut : whole * steps;
+    return (uint64_t)(cut > whole ? cut : whole) * sizeof(float);
+}
+
 void kt_cuda_skinny(struct kt_cuda_device *cuda, const struct kt_gemm_args *g, float *partial)
 {
     if (kt_cuda_form(g) == KT_CUDA_LARGE_C) {

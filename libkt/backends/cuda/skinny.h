@@ -33,6 +33,9 @@ static inline enum kt_cuda_form kt_cuda_form(const struct kt_gemm_args *g)
 /** Bytes of the partial sums. */
 uint64_t kt_cuda_skinny_scratch(const struct kt_cuda_device *cuda, const struct kt_gemm_args *g);
 
+/** The most that it is for a product of these sizes, one of m and n narrow, or of smaller ones. */
+uint64_t kt_cuda_skinny_bound(const struct kt_cuda_device *cuda, int64_t m, int64_t n, int64_t k);
+
 /** A product of a form that is not general; its operands are F32, but for the large one. */
 void kt_cuda_skinny(struct kt_cuda_device *cuda, const struct kt_gemm_args *g, float *partial);
 
