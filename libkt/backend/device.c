@@ -5,32 +5,12 @@
 #include "core/context.h"
 #include "core/memory.h"
 
+#define DESCRIBE(name, op, args) [KT_OP_##op] = {#name, sizeof(struct args)},
+
 static const struct {
     const char *name;
     size_t args_size;
-} operations[KT_OPS] = {
-    [KT_OP_LINEAR_FORWARD] = {"linear_forward", sizeof(struct kt_linear_args)},
-    [KT_OP_LINEAR_BACKWARD] = {"linear_backward", sizeof(struct kt_linear_args)},
-    [KT_OP_GEMM] = {"gemm", sizeof(struct kt_gemm_args)},
-    [KT_OP_EMBEDDING] = {"embedding", sizeof(struct kt_embedding_args)},
-    [KT_OP_NORM_FORWARD] = {"norm_forward", sizeof(struct kt_norm_args)},
-    [KT_OP_NORM_BACKWARD] = {"norm_backward", sizeof(struct kt_norm_args)},
-    [KT_OP_ROPE] = {"rope", sizeof(struct kt_rope_args)},
-    [KT_OP_ATTENTION_FORWARD] = {"attention_forward", sizeof(struct kt_attention_args)},
-    [KT_OP_ATTENTION_BACKWARD] = {"attention_backward", sizeof(struct kt_attention_args)},
-    [KT_OP_GLU_FORWARD] = {"glu_forward", sizeof(struct kt_glu_args)},
-    [KT_OP_GLU_BACKWARD] = {"glu_backward", sizeof(struct kt_glu_args)},
-    [KT_OP_ROUTER_FORWARD] = {"router_forward", sizeof(struct kt_router_args)},
-    [KT_OP_ROUTER_BACKWARD] = {"router_backward", sizeof(struct kt_router_args)},
-    [KT_OP_CROSS_ENTROPY] = {"cross_entropy", sizeof(struct kt_cross_entropy_args)},
-    [KT_OP_ADD] = {"add", sizeof(struct kt_rows_args)},
-    [KT_OP_ZERO] = {"zero", sizeof(struct kt_rows_args)},
-    [KT_OP_DROPOUT] = {"dropout", sizeof(struct kt_dropout_args)},
-    [KT_OP_CONVERT] = {"convert", sizeof(struct kt_rows_args)},
-    [KT_OP_GATHER] = {"gather", sizeof(struct kt_gather_args)},
-    [KT_OP_SCATTER_ADD] = {"scatter_add", sizeof(struct kt_gather_args)},
-    [KT_OP_WEIGH] = {"weigh", sizeof(struct kt_weigh_args)},
-};
+} operations[KT_OPS] = {KT_EACH_OP(DESCRIBE)};
 
 const char *kt_op_name(enum kt_op op)
 {

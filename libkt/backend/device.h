@@ -38,30 +38,34 @@ struct kt_offsets {
     const int32_t *host, *device;
 };
 
-enum kt_op {
-    KT_OP_LINEAR_FORWARD,
-    KT_OP_LINEAR_BACKWARD,
-    KT_OP_GEMM,
-    KT_OP_EMBEDDING,
-    KT_OP_NORM_FORWARD,
-    KT_OP_NORM_BACKWARD,
-    KT_OP_ROPE,
-    KT_OP_ATTENTION_FORWARD,
-    KT_OP_ATTENTION_BACKWARD,
-    KT_OP_GLU_FORWARD,
-    KT_OP_GLU_BACKWARD,
-    KT_OP_ROUTER_FORWARD,
-    KT_OP_ROUTER_BACKWARD,
-    KT_OP_CROSS_ENTROPY,
-    KT_OP_ADD,
-    KT_OP_ZERO,
-    KT_OP_DROPOUT,
-    KT_OP_CONVERT,
-    KT_OP_GATHER,
-    KT_OP_SCATTER_ADD,
-    KT_OP_WEIGH,
-    KT_OPS
-};
+/** X(name, NAME, arguments) for each operation: KT_OP_NAME, kt_run_name, and in a backend what it
+ * calls by that name. */
+#define KT_EACH_OP(X)                                                                              \
+    X(linear_forward, LINEAR_FORWARD, kt_linear_args)                                              \
+    X(linear_backward, LINEAR_BACKWARD, kt_linear_args)                                            \
+    X(gemm, GEMM, kt_gemm_args)                                                                    \
+    X(embedding, EMBEDDING, kt_embedding_args)                                                     \
+    X(norm_forward, NORM_FORWARD, kt_norm_args)                                                    \
+    X(norm_backward, NORM_BACKWARD, kt_norm_args)                                                  \
+    X(rope, ROPE, kt_rope_args)                                                                    \
+    X(attention_forward, ATTENTION_FORWARD, kt_attention_args)                                     \
+    X(attention_backward, ATTENTION_BACKWARD, kt_attention_args)                                   \
+    X(glu_forward, GLU_FORWARD, kt_glu_args)                                                       \
+    X(glu_backward, GLU_BACKWARD, kt_glu_args)                                                     \
+    X(router_forward, ROUTER_FORWARD, kt_router_args)                                              \
+    X(router_backward, ROUTER_BACKWARD, kt_router_args)                                            \
+    X(cross_entropy, CROSS_ENTROPY, kt_cross_entropy_args)                                         \
+    X(add, ADD, kt_rows_args)                                                                      \
+    X(zero, ZERO, kt_rows_args)                                                                    \
+    X(dropout, DROPOUT, kt_dropout_args)                                                           \
+    X(convert, CONVERT, kt_rows_args)                                                              \
+    X(gather, GATHER, kt_gather_args)                                                              \
+    X(scatter_add, SCATTER_ADD, kt_gather_args)                                                    \
+    X(weigh, WEIGH, kt_weigh_args)
+
+#define KT_OP_OF(name, op, args) KT_OP_##op,
+enum kt_op { KT_EACH_OP(KT_OP_OF) KT_OPS };
+#undef KT_OP_OF
 
 /** LINEAR_FORWARD: y[t, rows] (+)= x[t, cols] W^T. LINEAR_BACKWARD: y[t, cols] (+)= x[t, rows] W,
  * where x is the gradient of forward's output. */
@@ -360,29 +364,9 @@ size_t kt_op_args_size(enum kt_op op);
 #define KT_RUN(name, op, type)                                                                     \
     static inline void kt_run_##name(const struct kt_runner *runner, const struct type *args)      \
     {                                                                                              \
-        kt_run(runner, op, args);                                                                  \
+        kt_run(runner, KT_OP_##op, args);                                                          \
     }
-KT_RUN(linear_forward, KT_OP_LINEAR_FORWARD, kt_linear_args)
-KT_RUN(linear_backward, KT_OP_LINEAR_BACKWARD, kt_linear_args)
-KT_RUN(gemm, KT_OP_GEMM, kt_gemm_args)
-KT_RUN(embedding, KT_OP_EMBEDDING, kt_embedding_args)
-KT_RUN(norm_forward, KT_OP_NORM_FORWARD, kt_norm_args)
-KT_RUN(norm_backward, KT_OP_NORM_BACKWARD, kt_norm_args)
-KT_RUN(rope, KT_OP_ROPE, kt_rope_args)
-KT_RUN(attention_forward, KT_OP_ATTENTION_FORWARD, kt_attention_args)
-KT_RUN(attention_backward, KT_OP_ATTENTION_BACKWARD, kt_attention_args)
-KT_RUN(glu_forward, KT_OP_GLU_FORWARD, kt_glu_args)
-KT_RUN(glu_backward, KT_OP_GLU_BACKWARD, kt_glu_args)
-KT_RUN(router_forward, KT_OP_ROUTER_FORWARD, kt_router_args)
-KT_RUN(router_backward, KT_OP_ROUTER_BACKWARD, kt_router_args)
-KT_RUN(cross_entropy, KT_OP_CROSS_ENTROPY, kt_cross_entropy_args)
-KT_RUN(add, KT_OP_ADD, kt_rows_args)
-KT_RUN(zero, KT_OP_ZERO, kt_rows_args)
-KT_RUN(convert, KT_OP_CONVERT, kt_rows_args)
-KT_RUN(dropout, KT_OP_DROPOUT, kt_dropout_args)
-KT_RUN(gather, KT_OP_GATHER, kt_gather_args)
-KT_RUN(scatter_add, KT_OP_SCATTER_ADD, kt_gather_args)
-KT_RUN(weigh, KT_OP_WEIGH, kt_weigh_args)
+KT_EACH_OP(KT_RUN)
 #undef KT_RUN
 
 /** Bytes of an element of a view. */

@@ -27,27 +27,10 @@ static inline struct kt_cpu_device *kt_cpu(struct kt_device *dev)
     return (struct kt_cpu_device *)dev;
 }
 
-void kt_cpu_linear_forward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_linear_backward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_gemm(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_embedding(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_norm_forward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_norm_backward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_rope(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_attention_forward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_attention_backward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_glu_forward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_glu_backward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_router_forward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_router_backward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_cross_entropy(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_add(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_zero(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_dropout(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_convert(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_gather(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_scatter_add(struct kt_device *dev, const void *args, void *scratch);
-void kt_cpu_weigh(struct kt_device *dev, const void *args, void *scratch);
+#define KT_CPU_OP(name, op, type)                                                                  \
+    void kt_cpu_##name(struct kt_device *dev, const void *args, void *scratch);
+KT_EACH_OP(KT_CPU_OP)
+#undef KT_CPU_OP
 
 /** Scratch of those that take some. */
 uint64_t kt_cpu_linear_forward_scratch(const struct kt_cpu_device *cpu,

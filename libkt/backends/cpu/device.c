@@ -200,6 +200,8 @@ static void cpu_close(struct kt_device *dev)
     free(dev);
 }
 
+#define RUN(name, op, args) [KT_OP_##op] = kt_cpu_##name,
+
 static const struct kt_device_ops cpu_ops = {
     .abi = KT_BACKEND_ABI,
     .traits = KT_DEVICE_HOST_MEMORY,
@@ -214,27 +216,7 @@ static const struct kt_device_ops cpu_ops = {
     .wait = cpu_wait,
     .sync = cpu_sync,
     .close = cpu_close,
-    .run = {[KT_OP_LINEAR_FORWARD] = kt_cpu_linear_forward,
-            [KT_OP_LINEAR_BACKWARD] = kt_cpu_linear_backward,
-            [KT_OP_GEMM] = kt_cpu_gemm,
-            [KT_OP_EMBEDDING] = kt_cpu_embedding,
-            [KT_OP_NORM_FORWARD] = kt_cpu_norm_forward,
-            [KT_OP_NORM_BACKWARD] = kt_cpu_norm_backward,
-            [KT_OP_ROPE] = kt_cpu_rope,
-            [KT_OP_ATTENTION_FORWARD] = kt_cpu_attention_forward,
-            [KT_OP_ATTENTION_BACKWARD] = kt_cpu_attention_backward,
-            [KT_OP_GLU_FORWARD] = kt_cpu_glu_forward,
-            [KT_OP_GLU_BACKWARD] = kt_cpu_glu_backward,
-            [KT_OP_ROUTER_FORWARD] = kt_cpu_router_forward,
-            [KT_OP_ROUTER_BACKWARD] = kt_cpu_router_backward,
-            [KT_OP_CROSS_ENTROPY] = kt_cpu_cross_entropy,
-            [KT_OP_ADD] = kt_cpu_add,
-            [KT_OP_ZERO] = kt_cpu_zero,
-            [KT_OP_DROPOUT] = kt_cpu_dropout,
-            [KT_OP_CONVERT] = kt_cpu_convert,
-            [KT_OP_GATHER] = kt_cpu_gather,
-            [KT_OP_SCATTER_ADD] = kt_cpu_scatter_add,
-            [KT_OP_WEIGH] = kt_cpu_weigh},
+    .run = {KT_EACH_OP(RUN)},
 };
 
 kt_status kt_cpu_open_on(kt_context *ctx, struct kt_pool *pool, const char *name,

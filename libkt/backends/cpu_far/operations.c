@@ -93,54 +93,14 @@ void kt_far_copy(struct kt_device *dev, enum kt_queue queue, void *to, const voi
         kt_far_push(far, queue, &job);
 }
 
-#define OPERATION(name, op)                                                                        \
+#define OPERATION(name, op, type)                                                                  \
     static void name(struct kt_device *dev, const void *args, void *scratch)                       \
     {                                                                                              \
-        enqueue(dev, op, args, scratch);                                                           \
+        enqueue(dev, KT_OP_##op, args, scratch);                                                   \
     }
 
-OPERATION(linear_forward, KT_OP_LINEAR_FORWARD)
-OPERATION(linear_backward, KT_OP_LINEAR_BACKWARD)
-OPERATION(gemm, KT_OP_GEMM)
-OPERATION(embedding, KT_OP_EMBEDDING)
-OPERATION(norm_forward, KT_OP_NORM_FORWARD)
-OPERATION(norm_backward, KT_OP_NORM_BACKWARD)
-OPERATION(rope, KT_OP_ROPE)
-OPERATION(attention_forward, KT_OP_ATTENTION_FORWARD)
-OPERATION(attention_backward, KT_OP_ATTENTION_BACKWARD)
-OPERATION(glu_forward, KT_OP_GLU_FORWARD)
-OPERATION(glu_backward, KT_OP_GLU_BACKWARD)
-OPERATION(router_forward, KT_OP_ROUTER_FORWARD)
-OPERATION(router_backward, KT_OP_ROUTER_BACKWARD)
-OPERATION(cross_entropy, KT_OP_CROSS_ENTROPY)
-OPERATION(add, KT_OP_ADD)
-OPERATION(zero, KT_OP_ZERO)
-OPERATION(dropout, KT_OP_DROPOUT)
-OPERATION(convert, KT_OP_CONVERT)
-OPERATION(gather, KT_OP_GATHER)
-OPERATION(scatter_add, KT_OP_SCATTER_ADD)
-OPERATION(weigh, KT_OP_WEIGH)
+KT_EACH_OP(OPERATION)
 
-const kt_op_fn kt_far_run[KT_OPS] = {
-    [KT_OP_LINEAR_FORWARD] = linear_forward,
-    [KT_OP_LINEAR_BACKWARD] = linear_backward,
-    [KT_OP_GEMM] = gemm,
-    [KT_OP_EMBEDDING] = embedding,
-    [KT_OP_NORM_FORWARD] = norm_forward,
-    [KT_OP_NORM_BACKWARD] = norm_backward,
-    [KT_OP_ROPE] = rope,
-    [KT_OP_ATTENTION_FORWARD] = attention_forward,
-    [KT_OP_ATTENTION_BACKWARD] = attention_backward,
-    [KT_OP_GLU_FORWARD] = glu_forward,
-    [KT_OP_GLU_BACKWARD] = glu_backward,
-    [KT_OP_ROUTER_FORWARD] = router_forward,
-    [KT_OP_ROUTER_BACKWARD] = router_backward,
-    [KT_OP_CROSS_ENTROPY] = cross_entropy,
-    [KT_OP_ADD] = add,
-    [KT_OP_ZERO] = zero,
-    [KT_OP_DROPOUT] = dropout,
-    [KT_OP_CONVERT] = convert,
-    [KT_OP_GATHER] = gather,
-    [KT_OP_SCATTER_ADD] = scatter_add,
-    [KT_OP_WEIGH] = weigh,
-};
+#define RUN(name, op, args) [KT_OP_##op] = name,
+
+const kt_op_fn kt_far_run[KT_OPS] = {KT_EACH_OP(RUN)};

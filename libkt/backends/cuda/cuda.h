@@ -50,27 +50,10 @@ static inline void kt_cuda_launched(struct kt_cuda_device *cuda, const char *wha
 cudaError_t kt_cuda_has_code(void);
 
 /* Operations enqueue on `compute`. Every view may be F32 or BF16, each by itself. */
-void kt_cuda_linear_forward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_linear_backward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_gemm(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_embedding(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_norm_forward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_norm_backward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_rope(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_attention_forward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_attention_backward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_glu_forward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_glu_backward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_router_forward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_router_backward(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_cross_entropy(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_add(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_zero(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_dropout(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_convert(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_gather(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_scatter_add(struct kt_device *dev, const void *args, void *scratch);
-void kt_cuda_weigh(struct kt_device *dev, const void *args, void *scratch);
+#define KT_CUDA_OP(name, op, type)                                                                 \
+    void kt_cuda_##name(struct kt_device *dev, const void *args, void *scratch);
+KT_EACH_OP(KT_CUDA_OP)
+#undef KT_CUDA_OP
 
 /** Scratch of those that take some. */
 uint64_t kt_cuda_linear_forward_scratch(const struct kt_cuda_device *cuda,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "backends/cuda/host.h"
 
-#define OPERATION(name)                                                                            \
+#define OPERATION(name, op, type)                                                                  \
     static void name(struct kt_device *dev, const void *args, void *scratch)                       \
     {                                                                                              \
         struct kt_cuda_device *cuda = kt_cuda(dev);                                                \
@@ -11,51 +11,11 @@
         kt_cuda_leave(cuda->context, before);                                                      \
     }
 
-OPERATION(linear_forward)
-OPERATION(linear_backward)
-OPERATION(gemm)
-OPERATION(embedding)
-OPERATION(norm_forward)
-OPERATION(norm_backward)
-OPERATION(rope)
-OPERATION(attention_forward)
-OPERATION(attention_backward)
-OPERATION(glu_forward)
-OPERATION(glu_backward)
-OPERATION(router_forward)
-OPERATION(router_backward)
-OPERATION(cross_entropy)
-OPERATION(add)
-OPERATION(zero)
-OPERATION(dropout)
-OPERATION(convert)
-OPERATION(gather)
-OPERATION(scatter_add)
-OPERATION(weigh)
+KT_EACH_OP(OPERATION)
 
-const kt_op_fn kt_cuda_run[KT_OPS] = {
-    [KT_OP_LINEAR_FORWARD] = linear_forward,
-    [KT_OP_LINEAR_BACKWARD] = linear_backward,
-    [KT_OP_GEMM] = gemm,
-    [KT_OP_EMBEDDING] = embedding,
-    [KT_OP_NORM_FORWARD] = norm_forward,
-    [KT_OP_NORM_BACKWARD] = norm_backward,
-    [KT_OP_ROPE] = rope,
-    [KT_OP_ATTENTION_FORWARD] = attention_forward,
-    [KT_OP_ATTENTION_BACKWARD] = attention_backward,
-    [KT_OP_GLU_FORWARD] = glu_forward,
-    [KT_OP_GLU_BACKWARD] = glu_backward,
-    [KT_OP_ROUTER_FORWARD] = router_forward,
-    [KT_OP_ROUTER_BACKWARD] = router_backward,
-    [KT_OP_CROSS_ENTROPY] = cross_entropy,
-    [KT_OP_ADD] = add,
-    [KT_OP_ZERO] = zero,
-    [KT_OP_DROPOUT] = dropout,
-    [KT_OP_CONVERT] = convert,
-    [KT_OP_GATHER] = gather,
-    [KT_OP_SCATTER_ADD] = scatter_add,
-    [KT_OP_WEIGH] = weigh,
-};
+#define RUN(name, op, args) [KT_OP_##op] = name,
+
+const kt_op_fn kt_cuda_run[KT_OPS] = {KT_EACH_OP(RUN)};
 
 uint64_t kt_cuda_scratch_bytes(const struct kt_device *dev, enum kt_op op, const void *args)
 {
