@@ -199,11 +199,13 @@ static struct shares divide(struct kt_pass *pass, const struct kt_expert_work *w
                        .device = *r,
                        .has_host = work->where != KT_EXPERTS_DEVICE,
                        .has_device = work->where != KT_EXPERTS_HOST};
+    if (!s.has_device)
+        return s;
     s.chosen = kt_arena_take(arena, r->num_experts, 1, 1);
     void *memory[] = {kt_arena_take(arena, bytes, 1, 1), kt_arena_take(arena, bytes, 1, 1)};
     void *costs = kt_arena_take(arena, r->num_experts, sizeof(struct kt_share_cost), 1);
     void *order = kt_arena_take(arena, r->num_experts, sizeof(int32_t), 1);
-    if (kt_pass_measures(pass) || !s.has_device)
+    if (kt_pass_measures(pass))
         return s;
     for (int32_t e = 0; e < r->num_experts; e++)
         s.chosen[e] = r->first[e + 1] > r->first[e];

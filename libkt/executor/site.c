@@ -150,34 +150,41 @@ static void copy_pieces(const struct kt_mirrored *pieces, int32_t num, const str
     }
 }
 
-/* Copies to the device come after what computes with the copy so far, and before what is to. */
+/** To the device: after what computes with the copy so far, and before what is to. */
+static void send_pieces(const struct kt_mirrored *pieces, int32_t num, const struct kt_runner *run,
+                        void *to, const void *from)
+{
+    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
+    copy_pieces(pieces, num, run, KT_QUEUE_IN, to, from);
+    kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+}
+
+/** To the host, after what computes with them. */
+static void fetch_pieces(const struct kt_mirrored *pieces, int32_t num, const struct kt_runner *run,
+                         void *to, const void *from)
+{
+    kt_run_order(run, KT_QUEUE_OUT, KT_QUEUE_COMPUTE);
+    copy_pieces(pieces, num, run, KT_QUEUE_OUT, to, from);
+}
 
 void kt_site_lora_in(struct kt_site *site, const struct kt_runner *run, const kt_lora *lora,
                      uint64_t fingerprint)
 {
     if (fingerprint && site->adapter == fingerprint)
         return;
-    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
-    copy_pieces(site->mirrored, site->num_mirrored, run, KT_QUEUE_IN, site->lora.memory,
-                lora->data);
-    copy_pieces(site->routed, site->num_routed, run, KT_QUEUE_IN, site->lora.memory, lora->data);
-    kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+    send_pieces(site->mirrored, site->num_mirrored, run, site->lora.memory, lora->data);
+    send_pieces(site->routed, site->num_routed, run, site->lora.memory, lora->data);
     site->adapter = fingerprint;
 }
 
 void kt_site_grad_in(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)
 {
-    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
-    copy_pieces(site->mirrored, site->num_mirrored, run, KT_QUEUE_IN, site->lora_grad.memory,
-                lora->grad);
-    kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+    send_pieces(site->mirrored, site->num_mirrored, run, site->lora_grad.memory, lora->grad);
 }
 
 void kt_site_grad_out(const struct kt_site *site, const struct kt_runner *run, const kt_lora *lora)
 {
-    kt_run_order(run, KT_QUEUE_OUT, KT_QUEUE_COMPUTE);
-    copy_pieces(site->mirrored, site->num_mirrored, run, KT_QUEUE_OUT, lora->grad,
-                site->lora_grad.memory);
+    fetch_pieces(site->mirrored, site->num_mirrored, run, lora->grad, site->lora_grad.memory);
 }
 
 /** The pair's gradients, A's and B's, lie behind each other. */
@@ -193,17 +200,14 @@ void kt_site_linear_grad_in(const struct kt_site *site, const struct kt_runner *
                             const kt_lora *lora, const struct kt_linear *linear)
 {
     struct kt_mirrored piece = gradients_of(lora, linear);
-    kt_run_order(run, KT_QUEUE_IN, KT_QUEUE_COMPUTE);
-    copy_pieces(&piece, 1, run, KT_QUEUE_IN, site->lora_grad.memory, lora->grad);
-    kt_run_order(run, KT_QUEUE_COMPUTE, KT_QUEUE_IN);
+    send_pieces(&piece, 1, run, site->lora_grad.memory, lora->grad);
 }
 
 void kt_site_linear_grad_out(const struct kt_site *site, const struct kt_runner *run,
                              const kt_lora *lora, const struct kt_linear *linear)
 {
     struct kt_mirrored piece = gradients_of(lora, linear);
-    kt_run_order(run, KT_QUEUE_OUT, KT_QUEUE_COMPUTE);
-    copy_pieces(&piece, 1, run, KT_QUEUE_OUT, lora->grad, site->lora_grad.memory);
+    fetch_pieces(&piece, 1, run, lora->grad, site->lora_grad.memory);
 }
 
 /** The same place in the copy of an array. */
