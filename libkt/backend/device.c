@@ -251,13 +251,13 @@ kt_status kt_device_alloc(struct kt_device *dev, enum kt_memory kind, uint64_t b
                           const char *what, void **out)
 {
     uint64_t more = missing(dev, kind, bytes);
-    if (more && dev->reclaim && dev->reclaim(dev->owner, more))
+    while (more && dev->reclaim && dev->reclaim(dev->owner, more))
         more = missing(dev, kind, bytes);
     if (more)
         return fail_limit(dev, bytes, what);
     kt_status status = dev->ops->alloc(dev, kind, bytes, what, out);
-    if (status == KT_ERROR_OUT_OF_MEMORY && kind != KT_MEMORY_PINNED && dev->reclaim &&
-        dev->reclaim(dev->owner, bytes))
+    while (status == KT_ERROR_OUT_OF_MEMORY && kind != KT_MEMORY_PINNED && dev->reclaim &&
+           dev->reclaim(dev->owner, bytes))
         status = dev->ops->alloc(dev, kind, bytes, what, out);
     if (status == KT_OK && kind != KT_MEMORY_PINNED)
         dev->allocated += bytes;

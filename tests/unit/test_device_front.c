@@ -509,6 +509,48 @@ START_TEST(unknown_devices_and_memory_limits_are_errors)
 }
 END_TEST
 
+struct hoard {
+    struct kt_device *dev;
+    void *blocks[2];
+};
+
+/** Gives up one block of 1000 bytes at a time. */
+static bool give_up(void *owner, uint64_t bytes)
+{
+    struct hoard *hoard = owner;
+    (void)bytes;
+    for (int i = 0; i < 2; i++) {
+        if (!hoard->blocks[i])
+            continue;
+        kt_device_free(hoard->dev, KT_MEMORY_DEVICE, hoard->blocks[i], 1000);
+        hoard->blocks[i] = NULL;
+        return true;
+    }
+    return false;
+}
+
+/** What has room only when everything that can be given up is. */
+START_TEST(memory_is_reclaimed_until_it_is_enough)
+{
+    struct device_test s = device_open(device_name(_i), 1, 0);
+    struct hoard hoard = {s.dev, {NULL, NULL}};
+    void *memory, *more = &s;
+    s.dev->limit = 2500;
+    s.dev->owner = &hoard;
+    s.dev->reclaim = give_up;
+    for (int i = 0; i < 2; i++)
+        ck_assert_int_eq(
+            kt_device_alloc(s.dev, KT_MEMORY_DEVICE, 1000, "a hoard", &hoard.blocks[i]), KT_OK);
+    ck_assert_int_eq(kt_device_alloc(s.dev, KT_MEMORY_DEVICE, 2400, "a test", &memory), KT_OK);
+    ck_assert(!hoard.blocks[0] && !hoard.blocks[1]);
+    ck_assert_int_eq(kt_device_alloc(s.dev, KT_MEMORY_DEVICE, 200, "a test", &more),
+                     KT_ERROR_OUT_OF_MEMORY);
+    kt_device_free(s.dev, KT_MEMORY_DEVICE, memory, 2400);
+    ck_assert_uint_eq(s.dev->allocated, 0);
+    device_close(&s);
+}
+END_TEST
+
 int main(void)
 {
     const struct test tests[] = {
@@ -521,6 +563,7 @@ int main(void)
         LOOP(seconds_are_those_of_the_slower_of_products_and_memory, num_devices()),
         LOOP(memory_is_aligned_and_copied, num_devices()),
         LOOP(memory_that_is_not_there_is_an_error, num_devices()),
+        LOOP(memory_is_reclaimed_until_it_is_enough, num_devices()),
         TEST(devices_of_a_context_have_names_and_scratch_of_their_own),
         TEST(a_device_has_a_pool),
         TEST(bound_scratch_is_remembered),
