@@ -180,6 +180,26 @@ void kt_run(const struct kt_runner *runner, enum kt_op op, const void *args)
         dev->ops->run[op](dev, args, dev->scratch);
 }
 
+void kt_run_all(const struct kt_runner *runner, enum kt_op op, int32_t count, const void *args)
+{
+    struct kt_device *dev = runner->device;
+    const char *next = args;
+    size_t size = operations[op].args_size;
+    for (int32_t i = 0; i < count; i++)
+        if (runner->tally)
+            measure(runner, op, next + (size_t)i * size);
+        else if (!let_through(dev, op, next + (size_t)i * size))
+            return;
+    for (int32_t left = runner->tally ? 0 : count, num; left > 0; left -= num) {
+        num = dev->ops->run_first ? dev->ops->run_first(dev, op, left, next) : 0;
+        if (!num) {
+            dev->ops->run[op](dev, next, dev->scratch);
+            num = 1;
+        }
+        next += (size_t)num * size;
+    }
+}
+
 void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, const void *from,
                  uint64_t bytes)
 {

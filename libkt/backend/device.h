@@ -22,7 +22,7 @@
 
 struct kt_device;
 
-enum { KT_BACKEND_ABI = 2 };
+enum { KT_BACKEND_ABI = 3 };
 
 /** Activations [tokens, features] on a device. */
 struct kt_view {
@@ -210,12 +210,14 @@ struct kt_dropout_args {
     bool accumulate;
 };
 
-/** Rows of an expert, or of some of its tokens. GATHER: y[r] = w(r) x[index[r]], r < rows.
- * SCATTER_ADD: y[index[r]] += w(r) x[r]. w(r) = weights[slots[r]], or 1 without weights. */
+/** Rows of experts. GATHER: y[r] = w(r) x[index[r]], r < rows. SCATTER_ADD: y[index[r]] += w(r)
+ * x[r]. w(r) = weights[slots[r]], or 1 without weights. */
 struct kt_gather_args {
     int64_t rows, dim;
     int64_t tokens;       /**< rows of the side that is indexed */
-    const int32_t *index; /**< [rows], distinct in SCATTER_ADD; NULL = 0, 1 ... */
+    const int32_t *index; /**< [rows]; NULL = 0, 1 ... */
+    const int32_t *order; /**< [rows] SCATTER_ADD alone: the rows, those of a token together and as
+                               they are to be added; NULL = no token has two */
     int64_t num_slots;
     const int32_t *slots; /**< [rows] */
     const float *weights; /**< [num_slots] or NULL */
@@ -296,6 +298,10 @@ struct kt_device_ops {
     kt_status (*sync)(struct kt_device *dev, kt_mark mark);
     void (*close)(struct kt_device *dev);
     kt_op_fn run[KT_OPS];
+    /** Optional: enqueues the first of `count` operations that kt_run_all has, as many as it has a
+     * faster way for than one after another, and returns how many; 0 = `run` the first. Takes no
+     * scratch. */
+    int32_t (*run_first)(struct kt_device *dev, enum kt_op op, int32_t count, const void *args);
 };
 
 /** A device embeds this as its first member. */
@@ -330,6 +336,9 @@ struct kt_runner {
 
 /** Enqueues an operation, or measures it. Use the typed calls below. */
 void kt_run(const struct kt_runner *runner, enum kt_op op, const void *args);
+/** The same for `count` operations of a kind that may be done at one time: none reads or writes
+ * what another writes. `args` is the array of their arguments. */
+void kt_run_all(const struct kt_runner *runner, enum kt_op op, int32_t count, const void *args);
 void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, const void *from,
                  uint64_t bytes);
 /** All queued on `after` so far is done before what is queued on `queue` from here on. */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "core/memory.h"
 #include "executor/mla.h"
 
 /** What both directions through kv_b need. Rows of a token's heads follow one another, so that a
@@ -23,33 +24,58 @@ static struct kt_view head_of(const struct absorbed *s, struct kt_view x, int64_
     return of;
 }
 
-/** u = scale * q B_h of a head's key rows */
-static void query_to_rank(const struct absorbed *s, int64_t head, struct kt_view q)
+/** Heads whose operations are given to the device at one time. */
+enum { TOGETHER = 16 };
+
+/** Operations of a head, and those of TOGETHER heads. */
+struct of_heads {
+    struct kt_linear_args linears[TOGETHER];
+    struct kt_gemm_args gemms[TOGETHER];
+};
+
+typedef void (*head_fn)(const struct absorbed *s, int64_t head, struct kt_view x,
+                        struct kt_linear_args *linear, struct kt_gemm_args *gemm);
+
+/** Runs the operations of every head: linears, and with LoRA a product each. */
+static void run_heads(const struct absorbed *s, enum kt_op linear, head_fn fn, struct kt_view x)
 {
-    struct kt_gemm_args g = {.m = s->pass->tokens,
-                             .n = s->rank,
-                             .k = s->d.nope,
-                             .alpha = s->pair->scale,
-                             .a = q,
-                             .b = kt_view_at(s->b, head * s->d.kv, 0),
-                             .c = head_of(s, s->u, head)};
-    kt_run_gemm(&s->pass->stage->run, &g);
+    const struct kt_runner *run = &s->pass->stage->run;
+    struct of_heads ops;
+    for (int64_t first = 0; first < s->d.heads; first += TOGETHER) {
+        int32_t count = (int32_t)kt_min_i64(s->d.heads - first, TOGETHER);
+        for (int32_t i = 0; i < count; i++)
+            fn(s, first + i, x, &ops.linears[i], &ops.gemms[i]);
+        kt_run_all(run, linear, count, ops.linears);
+        if (s->pair)
+            kt_run_all(run, KT_OP_GEMM, count, ops.gemms);
+    }
+}
+
+/** s->q = q K_h; u = scale * q B_h of the head's key rows */
+static void query_of_head(const struct absorbed *s, int64_t head, struct kt_view q,
+                          struct kt_linear_args *linear, struct kt_gemm_args *gemm)
+{
+    const struct kt_mla_shape *d = &s->d;
+    *linear = (struct kt_linear_args){.weight = kt_weight_rows(&s->kv_b, head * d->kv, d->nope),
+                                      .compute = s->pass->compute,
+                                      .tokens = s->pass->tokens,
+                                      .x = kt_view_at(q, 0, head * d->qk),
+                                      .y = head_of(s, s->q, head)};
+    if (s->pair)
+        *gemm = (struct kt_gemm_args){.m = s->pass->tokens,
+                                      .n = s->rank,
+                                      .k = d->nope,
+                                      .alpha = s->pair->scale,
+                                      .a = linear->x,
+                                      .b = kt_view_at(s->b, head * d->kv, 0),
+                                      .c = head_of(s, s->u, head)};
 }
 
 /** s->q = [q K_h | rotated part of q] */
 static void query_to_latent(const struct absorbed *s, struct kt_view q)
 {
     const struct kt_mla_shape *d = &s->d;
-    for (int64_t h = 0; h < d->heads; h++) {
-        struct kt_linear_args k = {.weight = kt_weight_rows(&s->kv_b, h * d->kv, d->nope),
-                                   .compute = s->pass->compute,
-                                   .tokens = s->pass->tokens,
-                                   .x = kt_view_at(q, 0, h * d->qk),
-                                   .y = head_of(s, s->q, h)};
-        kt_run_linear_backward(&s->pass->stage->run, &k);
-        if (s->pair)
-            query_to_rank(s, h, k.x);
-    }
+    run_heads(s, KT_OP_LINEAR_BACKWARD, query_of_head, q);
     if (s->pair) {
         struct kt_gemm_args g = {.m = s->rows,
                                  .n = d->latent,
@@ -66,46 +92,44 @@ static void query_to_latent(const struct absorbed *s, struct kt_view q)
            kt_view_at(s->q, 0, d->latent));
 }
 
-/** o += scale * B_h u of a head's value rows */
-static void rank_to_value(const struct absorbed *s, int64_t head, struct kt_view o)
+/** o = V_h s->o; o += scale * B_h u of the head's value rows */
+static void value_of_head(const struct absorbed *s, int64_t head, struct kt_view o,
+                          struct kt_linear_args *linear, struct kt_gemm_args *gemm)
 {
-    struct kt_gemm_args g = {.trans_b = true,
-                             .m = s->pass->tokens,
-                             .n = s->d.v,
-                             .k = s->rank,
-                             .alpha = s->pair->scale,
-                             .a = head_of(s, s->u, head),
-                             .b = kt_view_at(s->b, head * s->d.kv + s->d.nope, 0),
-                             .c = o,
-                             .accumulate = true};
-    kt_run_gemm(&s->pass->stage->run, &g);
+    const struct kt_mla_shape *d = &s->d;
+    int64_t row = head * d->kv + d->nope;
+    *linear = (struct kt_linear_args){.weight = kt_weight_rows(&s->kv_b, row, d->v),
+                                      .compute = s->pass->compute,
+                                      .tokens = s->pass->tokens,
+                                      .x = head_of(s, s->o, head),
+                                      .y = kt_view_at(o, 0, head * d->v)};
+    if (s->pair)
+        *gemm = (struct kt_gemm_args){.trans_b = true,
+                                      .m = s->pass->tokens,
+                                      .n = d->v,
+                                      .k = s->rank,
+                                      .alpha = s->pair->scale,
+                                      .a = head_of(s, s->u, head),
+                                      .b = kt_view_at(s->b, row, 0),
+                                      .c = linear->y,
+                                      .accumulate = true};
 }
 
 /** o [tokens, heads, v] = V_h s->o */
 static void latent_to_value(const struct absorbed *s, struct kt_view o)
 {
-    const struct kt_mla_shape *d = &s->d;
     if (s->pair) {
         struct kt_gemm_args g = {.trans_b = true,
                                  .m = s->rows,
                                  .n = s->rank,
-                                 .k = d->latent,
+                                 .k = s->d.latent,
                                  .alpha = 1,
                                  .a = s->o,
                                  .b = s->a,
                                  .c = s->u};
         kt_run_gemm(&s->pass->stage->run, &g);
     }
-    for (int64_t h = 0; h < d->heads; h++) {
-        struct kt_linear_args v = {.weight = kt_weight_rows(&s->kv_b, h * d->kv + d->nope, d->v),
-                                   .compute = s->pass->compute,
-                                   .tokens = s->pass->tokens,
-                                   .x = head_of(s, s->o, h),
-                                   .y = kt_view_at(o, 0, h * d->v)};
-        kt_run_linear_forward(&s->pass->stage->run, &v);
-        if (s->pair)
-            rank_to_value(s, h, v.y);
-    }
+    run_heads(s, KT_OP_LINEAR_FORWARD, value_of_head, o);
 }
 
 void kt_mla_absorbed(struct kt_pass *pass, const struct kt_layer *layer, struct kt_view q,

@@ -10,6 +10,7 @@ enum {
     SOME_BLOCKS = 512,  /* that fill one when they are alike */
     ROW_TILE = 64,
     SPLIT_KEYS = 256, /* fewest of a split */
+    FEW_KEYS = 32,    /* likewise, of rows that have warps of their own */
     MOST_SPLITS = 64,
     PACKED_ROWS = 512,       /* of a sequence that read its keys often enough to copy them */
     PACKED_BYTES = 256 << 20 /* of copies at a time, if that is a head's at least */
@@ -136,20 +137,21 @@ static struct kt_attend init(const struct kt_attention_args *a)
     return p;
 }
 
-/* Keys are split where the rows alone make few blocks. */
-static void choose_splits(struct kt_attend *p)
+/* Keys are split, `least` or more together, where tiles of `rows` rows alone make few blocks. */
+static void choose_splits(struct kt_attend *p, int32_t rows, int64_t least)
 {
     const struct kt_attention_args *a = &p->a;
-    int64_t tiles = kt_attend_count(&a->queries, p->group, ROW_TILE) * a->num_kv_heads, most = 0;
+    int64_t tiles = kt_attend_count(&a->queries, p->group, rows) * a->num_kv_heads, most = 0;
     for (int32_t s = 0; s < a->queries.num; s++) {
         int64_t keys = a->keys.host[s + 1] - a->keys.host[s];
         if (a->window)
             keys = min(keys, a->queries.host[s + 1] - a->queries.host[s] + (int64_t)a->window);
         most = max(most, keys);
     }
-    int64_t splits = min(SOME_BLOCKS / max(tiles, (int64_t)1), most / SPLIT_KEYS);
+    int64_t splits = min(SOME_BLOCKS / max(tiles, (int64_t)1), most / least), step;
     splits = max(min(splits, (int64_t)MOST_SPLITS), (int64_t)1);
-    p->split_keys = (int32_t)((most + splits * KEY_TILE - 1) / (splits * KEY_TILE) * KEY_TILE);
+    step = splits * min(least, (int64_t)KEY_TILE);
+    p->split_keys = (int32_t)((most + step - 1) / step * (step / splits));
     p->splits = most ? (int32_t)((most + p->split_keys - 1) / p->split_keys) : 1;
 }
 
@@ -258,9 +260,13 @@ void kt_cuda_attention_forward(struct kt_device *dev, const void *args, void *sc
     struct kt_attend p = init((const struct kt_attention_args *)args);
     if (!p.queries)
         return;
-    choose_splits(&p);
+    int32_t few = kt_attend_few_rows(&p.a);
+    choose_splits(&p, few ? few : ROW_TILE, few ? FEW_KEYS : SPLIT_KEYS);
     p.parts = (float *)scratch;
-    run_heads(cuda, &p, false, scratch); /* there are splits or copies, not both */
+    if (few)
+        kt_attend_few_forward(cuda, &p, few);
+    else
+        run_heads(cuda, &p, false, scratch); /* there are splits or copies, not both */
 #define JOIN(T)                                                                                    \
     kt_attend_launch(cuda, (const void *)join_splits<T>, p.queries *p.a.num_heads, WARPS *WARP, 0, \
                      &p)

@@ -203,6 +203,12 @@ void kt_attend_tiles_forward(struct kt_cuda_device *cuda, const struct kt_attend
 void kt_attend_tiles_rows(struct kt_cuda_device *cuda, const struct kt_attend *p);
 void kt_attend_tiles_keys(struct kt_cuda_device *cuda, const struct kt_attend *p);
 
+/* attention_few.cu: float32, forward of a few queries a sequence */
+enum { KT_ATTEND_FEW = 4, KT_ATTEND_FEW_QK = 576, KT_ATTEND_FEW_V = 512 };
+/** Rows of a block; 0 where the operation is not for it. Of the host. */
+int32_t kt_attend_few_rows(const struct kt_attention_args *a);
+void kt_attend_few_forward(struct kt_cuda_device *cuda, const struct kt_attend *p, int32_t rows);
+
 /* attention_plain.cu: float32, any shape */
 void kt_attend_plain_forward(struct kt_cuda_device *cuda, const struct kt_attend *p);
 void kt_attend_plain_backward(struct kt_cuda_device *cuda, const struct kt_attend *p);

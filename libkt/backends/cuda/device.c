@@ -71,10 +71,10 @@ static void find_rates(struct kt_cuda_device *cuda)
         cudaDeviceGetAttribute(&of[i], attributes[i], cuda->index);
     double cycles = 1e3 * of[2] * cuda->num_sms; /* kHz */
     for (int compute = 0; compute < KT_CUDA_COMPUTES; compute++)
-        kt_cuda_host_side(cuda)->rates[compute] = (struct kt_rates){
-            .flops = cycles * products_a_cycle(of[0], of[1], (kt_compute)compute),
-            .bytes = 0.5 * 2 * 1e3 * of[3] * of[4] / 8,
-            .link = of[0] >= 9 ? 50e9 : 24e9};
+        kt_cuda_host_side(cuda)->rates[compute] =
+            (struct kt_rates){.flops = cycles * products_a_cycle(of[0], of[1], (kt_compute)compute),
+                              .bytes = 0.5 * 2 * 1e3 * of[3] * of[4] / 8,
+                              .link = of[0] >= 9 ? 50e9 : 24e9};
 }
 
 static struct kt_rates cuda_rates(const struct kt_device *dev, kt_compute compute)
@@ -97,6 +97,7 @@ static const struct kt_device_ops cuda_ops = {
     .mark = kt_cuda_mark,
     .wait = kt_cuda_wait,
     .sync = kt_cuda_sync,
+    .run_first = kt_cuda_run_first,
     .close = cuda_close,
 };
 

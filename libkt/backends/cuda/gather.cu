@@ -10,6 +10,12 @@ __device__ __forceinline__ int64_t token_of(const struct kt_gather_args &a, int6
     return a.index ? a.index[r] : r;
 }
 
+/* The row that is the i-th to be added. */
+__device__ __forceinline__ int64_t row_of(const struct kt_gather_args &a, int64_t i)
+{
+    return a.order ? a.order[i] : i;
+}
+
 __device__ __forceinline__ float weight_of(const struct kt_gather_args &a, int64_t r)
 {
     return a.weights ? a.weights[a.slots[r]] : 1.0f;
@@ -38,14 +44,23 @@ __global__ void __launch_bounds__(KT_BLOCK) scatter_rows(struct kt_gather_args a
     int64_t first = kt_item() * 4, left = a.dim - first;
     if (left <= 0)
         return;
-    KT_EACH_ROW(r, a.rows)
+    KT_EACH_ROW(place, a.rows)
     {
-        float weight = weight_of(a, r);
-        int64_t at = token_of(a, r) * a.y.ld + first;
-        struct kt_quad x = kt_get<ALIGNED>(a.x, r * a.x.ld + first, left);
+        int64_t r = row_of(a, place), token = token_of(a, r), at = token * a.y.ld + first;
+        if (a.order && place > 0 && token_of(a, row_of(a, place - 1)) == token)
+            continue; /* added where the token's first row is */
         struct kt_quad y = kt_get<ALIGNED>(a.y, at, left);
-        for (int i = 0; i < 4; i++)
-            y.v[i] += weight * x.v[i];
+        for (int64_t next = place + 1;; next++) {
+            float weight = weight_of(a, r);
+            struct kt_quad x = kt_get<ALIGNED>(a.x, r * a.x.ld + first, left);
+            for (int i = 0; i < 4; i++)
+                y.v[i] += weight * x.v[i];
+            if (!a.order || next >= a.rows)
+                break;
+            r = row_of(a, next);
+            if (token_of(a, r) != token)
+                break;
+        }
         kt_put<ALIGNED>(a.y, at, left, y);
     }
 }

@@ -45,7 +45,7 @@ void kt_cuda_gemm(struct kt_device *dev, const void *args, void *scratch)
     const struct kt_gemm_args *a = (const struct kt_gemm_args *)args;
     struct gemm p = plan(cuda, a, scratch);
     struct kt_gemm_args g = *a;
-    if (g.m <= 0 || g.n <= 0)
+    if (g.m <= 0 || g.n <= 0 || kt_cuda_gemms_few(cuda, 1, a))
         return;
     kt_cuda_factor_fill(cuda, &p.a);
     kt_cuda_factor_fill(cuda, &p.b);

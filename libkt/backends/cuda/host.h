@@ -49,7 +49,7 @@ uint64_t kt_cuda_available(const struct kt_device *dev);
 bool kt_cuda_pin(struct kt_device *dev, const void *memory, uint64_t bytes);
 void kt_cuda_unpin(struct kt_device *dev, const void *memory, uint64_t bytes);
 /** How much of `bytes` bytes from an address of the host on one copy may take. */
-uint64_t kt_cuda_piece(struct kt_cuda_device *cuda, const void *from, uint64_t bytes);
+uint64_t kt_cuda_copy_piece(struct kt_cuda_device *cuda, const void *from, uint64_t bytes);
 
 /* queue.c */
 cudaError_t kt_cuda_open_queues(struct kt_cuda_device *cuda);
@@ -64,6 +64,7 @@ kt_status kt_cuda_sync(struct kt_device *dev, kt_mark mark);
 
 /* operations.c: kt_cuda_NAME of cuda.h, with the device's context current */
 extern const kt_op_fn kt_cuda_run[KT_OPS];
+int32_t kt_cuda_run_first(struct kt_device *dev, enum kt_op op, int32_t count, const void *args);
 uint64_t kt_cuda_scratch_bytes(const struct kt_device *dev, enum kt_op op, const void *args);
 bool kt_cuda_supports(const struct kt_device *dev, enum kt_op op, const void *args);
 

@@ -99,9 +99,7 @@ static void run(struct kt_cuda_device *cuda, const struct kt_linear_args *a, boo
                 void *scratch)
 {
     struct linear p = plan(a, backward, scratch);
-    if (a->tokens <= 0 || p.n <= 0)
-        return;
-    if (!backward && kt_cuda_linear_few(cuda, a))
+    if (a->tokens <= 0 || p.n <= 0 || kt_cuda_linears_few(cuda, 1, a, backward))
         return;
     kt_cuda_factor_fill(cuda, &p.x);
     multiply(cuda, a, backward, &p);

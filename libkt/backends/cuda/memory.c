@@ -188,7 +188,7 @@ void kt_cuda_unpin(struct kt_device *dev, const void *memory, uint64_t bytes)
     kt_cuda_leave(cuda->context, before);
 }
 
-uint64_t kt_cuda_piece(struct kt_cuda_device *cuda, const void *from, uint64_t bytes)
+uint64_t kt_cuda_copy_piece(struct kt_cuda_device *cuda, const void *from, uint64_t bytes)
 {
     const struct kt_cuda_pinned *p = kt_cuda_host_side(cuda)->pinned;
     const char *at = from;

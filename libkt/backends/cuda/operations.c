@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "backends/cuda/host.h"
+#include "backends/cuda/product.h"
 
 #define OPERATION(name, op, type)                                                                  \
     static void name(struct kt_device *dev, const void *args, void *scratch)                       \
@@ -16,6 +17,20 @@ KT_EACH_OP(OPERATION)
 #define RUN(name, op, args) [KT_OP_##op] = name,
 
 const kt_op_fn kt_cuda_run[KT_OPS] = {KT_EACH_OP(RUN)};
+
+int32_t kt_cuda_run_first(struct kt_device *dev, enum kt_op op, int32_t count, const void *args)
+{
+    struct kt_cuda_device *cuda = kt_cuda(dev);
+    void *before = kt_cuda_enter(cuda->context);
+    int32_t num = 0;
+    kt_cuda_queued(cuda);
+    if (op == KT_OP_LINEAR_FORWARD || op == KT_OP_LINEAR_BACKWARD)
+        num = kt_cuda_linears_few(cuda, count, args, op == KT_OP_LINEAR_BACKWARD);
+    else if (op == KT_OP_GEMM)
+        num = kt_cuda_gemms_few(cuda, count, args);
+    kt_cuda_leave(cuda->context, before);
+    return num;
+}
 
 uint64_t kt_cuda_scratch_bytes(const struct kt_device *dev, enum kt_op op, const void *args)
 {

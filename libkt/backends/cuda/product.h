@@ -49,10 +49,16 @@ void kt_cuda_cast(struct kt_cuda_device *cuda, int64_t rows, int64_t cols, struc
  * float32. A and B are of one dtype, C of theirs or F32. */
 void kt_cuda_multiply(struct kt_cuda_device *cuda, const struct kt_gemm_args *g);
 
-/** LINEAR_FORWARD of 1 to KT_CUDA_FEW tokens without decoding the weight into memory. False, and
- * nothing is done, where the shapes or addresses are not for it (few.cu). */
-enum { KT_CUDA_FEW = 4 };
-bool kt_cuda_linear_few(struct kt_cuda_device *cuda, const struct kt_linear_args *a);
+/** The first of `count` operations, as many as one launch can do: linears and GEMM of 1 to
+ * KT_CUDA_FEW tokens, which decode no weight into memory and take no scratch (few.cu, gemm_few.cu).
+ * Returns how many; 0 where the first is not for it. */
+enum {
+    KT_CUDA_FEW = 4,
+    KT_CUDA_TOGETHER = 24 /* such as fit into a kernel's 4 KiB of arguments */
+};
+int32_t kt_cuda_linears_few(struct kt_cuda_device *cuda, int32_t count,
+                            const struct kt_linear_args *a, bool backward);
+int32_t kt_cuda_gemms_few(struct kt_cuda_device *cuda, int32_t count, const struct kt_gemm_args *g);
 
 #ifdef __cplusplus
 }

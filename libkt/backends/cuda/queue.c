@@ -67,7 +67,7 @@ void kt_cuda_copy(struct kt_device *dev, enum kt_queue queue, void *to, const vo
     void *before = kt_cuda_enter(cuda->context);
     q->changed = true;
     for (uint64_t now; bytes; bytes -= now) {
-        now = kt_cuda_piece(cuda, from, bytes);
+        now = kt_cuda_copy_piece(cuda, from, bytes);
         kt_cuda_check(cuda, cudaMemcpyAsync(to, from, now, cudaMemcpyDefault, q->stream), "copy");
         to = (char *)to + now;
         from = (const char *)from + now;
