@@ -210,14 +210,16 @@ struct kt_dropout_args {
     bool accumulate;
 };
 
-/** Rows of experts. GATHER: y[r] = w(r) x[index[r]], r < rows. SCATTER_ADD: y[index[r]] += w(r)
- * x[r]. w(r) = weights[slots[r]], or 1 without weights. */
+/** Rows of experts. GATHER: y[r] = w(r) x[index[r]], r < rows. SCATTER_ADD: y[t] += w(r) x[r] for
+ * the rows r of each token t, in their order. w(r) = weights[slots[r]], or 1 without weights. */
 struct kt_gather_args {
     int64_t rows, dim;
-    int64_t tokens;       /**< rows of the side that is indexed */
-    const int32_t *index; /**< [rows]; NULL = 0, 1 ... */
-    const int32_t *order; /**< [rows] SCATTER_ADD alone: the rows, those of a token together and as
-                               they are to be added; NULL = no token has two */
+    int64_t tokens;       /**< rows of the side that tokens have */
+    const int32_t *index; /**< GATHER: [rows] token of each; NULL = 0, 1 ... */
+    int32_t topk;
+    const int32_t *token_rows; /**< SCATTER_ADD: [tokens, topk] rows of each, counted from
+                                    -first_row; those that are not among the `rows` are left out */
+    int64_t first_row;
     int64_t num_slots;
     const int32_t *slots; /**< [rows] */
     const float *weights; /**< [num_slots] or NULL */

@@ -8,14 +8,19 @@
 #include "core/memory.h"
 #include "executor/supplied.h"
 
-enum { LEAST_PLACES = 2, NONE = -1 };
+enum { LEAST_PLACES = 2, MOST_TAKEN = 8, NONE = -1 };
 
-/** Memory of one expert. A place of the ring is in one of three states: free (layer NONE), sent and
- * not yet taken, taken. */
+/** Memory of one expert. A place of the ring is free, or sent and not yet taken, or taken. */
 struct place {
-    int32_t layer, expert;
-    kt_mark ready; /**< on SUPPLY */
-    kt_mark used;  /**< on COMPUTE: it may be written to after that */
+    int32_t layer, expert; /**< NONE = nothing was sent there */
+    kt_mark ready;         /**< on SUPPLY; 0 = COMPUTE waited for it */
+    kt_mark used;          /**< on COMPUTE: it may be written to after that */
+};
+
+/** Places of the ring, first in, first out. */
+struct places {
+    int32_t *at; /**< [num_ring] */
+    int32_t first, num;
 };
 
 struct kt_expert_supply {
@@ -29,10 +34,9 @@ struct kt_expert_supply {
     int32_t num_places, num_ring;
     int32_t own;       /**< experts below it have a place of their own in every layer */
     int32_t *position; /**< [num_hidden_layers] of a layer among its layers */
-    /* the ring: sent places follow each other from `first` on */
-    int32_t first, num_sent;
-    struct place *taken; /**< what is in use; NULL = none */
-    bool from_ring;      /**< it is a place of the ring */
+    struct places sent, free;
+    struct place *taken[MOST_TAKEN]; /**< what is in use */
+    int32_t num_taken;
     /* what is sent next */
     int32_t layer, next_expert; /**< of the layer that was entered; num_experts = all are sent */
     int32_t then, then_expert;  /**< of the one behind it */
@@ -85,9 +89,31 @@ static void free_places(struct kt_expert_supply *s)
 {
     kt_device_free(s->device, KT_MEMORY_DEVICE, s->memory, kt_expert_supply_taken(s));
     free(s->places);
+    free(s->sent.at);
+    free(s->free.at);
     s->memory = NULL;
     s->places = NULL;
+    s->sent = s->free = (struct places){0};
     s->num_places = 0;
+}
+
+static void push(const struct kt_expert_supply *s, struct places *to, int32_t place)
+{
+    to->at[(to->first + to->num++) % s->num_ring] = place;
+}
+
+static struct place *pop(const struct kt_expert_supply *s, struct places *from)
+{
+    struct place *place = &s->places[from->at[from->first]];
+    from->first = (from->first + 1) % s->num_ring;
+    from->num--;
+    return place;
+}
+
+/** The i-th of those that were sent. */
+static struct place *sent_place(const struct kt_expert_supply *s, int32_t i)
+{
+    return &s->places[s->sent.at[(s->sent.first + i) % s->num_ring]];
 }
 
 kt_status kt_expert_supply_create(const kt_model *model, struct kt_device *device,
@@ -148,9 +174,9 @@ static void divide(struct kt_expert_supply *s)
     s->num_ring = (int32_t)(places - (int64_t)s->own * s->num_layers);
     for (int32_t i = 0; i < s->num_places; i++)
         s->places[i] = (struct place){.layer = NONE};
-    s->first = s->num_sent = 0;
-    s->taken = NULL;
-    s->from_ring = false;
+    s->num_taken = 0;
+    for (int32_t i = 0; i < s->num_ring; i++)
+        push(s, &s->free, i);
 }
 
 bool kt_expert_supply_give_up(struct kt_expert_supply *s)
@@ -171,7 +197,9 @@ kt_status kt_expert_supply_reserve(struct kt_expert_supply *s, uint64_t bytes)
     (void)kt_expert_supply_give_up(s);
     int32_t num = (int32_t)(bytes / s->place_bytes);
     s->places = calloc((size_t)num, sizeof *s->places);
-    if (!s->places)
+    s->sent.at = calloc((size_t)num, sizeof *s->sent.at);
+    s->free.at = calloc((size_t)num, sizeof *s->free.at);
+    if (!s->places || !s->sent.at || !s->free.at)
         return kt_fail_memory(s->model->ctx, (uint64_t)num * sizeof *s->places, "an executor");
     KT_TRY(kt_device_alloc(s->device, KT_MEMORY_DEVICE, bytes, "routed experts", &memory));
     s->memory = memory;
@@ -199,11 +227,9 @@ static struct place *own_place(const struct kt_expert_supply *s, int32_t layer, 
 
 static bool is_sent(const struct kt_expert_supply *s, int32_t layer, int32_t expert)
 {
-    for (int32_t i = 0; i < s->num_sent; i++) {
-        const struct place *place = &s->places[(s->first + i) % s->num_ring];
-        if (place->layer == layer && place->expert == expert)
+    for (int32_t i = 0; i < s->sent.num; i++)
+        if (sent_place(s, i)->layer == layer && sent_place(s, i)->expert == expert)
             return true;
-    }
     return false;
 }
 
@@ -251,23 +277,25 @@ static bool next_wanted(struct kt_expert_supply *s, int32_t *layer, int32_t *exp
 
 static void fill_ring(struct kt_expert_supply *s, const struct kt_runner *run)
 {
-    int32_t room = s->num_ring - (s->from_ring ? 1 : 0), layer, expert;
-    while (s->num_sent < room && next_wanted(s, &layer, &expert)) {
-        send(s, run, &s->places[(s->first + s->num_sent) % s->num_ring], layer, expert);
-        s->num_sent++;
+    int32_t layer, expert;
+    while (s->free.num && next_wanted(s, &layer, &expert)) {
+        struct place *place = pop(s, &s->free);
+        send(s, run, place, layer, expert);
+        push(s, &s->sent, (int32_t)(place - s->places));
     }
 }
 
-/** Goes on behind what was sent for the layer that is entered; forgets what was sent for others. */
+/** Of what was sent, keeps what is wanted of the layer that is entered, and goes on behind it. */
 static void keep_wanted(struct kt_expert_supply *s)
 {
     s->next_expert = 0;
-    for (int32_t i = 0; i < s->num_sent; i++) {
-        const struct place *place = &s->places[(s->first + i) % s->num_ring];
-        if (place->layer != s->layer)
-            s->num_sent = i;
-        else
+    for (int32_t left = s->sent.num; left > 0; left--) {
+        struct place *place = pop(s, &s->sent);
+        bool of_layer = place->layer == s->layer;
+        if (of_layer)
             s->next_expert = place->expert + 1;
+        push(s, of_layer && s->chosen[place->expert] ? &s->sent : &s->free,
+             (int32_t)(place - s->places));
     }
 }
 
@@ -284,73 +312,57 @@ void kt_expert_supply_enter(struct kt_expert_supply *s, const struct kt_runner *
     fill_ring(s, run);
 }
 
-/** What uses the latest expert is queued: its place may be written to after that. */
-static void give_up_taken(struct kt_expert_supply *s, const struct kt_runner *run)
+int32_t kt_expert_supply_together(const struct kt_expert_supply *s)
 {
-    if (s->from_ring)
-        s->taken->used = kt_run_mark(run, KT_QUEUE_COMPUTE);
-    s->from_ring = false;
-    s->taken = NULL;
-    fill_ring(s, run);
-}
-
-static struct place *pop_ring(struct kt_expert_supply *s)
-{
-    struct place *place = &s->places[s->first];
-    s->first = (s->first + 1) % s->num_ring;
-    s->num_sent--;
-    return place;
-}
-
-/** The ring's place of the expert; others before it, which nobody chose, are passed over. */
-static struct place *take_from_ring(struct kt_expert_supply *s, const struct kt_runner *run,
-                                    int32_t expert)
-{
-    struct place *place = pop_ring(s);
-    while (place->layer != s->layer || place->expert != expert) {
-        fill_ring(s, run);
-        place = pop_ring(s);
-    }
-    return place;
+    if (does_nothing(s))
+        return MOST_TAKEN;
+    return (int32_t)kt_max_i64(kt_min_i64(s->num_ring / 3, MOST_TAKEN), 1);
 }
 
 void kt_expert_supply_take(struct kt_expert_supply *s, const struct kt_runner *run, int32_t expert)
 {
     if (does_nothing(s) || run->tally)
         return;
-    give_up_taken(s, run);
-    s->taken = own_place(s, s->layer, expert);
-    if (!s->taken) {
-        s->taken = take_from_ring(s, run, expert);
-        s->from_ring = true;
-    } else if (s->taken->layer == NONE) {
-        send(s, run, s->taken, s->layer, expert);
-    }
-    kt_run_wait(run, KT_QUEUE_COMPUTE, s->taken->ready);
-    fill_ring(s, run);
+    struct place *place = own_place(s, s->layer, expert);
+    if (!place)
+        place = pop(s, &s->sent);
+    else if (place->layer == NONE)
+        send(s, run, place, s->layer, expert);
+    kt_run_wait(run, KT_QUEUE_COMPUTE, place->ready);
+    place->ready = 0;
+    s->taken[s->num_taken++] = place;
 }
 
-void kt_expert_supply_leave(struct kt_expert_supply *s, const struct kt_runner *run)
+void kt_expert_supply_give_back(struct kt_expert_supply *s, const struct kt_runner *run)
 {
+    kt_mark used = 0;
     if (does_nothing(s) || run->tally)
         return;
-    while (s->num_sent && s->places[s->first].layer == s->layer) /* those that nobody chose */
-        (void)pop_ring(s);
-    give_up_taken(s, run);
+    for (int32_t i = 0; i < s->num_taken; i++) {
+        int32_t place = (int32_t)(s->taken[i] - s->places);
+        if (place >= s->num_ring)
+            continue;
+        if (!used)
+            used = kt_run_mark(run, KT_QUEUE_COMPUTE);
+        s->places[place].used = used;
+        push(s, &s->free, place);
+    }
+    s->num_taken = 0;
+    fill_ring(s, run);
 }
 
 bool kt_expert_supply_find(const struct kt_expert_supply *s, const struct kt_weight *weight,
                            struct kt_weight *out)
 {
     struct kt_supplied weights[KT_EXPERT_LINEARS];
-    if (does_nothing(s) || !s->taken)
-        return false;
-    lay_out(s->model, s->taken->layer, s->taken->expert, weights);
-    for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
-        if (weights[k].weight->data != weight->data)
-            continue;
-        *out = kt_supplied_weight(&weights[k], memory_of(s, s->taken));
-        return true;
+    for (int32_t i = 0; !does_nothing(s) && i < s->num_taken; i++) {
+        lay_out(s->model, s->taken[i]->layer, s->taken[i]->expert, weights);
+        for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
+            if (weights[k].weight->data != weight->data)
+                continue;
+            *out = kt_supplied_weight(&weights[k], memory_of(s, s->taken[i]));
+            return true;
+        }
     }
     return false;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file executor/expert_supply.h
- * Brings routed experts to a device, one at a time, in the order in which a layer computes them and
- * ahead of it. Memory is cut into places of one expert. The first experts of every layer, as many
- * as fit, have places of their own and travel once; the others take turns in a ring, which while a
- * layer is at something else fills with the experts that come next. On a device with host memory
- * experts are used where the checkpoint is mapped, and all of this does nothing. */
+ * Brings routed experts to a device, in the order in which a layer computes them and ahead of it.
+ * Memory is cut into places of one expert. The first experts of every layer, as many as fit, have
+ * places of their own and travel once; the others take turns in a ring, which while a layer is at
+ * something else fills with the experts that come next. On a device with host memory experts are
+ * used where the checkpoint is mapped, and all of this does nothing. */
 #ifndef KT_EXECUTOR_EXPERT_SUPPLY_H
 #define KT_EXECUTOR_EXPERT_SUPPLY_H
 
@@ -43,13 +43,15 @@ uint64_t kt_expert_supply_distance(const struct kt_expert_supply *supply, int32_
  * layer `then` (-1 = unknown), probably the first ones. */
 void kt_expert_supply_enter(struct kt_expert_supply *supply, const struct kt_runner *run,
                             int32_t layer, const uint8_t *chosen, int32_t then);
-/** The next of them, for what is queued until the next call. */
+/** How many may be taken at one time. */
+int32_t kt_expert_supply_together(const struct kt_expert_supply *supply);
+/** The next of them, beside those that are taken already. */
 void kt_expert_supply_take(struct kt_expert_supply *supply, const struct kt_runner *run,
                            int32_t expert);
-/** The layer's last was taken, and what uses it is queued. */
-void kt_expert_supply_leave(struct kt_expert_supply *supply, const struct kt_runner *run);
+/** What uses those that are taken is queued. */
+void kt_expert_supply_give_back(struct kt_expert_supply *supply, const struct kt_runner *run);
 
-/** Where a weight of the expert that was taken is on the device; false for any other weight. */
+/** Where a weight of an expert that is taken is on the device; false for any other weight. */
 bool kt_expert_supply_find(const struct kt_expert_supply *supply, const struct kt_weight *weight,
                            struct kt_weight *out);
 

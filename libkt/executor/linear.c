@@ -116,6 +116,27 @@ void kt_linear_rows_forward(struct kt_pass *pass, const struct kt_linear *linear
         lora_forward(pass, pair, begin, &args.weight, tokens, x, y);
 }
 
+void kt_linears_forward(struct kt_pass *pass, int32_t count, const struct kt_linear_call *calls)
+{
+    struct kt_linear_args args[KT_LINEARS_TOGETHER];
+    for (int32_t i = 0; i < count; i++)
+        args[i] = (struct kt_linear_args){.weight = kt_pass_weight(pass, &calls[i].linear->weight),
+                                          .compute = compute_of(pass, calls[i].linear),
+                                          .tokens = calls[i].tokens,
+                                          .x = calls[i].x,
+                                          .y = calls[i].y};
+    kt_run_all(&pass->stage->run, KT_OP_LINEAR_FORWARD, count, args);
+    for (int32_t i = 0; i < count; i++) {
+        const struct kt_linear *linear = calls[i].linear;
+        const struct kt_lora_pair *pair = kt_pass_lora(pass, linear);
+        add_bias(pass, linear, 0, linear->weight.rows, calls[i].tokens, calls[i].y);
+        pass->row_tokens = calls[i].row_tokens;
+        if (pair)
+            lora_forward(pass, pair, 0, &linear->weight, calls[i].tokens, calls[i].x, calls[i].y);
+    }
+    pass->row_tokens = NULL;
+}
+
 void kt_linear_forward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
                        struct kt_view x, bool accumulate, struct kt_view y)
 {
@@ -211,4 +232,28 @@ void kt_linear_backward(struct kt_pass *pass, const struct kt_linear *linear, in
     if (pair && dx.data)
         lora_input_gradient(pass, pair, w, tokens, du, dx);
     kt_pass_release(pass, mark);
+}
+
+void kt_linears_backward(struct kt_pass *pass, int32_t count, const struct kt_linear_call *calls,
+                         bool accumulate)
+{
+    struct kt_linear_args args[KT_LINEARS_TOGETHER];
+    int32_t num = 0;
+    for (int32_t i = 0; i < count; i++) {
+        const struct kt_linear_call *call = &calls[i];
+        pass->row_tokens = call->row_tokens;
+        if (kt_pass_lora(pass, call->linear))
+            kt_linear_backward(pass, call->linear, call->tokens, call->x, call->y, accumulate,
+                               call->dx);
+        else
+            args[num++] =
+                (struct kt_linear_args){.weight = kt_pass_weight(pass, &call->linear->weight),
+                                        .compute = compute_of(pass, call->linear),
+                                        .tokens = call->tokens,
+                                        .x = call->y,
+                                        .y = call->dx,
+                                        .accumulate = accumulate};
+    }
+    pass->row_tokens = NULL;
+    kt_run_all(&pass->stage->run, KT_OP_LINEAR_BACKWARD, num, args);
 }

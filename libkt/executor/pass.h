@@ -238,6 +238,20 @@ void kt_linear_rows_forward(struct kt_pass *pass, const struct kt_linear *linear
 void kt_linear_backward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
                         struct kt_view x, struct kt_view dy, bool accumulate, struct kt_view dx);
 
+/** A linear on rows of its own. */
+struct kt_linear_call {
+    const struct kt_linear *linear;
+    int64_t tokens;
+    struct kt_view x, y, dx;   /**< y is its gradient in backward */
+    const int32_t *row_tokens; /**< as the pass's */
+};
+enum { KT_LINEARS_TOGETHER = 16 };
+/** kt_linear_forward and kt_linear_backward of at most KT_LINEARS_TOGETHER linears, none of which
+ * reads or writes what another writes. */
+void kt_linears_forward(struct kt_pass *pass, int32_t count, const struct kt_linear_call *calls);
+void kt_linears_backward(struct kt_pass *pass, int32_t count, const struct kt_linear_call *calls,
+                         bool accumulate);
+
 /** Gate and up products of a layer's feed-forward half that forward keeps for backward; NULL =
  * backward recomputes them. Backward leaves other values in them. */
 struct kt_products {

@@ -89,18 +89,39 @@ START_TEST(weighs_rows_in_place)
 }
 END_TEST
 
+enum { TOPK = 3, FIRST = 4 /* rows before those that are added */ };
+
+/** Rows of tokens among FIRST + ROWS + FIRST: some tokens have none, some several; behind the last
+ * is -1. */
+static void choose_rows(int32_t rows[TOKENS * TOPK])
+{
+    int32_t next = 0;
+    for (int32_t i = 0; i < TOKENS * TOPK; i++)
+        rows[i] = -1;
+    for (int32_t t = 0; t < TOKENS; t++)
+        for (int32_t k = 0; k < t % (TOPK + 1) && next < 2 * FIRST + ROWS; k++, next++)
+            rows[t * TOPK + k] = next * 7 % (2 * FIRST + ROWS);
+}
+
 START_TEST(adds_rows_to_tokens)
 {
     struct device_test s = device_setting(_i / 2);
     struct choice c = choose();
+    int32_t token_rows[TOKENS * TOPK];
     bool weighed = _i % 2;
     struct kt_gather_args a = rows_of(&s, &c, weighed);
     float *x = put(&s, 1, ROWS, &a.x), *y = put(&s, 2, TOKENS, &a.y);
     double *want = test_widen(TOKENS * LD, y);
-    for (int r = 0; r < ROWS; r++)
-        for (int i = 0; i < DIM; i++)
-            want[c.index[r] * LD + i] +=
+    choose_rows(token_rows);
+    a.topk = TOPK;
+    a.token_rows = device_ints(&s, TOKENS * TOPK, token_rows);
+    a.first_row = FIRST;
+    for (int k = 0; k < TOKENS * TOPK; k++) {
+        int32_t r = token_rows[k] - FIRST;
+        for (int i = 0; i < DIM && r >= 0 && r < ROWS; i++)
+            want[k / TOPK * LD + i] +=
                 (double)x[r * LD + i] * (weighed ? c.weights[c.slots[r]] : 1);
+    }
     device_run(&s, KT_OP_SCATTER_ADD, &a);
     expect(&s, &a.y, TOKENS, want);
     free(x), free(y), free(want), free(c.weights);

@@ -19,12 +19,6 @@ static int64_t token_of(const struct kt_gather_args *a, int64_t r)
     return a->index ? a->index[r] : r;
 }
 
-/** The row that is the i-th to be added. */
-static int64_t row_of(const struct kt_gather_args *a, int64_t i)
-{
-    return a->order ? a->order[i] : i;
-}
-
 static float weight_of(const struct kt_gather_args *a, int64_t r)
 {
     return a->weights ? a->weights[a->slots[r]] : 1;
@@ -57,24 +51,18 @@ static void scatter_add(void *arg, int64_t begin, int64_t end, int32_t thread)
     const struct rows *of = arg;
     const struct kt_gather_args *a = of->args;
     (void)thread;
-    for (int64_t i = begin; i < end; i++) {
-        int64_t token = token_of(a, row_of(a, i));
-        if (i > 0 && a->order && token_of(a, row_of(a, i - 1)) == token)
-            continue; /* whoever has the token's first row adds all */
-        for (int64_t at = i; at == i || (a->order && at < a->rows); at++) {
-            int64_t r = row_of(a, at);
-            if (token_of(a, r) != token)
-                break;
+    for (int64_t i = begin * a->topk; i < end * a->topk; i++) {
+        int64_t r = a->token_rows[i] - a->first_row;
+        if (r >= 0 && r < a->rows)
             of->row->scale_add(a->dim, weight_of(a, r), row_at(&a->x, r), true,
-                               row_at(&a->y, token));
-        }
+                               row_at(&a->y, i / a->topk));
     }
 }
 
 void kt_cpu_scatter_add(struct kt_device *dev, const void *args, void *scratch)
 {
     (void)scratch;
-    run(dev, args, ((const struct kt_gather_args *)args)->rows, scatter_add);
+    run(dev, args, ((const struct kt_gather_args *)args)->tokens, scatter_add);
 }
 
 static void weigh(void *arg, int64_t begin, int64_t end, int32_t thread)

@@ -128,7 +128,7 @@ EXTENT(dropout_x, kt_dropout_args, matrix(&a->x, a->tokens, a->dim))
 EXTENT(dropout_y, kt_dropout_args, matrix(&a->y, a->tokens, a->dim))
 
 EXTENT(gather_index, kt_gather_args, a->index ? words(a->rows) : unused)
-EXTENT(gather_order, kt_gather_args, a->order ? words(a->rows) : unused)
+EXTENT(gather_token_rows, kt_gather_args, words(a->tokens * a->topk))
 EXTENT(gather_slots, kt_gather_args, a->weights ? words(a->rows) : unused)
 EXTENT(gather_weights, kt_gather_args, a->rows && a->weights ? words(a->num_slots) : unused)
 EXTENT(gather_rows_x, kt_gather_args, matrix(&a->x, a->rows, a->dim))
@@ -232,8 +232,7 @@ const struct kt_far_operand kt_far_operands[KT_OPS][KT_FAR_OPERANDS] = {
                       {"weights", AT(kt_gather_args, weights), gather_weights, ARRAY},
                       {"x", AT(kt_gather_args, x.data), gather_tokens_x, IN},
                       {"y", AT(kt_gather_args, y.data), gather_rows_y, OUT}},
-    [KT_OP_SCATTER_ADD] = {{"index", AT(kt_gather_args, index), gather_index, ARRAY},
-                           {"order", AT(kt_gather_args, order), gather_order, ARRAY},
+    [KT_OP_SCATTER_ADD] = {{"token_rows", AT(kt_gather_args, token_rows), gather_token_rows, ARRAY},
                            {"slots", AT(kt_gather_args, slots), gather_slots, ARRAY},
                            {"weights", AT(kt_gather_args, weights), gather_weights, ARRAY},
                            {"x", AT(kt_gather_args, x.data), gather_rows_x, IN},

@@ -10,12 +10,6 @@ __device__ __forceinline__ int64_t token_of(const struct kt_gather_args &a, int6
     return a.index ? a.index[r] : r;
 }
 
-/* The row that is the i-th to be added. */
-__device__ __forceinline__ int64_t row_of(const struct kt_gather_args &a, int64_t i)
-{
-    return a.order ? a.order[i] : i;
-}
-
 __device__ __forceinline__ float weight_of(const struct kt_gather_args &a, int64_t r)
 {
     return a.weights ? a.weights[a.slots[r]] : 1.0f;
@@ -44,24 +38,24 @@ __global__ void __launch_bounds__(KT_BLOCK) scatter_rows(struct kt_gather_args a
     int64_t first = kt_item() * 4, left = a.dim - first;
     if (left <= 0)
         return;
-    KT_EACH_ROW(place, a.rows)
+    KT_EACH_ROW(token, a.tokens)
     {
-        int64_t r = row_of(a, place), token = token_of(a, r), at = token * a.y.ld + first;
-        if (a.order && place > 0 && token_of(a, row_of(a, place - 1)) == token)
-            continue; /* added where the token's first row is */
-        struct kt_quad y = kt_get<ALIGNED>(a.y, at, left);
-        for (int64_t next = place + 1;; next++) {
+        struct kt_quad y;
+        bool any = false;
+        for (int32_t k = 0; k < a.topk; k++) {
+            int64_t r = a.token_rows[token * a.topk + k] - a.first_row;
+            if (r < 0 || r >= a.rows)
+                continue;
+            if (!any)
+                y = kt_get<ALIGNED>(a.y, token * a.y.ld + first, left);
+            any = true;
             float weight = weight_of(a, r);
             struct kt_quad x = kt_get<ALIGNED>(a.x, r * a.x.ld + first, left);
             for (int i = 0; i < 4; i++)
                 y.v[i] += weight * x.v[i];
-            if (!a.order || next >= a.rows)
-                break;
-            r = row_of(a, next);
-            if (token_of(a, r) != token)
-                break;
         }
-        kt_put<ALIGNED>(a.y, at, left, y);
+        if (any)
+            kt_put<ALIGNED>(a.y, token * a.y.ld + first, left, y);
     }
 }
 
@@ -71,7 +65,7 @@ void launch(struct kt_cuda_device *cuda, const struct kt_gather_args &a, bool sc
         return;
     bool aligned = kt_has_quads(&a.x, a.dim) && kt_has_quads(&a.y, a.dim);
     if (scatter)
-        KT_LAUNCH(cuda, "scatter_add", scatter_rows, aligned, a.rows, (a.dim + 3) / 4, a);
+        KT_LAUNCH(cuda, "scatter_add", scatter_rows, aligned, a.tokens, (a.dim + 3) / 4, a);
     else
         KT_LAUNCH(cuda, "gather", gather_rows, aligned, a.rows, (a.dim + 3) / 4, a);
 }
