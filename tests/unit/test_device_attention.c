@@ -215,6 +215,9 @@ static const struct attention_shape large_shapes[] = {
     {4, 2, 16, 0, 20, 0, {0, 140, 141, 150}, {0, 160, 161, 300}},
     {2, 1, 9, 0, 5, 70, {0, 7, 207, 500}, {0, 7, 207, 500}},
     {16, 1, 40, 8, 33, 0, {0, 1, 3, 4}, {0, 700, 1900, 1901}}, /* keys in parts */
+    {16, 1, 576, 0, 512, 0, {0, 1, 3, 4}, {0, 90, 400, 401}},  /* absorbed MLA, generating */
+    {80, 1, 40, 8, 33, 30, {0, 1, 4, 4}, {0, 100, 300, 300}},  /* the same of many heads */
+    {4, 2, 192, 64, 128, 0, {0, 2, 2, 3}, {0, 70, 70, 150}},
 };
 
 enum { LARGE_SHAPES = sizeof large_shapes / sizeof *large_shapes };
