@@ -191,7 +191,7 @@ void kt_run_all(const struct kt_runner *runner, enum kt_op op, int32_t count, co
         else if (!let_through(dev, op, next + (size_t)i * size))
             return;
     for (int32_t left = runner->tally ? 0 : count, num; left > 0; left -= num) {
-        num = dev->ops->run_first ? dev->ops->run_first(dev, op, left, next) : 0;
+        num = dev->ops->run_first ? dev->ops->run_first(dev, op, left, next, dev->scratch) : 0;
         if (!num) {
             dev->ops->run[op](dev, next, dev->scratch);
             num = 1;

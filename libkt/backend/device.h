@@ -301,9 +301,11 @@ struct kt_device_ops {
     void (*close)(struct kt_device *dev);
     kt_op_fn run[KT_OPS];
     /** Optional: enqueues the first of `count` operations that kt_run_all has, as many as it has a
-     * faster way for than one after another, and returns how many; 0 = `run` the first. Takes no
-     * scratch. */
-    int32_t (*run_first)(struct kt_device *dev, enum kt_op op, int32_t count, const void *args);
+     * faster way for than one after another, and returns how many; 0 = `run` the first. `scratch`
+     * is all that the device has, as much as any of them takes or more. What one gives must not
+     * depend on how many there are. */
+    int32_t (*run_first)(struct kt_device *dev, enum kt_op op, int32_t count, const void *args,
+                         void *scratch);
 };
 
 /** A device embeds this as its first member. */

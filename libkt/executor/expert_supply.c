@@ -8,7 +8,7 @@
 #include "core/memory.h"
 #include "executor/supplied.h"
 
-enum { LEAST_PLACES = 2, MOST_TAKEN = 8, NONE = -1 };
+enum { LEAST_PLACES = 2, NONE = -1 };
 
 /** Memory of one expert. A place of the ring is free, or sent and not yet taken, or taken. */
 struct place {
@@ -35,7 +35,7 @@ struct kt_expert_supply {
     int32_t own;       /**< experts below it have a place of their own in every layer */
     int32_t *position; /**< [num_hidden_layers] of a layer among its layers */
     struct places sent, free;
-    struct place *taken[MOST_TAKEN]; /**< what is in use */
+    struct place *taken[KT_EXPERTS_TOGETHER]; /**< what is in use */
     int32_t num_taken;
     /* what is sent next */
     int32_t layer, next_expert; /**< of the layer that was entered; num_experts = all are sent */
@@ -312,11 +312,16 @@ void kt_expert_supply_enter(struct kt_expert_supply *s, const struct kt_runner *
     fill_ring(s, run);
 }
 
-int32_t kt_expert_supply_together(const struct kt_expert_supply *s)
+int32_t kt_expert_supply_moving(const struct kt_expert_supply *s)
 {
     if (does_nothing(s))
-        return MOST_TAKEN;
-    return (int32_t)kt_max_i64(kt_min_i64(s->num_ring / 3, MOST_TAKEN), 1);
+        return KT_EXPERTS_TOGETHER;
+    return (int32_t)kt_max_i64(kt_min_i64(s->num_ring / 3, KT_EXPERTS_TOGETHER), 1);
+}
+
+bool kt_expert_supply_stays(const struct kt_expert_supply *s, int32_t expert)
+{
+    return does_nothing(s) || expert < s->own;
 }
 
 void kt_expert_supply_take(struct kt_expert_supply *s, const struct kt_runner *run, int32_t expert)

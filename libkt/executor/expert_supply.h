@@ -43,8 +43,10 @@ uint64_t kt_expert_supply_distance(const struct kt_expert_supply *supply, int32_
  * layer `then` (-1 = unknown), probably the first ones. */
 void kt_expert_supply_enter(struct kt_expert_supply *supply, const struct kt_runner *run,
                             int32_t layer, const uint8_t *chosen, int32_t then);
-/** How many may be taken at one time. */
-int32_t kt_expert_supply_together(const struct kt_expert_supply *supply);
+/** How many may be taken at one time, and how many of them that do not stay on the device. */
+enum { KT_EXPERTS_TOGETHER = 8 };
+int32_t kt_expert_supply_moving(const struct kt_expert_supply *supply);
+bool kt_expert_supply_stays(const struct kt_expert_supply *supply, int32_t expert);
 /** The next of them, beside those that are taken already. */
 void kt_expert_supply_take(struct kt_expert_supply *supply, const struct kt_runner *run,
                            int32_t expert);

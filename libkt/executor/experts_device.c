@@ -14,29 +14,28 @@ enum {
 
 /** The rows of a share on the device, and memory for those that are done at one time. */
 struct rows {
-    const int64_t *first;          /**< [num_experts + 1] of the share; NULL = even shares */
-    int64_t total, even;           /**< rows, and those of an expert where they are even */
-    const int32_t *index, *slots;  /**< [total] token and slot of each */
-    const int32_t *token_rows;     /**< [tokens, topk] */
-    const float *weights;          /**< likewise */
-    int64_t piece;                 /**< most rows at one time */
-    int32_t together;              /**< most experts */
+    const int64_t *first;         /**< [num_experts + 1] of the share; NULL = even shares */
+    int64_t total, even;          /**< rows, and those of an expert where they are even */
+    const int32_t *index, *slots; /**< [total] token and slot of each */
+    const int32_t *token_rows;    /**< [tokens, topk] */
+    const float *weights;         /**< likewise */
+    int64_t piece;                /**< most rows at one time */
+    const struct kt_expert_supply *supply;
     struct kt_view x, y;           /**< [piece, hidden_size]; y float32 */
     struct kt_view gate, up;       /**< [piece, intermediate_size] */
     struct kt_view h, dh, weighed; /**< likewise, in backward; `weighed` where down has LoRA */
+    struct kt_view dy_rows;        /**< [piece, hidden_size]; y, where down has LoRA */
     struct kt_view dy, sum;        /**< [tokens, hidden_size] */
     struct kt_view n;              /**< likewise, the input */
     float *dweights;               /**< [tokens, topk] */
 };
 
-enum { TOGETHER = KT_LINEARS_TOGETHER / 2 };
-
 /** Rows [begin, begin + rows) of a share: experts one after another. */
 struct group {
     int64_t begin, rows;
     int32_t num;
-    int32_t expert[TOGETHER];
-    int64_t first[TOGETHER + 1]; /**< of each, counted from `begin` */
+    int32_t expert[KT_EXPERTS_TOGETHER];
+    int64_t first[KT_EXPERTS_TOGETHER + 1]; /**< of each, counted from `begin` */
 };
 
 static int64_t first_of(const struct rows *r, int32_t e)
@@ -48,13 +47,14 @@ static int64_t first_of(const struct rows *r, int32_t e)
  * where it alone is too large, so that results do not depend on how many are done together. */
 static bool next_group(const struct rows *r, int32_t num_experts, struct group *g)
 {
-    int32_t e = g->num ? g->expert[g->num - 1] : 0;
+    int32_t e = g->num ? g->expert[g->num - 1] : 0, moving = 0;
     *g = (struct group){.begin = g->begin + g->rows};
-    for (; e < num_experts && g->num < r->together; e++) {
+    for (; e < num_experts && g->num < KT_EXPERTS_TOGETHER; e++) {
         int64_t begin = kt_max_i64(first_of(r, e), g->begin), rows = first_of(r, e + 1) - begin;
         if (rows <= 0)
             continue;
-        if (g->num && g->rows + rows > r->piece)
+        moving += !kt_expert_supply_stays(r->supply, e);
+        if (g->num && (g->rows + rows > r->piece || moving > kt_expert_supply_moving(r->supply)))
             break;
         g->expert[g->num++] = e;
         g->rows = kt_min_i64(g->rows + rows, r->piece);
@@ -91,7 +91,7 @@ static struct rows take_rows(struct kt_pass *pass, const struct kt_expert_work *
     int64_t piece = kt_min_i64(share->tokens * share->topk, most);
     struct rows r = {.weights = work->device_weights,
                      .piece = piece,
-                     .together = kt_expert_supply_together(pass->stage->site->experts),
+                     .supply = pass->stage->site->experts,
                      .sum = sum,
                      .n = work->n};
     send_rows(pass, share, &r);
@@ -152,7 +152,7 @@ static struct kt_linear_call call_of(const struct kt_expert_work *work, const st
 static void gate_and_up(struct kt_pass *pass, const struct kt_expert_work *work,
                         const struct rows *r, const struct group *g)
 {
-    struct kt_linear_call calls[2 * TOGETHER];
+    struct kt_linear_call calls[2 * KT_EXPERTS_TOGETHER];
     for (int32_t i = 0; i < g->num; i++) {
         calls[2 * i] = call_of(work, r, g, i, KT_EXPERT_GATE, r->x, r->gate);
         calls[2 * i + 1] = call_of(work, r, g, i, KT_EXPERT_UP, r->x, r->up);
@@ -164,7 +164,7 @@ static void gate_and_up(struct kt_pass *pass, const struct kt_expert_work *work,
 static void down(struct kt_pass *pass, const struct kt_expert_work *work, const struct rows *r,
                  const struct group *g)
 {
-    struct kt_linear_call calls[TOGETHER];
+    struct kt_linear_call calls[KT_EXPERTS_TOGETHER];
     for (int32_t i = 0; i < g->num; i++)
         calls[i] = call_of(work, r, g, i, KT_EXPERT_DOWN, r->gate, r->y);
     kt_linears_forward(pass, g->num, calls);
@@ -175,7 +175,7 @@ static void linear_backward(struct kt_pass *pass, const struct kt_expert_work *w
                             const struct rows *r, const struct group *g, int linear,
                             struct kt_view x, struct kt_view dy, bool accumulate, struct kt_view dx)
 {
-    struct kt_linear_call calls[TOGETHER];
+    struct kt_linear_call calls[KT_EXPERTS_TOGETHER];
     for (int32_t i = 0; i < g->num; i++) {
         calls[i] = call_of(work, r, g, i, linear, x, dy);
         calls[i].dx = kt_view_at(dx, g->first[i], 0);
@@ -237,9 +237,9 @@ static void backward_group(struct kt_pass *pass, const struct kt_expert_work *wo
     args.h = r->h;
     gate_and_up(pass, work, r, g);
     kt_run_glu_forward(run, &args);
-    gather(pass, work, r, g, r->dy, r->y);
-    linear_backward(pass, work, r, g, KT_EXPERT_DOWN, input_of_down(pass, work, r, g), r->y, false,
-                    r->dh);
+    gather(pass, work, r, g, r->dy, r->dy_rows);
+    linear_backward(pass, work, r, g, KT_EXPERT_DOWN, input_of_down(pass, work, r, g), r->dy_rows,
+                    false, r->dh);
     kt_run_weigh(run, &weigh);
     args.dh = r->dh;
     args.dgate = r->gate;
@@ -253,13 +253,18 @@ static void backward_group(struct kt_pass *pass, const struct kt_expert_work *wo
 typedef void (*group_fn)(struct kt_pass *pass, const struct kt_expert_work *work,
                          const struct rows *r, const struct group *g);
 
-/** The memory of an expert with as many rows as are done at one time. */
+enum { ALIGNED_ROWS = 16 /* rows of the narrowest matrix that fill what an arena aligns to */ };
+
+/** The memory of as many rows as are done at one time, of so many experts. */
 static void measure_large(struct kt_pass *pass, const struct kt_expert_work *work,
-                          const struct rows *r, group_fn fn)
+                          const struct rows *r, group_fn fn, int32_t experts)
 {
     struct kt_tally *tally = &pass->stage->tally, before = *tally;
-    struct group large = {.rows = r->piece, .num = 1, .first = {0, r->piece}};
-    fn(pass, work, r, &large);
+    struct group g = {.num = experts};
+    for (int32_t i = 0; i < experts; i++)
+        g.first[i + 1] = g.first[i] + r->piece / experts + (experts > 1 ? ALIGNED_ROWS : 0);
+    g.rows = r->piece;
+    fn(pass, work, r, &g);
     before.scratch = tally->scratch;
     *tally = before;
 }
@@ -294,8 +299,10 @@ static void run(struct kt_pass *pass, const struct kt_expert_work *work, const s
     struct group g = {0};
     uint64_t mark = kt_pass_mark(pass);
     int32_t last = -1;
-    if (kt_pass_measures(pass) && r->total)
-        measure_large(pass, work, r, fn);
+    if (kt_pass_measures(pass) && r->total) {
+        measure_large(pass, work, r, fn, 1);
+        measure_large(pass, work, r, fn, KT_EXPERTS_TOGETHER);
+    }
     while (next_group(r, work->experts.num_experts, &g)) {
         if (g.expert[0] != last)
             kt_expert_supply_give_back(site->experts, &pass->stage->run);
@@ -330,8 +337,11 @@ void kt_device_experts_backward(struct kt_pass *pass, const struct kt_expert_wor
     r.dweights = dweights;
     r.h = kt_take_activations(pass, r.piece, inter);
     r.dh = kt_take_activations(pass, r.piece, inter);
+    r.dy_rows = r.y;
     if (work->experts.lora[KT_EXPERT_DOWN])
         r.weighed = kt_take_activations(pass, r.piece, inter);
+    else
+        r.dy_rows = kt_take_activations(pass, r.piece, work->experts.hidden_size);
     run(pass, work, &r, backward_group, true);
     kt_pass_release(pass, mark);
 }

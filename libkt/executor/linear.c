@@ -54,17 +54,39 @@ static struct kt_view masked_input(struct kt_pass *pass, const struct kt_lora_pa
 }
 
 /** u [tokens, rank] = x A^T */
+static struct kt_gemm_args to_rank(const struct kt_pass *pass, const struct kt_lora_pair *pair,
+                                   int64_t tokens, int64_t dim, struct kt_view x, struct kt_view u)
+{
+    return (struct kt_gemm_args){.trans_b = true,
+                                 .m = tokens,
+                                 .n = pair->rank,
+                                 .k = dim,
+                                 .alpha = 1,
+                                 .a = x,
+                                 .b = matrix(pass, pair->a, dim),
+                                 .c = u};
+}
+
+/** y += scale * u B^T of `count` rows of B from `begin` on */
+static struct kt_gemm_args from_rank(const struct kt_pass *pass, const struct kt_lora_pair *pair,
+                                     int64_t tokens, int64_t begin, int64_t count, struct kt_view u,
+                                     struct kt_view y)
+{
+    return (struct kt_gemm_args){.trans_b = true,
+                                 .m = tokens,
+                                 .n = count,
+                                 .k = pair->rank,
+                                 .alpha = pair->scale,
+                                 .a = u,
+                                 .b = matrix(pass, pair->b + begin * pair->rank, pair->rank),
+                                 .c = y,
+                                 .accumulate = true};
+}
+
 static void project_down(struct kt_pass *pass, const struct kt_lora_pair *pair, int64_t tokens,
                          int64_t dim, struct kt_view x, struct kt_view u)
 {
-    struct kt_gemm_args g = {.trans_b = true,
-                             .m = tokens,
-                             .n = pair->rank,
-                             .k = dim,
-                             .alpha = 1,
-                             .a = x,
-                             .b = matrix(pass, pair->a, dim),
-                             .c = u};
+    struct kt_gemm_args g = to_rank(pass, pair, tokens, dim, x, u);
     kt_run_gemm(&pass->stage->run, &g);
 }
 
@@ -77,15 +99,7 @@ static void lora_forward(struct kt_pass *pass, const struct kt_lora_pair *pair, 
     struct kt_view u = kt_take(pass, tokens, pair->rank);
     x = masked_input(pass, pair, tokens, w->cols, x);
     project_down(pass, pair, tokens, w->cols, x, u);
-    struct kt_gemm_args g = {.trans_b = true,
-                             .m = tokens,
-                             .n = w->rows,
-                             .k = pair->rank,
-                             .alpha = pair->scale,
-                             .a = u,
-                             .b = matrix(pass, pair->b + begin * pair->rank, pair->rank),
-                             .c = y,
-                             .accumulate = true};
+    struct kt_gemm_args g = from_rank(pass, pair, tokens, begin, w->rows, u, y);
     kt_run_gemm(&pass->stage->run, &g);
     kt_pass_release(pass, mark);
 }
@@ -116,6 +130,33 @@ void kt_linear_rows_forward(struct kt_pass *pass, const struct kt_linear *linear
         lora_forward(pass, pair, begin, &args.weight, tokens, x, y);
 }
 
+/** The products of LoRA of several linears, those with A together and those with B. */
+static void lora_of_calls(struct kt_pass *pass, int32_t count, const struct kt_linear_call *calls)
+{
+    const struct kt_runner *run = &pass->stage->run;
+    struct kt_gemm_args down[KT_LINEARS_TOGETHER], up[KT_LINEARS_TOGETHER];
+    uint64_t mark = kt_pass_mark(pass);
+    int32_t num = 0;
+    for (int32_t i = 0; i < count; i++) {
+        const struct kt_linear_call *call = &calls[i];
+        const struct kt_lora_pair *pair = kt_pass_lora(pass, call->linear);
+        const struct kt_weight *w = &call->linear->weight;
+        if (!pair)
+            continue;
+        struct kt_view u = kt_take(pass, call->tokens, pair->rank);
+        pass->row_tokens = call->row_tokens;
+        struct kt_view x = masked_input(pass, pair, call->tokens, w->cols, call->x);
+        down[num] = to_rank(pass, pair, call->tokens, w->cols, x, u);
+        up[num++] = from_rank(pass, pair, call->tokens, 0, w->rows, u, call->y);
+    }
+    pass->row_tokens = NULL;
+    if (num > 0) {
+        kt_run_all(run, KT_OP_GEMM, num, down);
+        kt_run_all(run, KT_OP_GEMM, num, up);
+    }
+    kt_pass_release(pass, mark);
+}
+
 void kt_linears_forward(struct kt_pass *pass, int32_t count, const struct kt_linear_call *calls)
 {
     struct kt_linear_args args[KT_LINEARS_TOGETHER];
@@ -125,16 +166,12 @@ void kt_linears_forward(struct kt_pass *pass, int32_t count, const struct kt_lin
                                           .tokens = calls[i].tokens,
                                           .x = calls[i].x,
                                           .y = calls[i].y};
-    kt_run_all(&pass->stage->run, KT_OP_LINEAR_FORWARD, count, args);
-    for (int32_t i = 0; i < count; i++) {
-        const struct kt_linear *linear = calls[i].linear;
-        const struct kt_lora_pair *pair = kt_pass_lora(pass, linear);
-        add_bias(pass, linear, 0, linear->weight.rows, calls[i].tokens, calls[i].y);
-        pass->row_tokens = calls[i].row_tokens;
-        if (pair)
-            lora_forward(pass, pair, 0, &linear->weight, calls[i].tokens, calls[i].x, calls[i].y);
-    }
-    pass->row_tokens = NULL;
+    if (count > 0)
+        kt_run_all(&pass->stage->run, KT_OP_LINEAR_FORWARD, count, args);
+    for (int32_t i = 0; i < count; i++)
+        add_bias(pass, calls[i].linear, 0, calls[i].linear->weight.rows, calls[i].tokens,
+                 calls[i].y);
+    lora_of_calls(pass, count, calls);
 }
 
 void kt_linear_forward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
@@ -163,14 +200,14 @@ static void lora_gradients(struct kt_pass *pass, const struct kt_lora_pair *pair
                               .c = gradient(pass, pair->db, pair->rank),
                               .accumulate = true};
     kt_run_gemm(run, &db);
-    struct kt_gemm_args to_rank = {.m = tokens,
-                                   .n = pair->rank,
-                                   .k = w->rows,
-                                   .alpha = pair->scale,
-                                   .a = dy,
-                                   .b = matrix(pass, pair->b, pair->rank),
-                                   .c = du};
-    kt_run_gemm(run, &to_rank);
+    struct kt_gemm_args gradient_of_u = {.m = tokens,
+                                         .n = pair->rank,
+                                         .k = w->rows,
+                                         .alpha = pair->scale,
+                                         .a = dy,
+                                         .b = matrix(pass, pair->b, pair->rank),
+                                         .c = du};
+    kt_run_gemm(run, &gradient_of_u);
     struct kt_gemm_args da = {.trans_a = true,
                               .m = pair->rank,
                               .n = w->cols,
@@ -255,5 +292,6 @@ void kt_linears_backward(struct kt_pass *pass, int32_t count, const struct kt_li
                                         .accumulate = accumulate};
     }
     pass->row_tokens = NULL;
-    kt_run_all(&pass->stage->run, KT_OP_LINEAR_BACKWARD, num, args);
+    if (num > 0)
+        kt_run_all(&pass->stage->run, KT_OP_LINEAR_BACKWARD, num, args);
 }

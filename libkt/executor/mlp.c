@@ -16,8 +16,10 @@ static struct kt_products take_products(struct kt_pass *pass, const struct kt_ml
 static void gate_and_up(struct kt_pass *pass, const struct kt_mlp *mlp, struct kt_view n,
                         const struct kt_products *products)
 {
-    kt_linear_forward(pass, mlp->gate, pass->tokens, n, false, products->gate);
-    kt_linear_forward(pass, mlp->up, pass->tokens, n, false, products->up);
+    const struct kt_linear_call calls[] = {
+        {.linear = mlp->gate, .tokens = pass->tokens, .x = n, .y = products->gate},
+        {.linear = mlp->up, .tokens = pass->tokens, .x = n, .y = products->up}};
+    kt_linears_forward(pass, 2, calls);
 }
 
 static struct kt_glu_args glu(const struct kt_pass *pass, const struct kt_mlp *mlp,

@@ -109,12 +109,111 @@ START_TEST(products_together_are_the_same_bits)
 }
 END_TEST
 
+/* -- linears as experts have them: factors in BF16, more tokens ----------------------------------
+ */
+
+enum { EXPERTS = 27, ROWS = 136, COLS = 264, MOST_ROWS = 300 };
+
+/** What the tests below know of an expert on the host. */
+struct expert {
+    int64_t tokens, first; /**< rows of x and y */
+    const struct kt_weight *weight;
+};
+
+static float *random_bf16(uint64_t seed, int64_t n, uint16_t *bits)
+{
+    float *x = test_random(seed, n);
+    for (int64_t i = 0; i < n; i++) {
+        bits[i] = kt_f32_to_bf16(x[i]);
+        x[i] = kt_bf16_to_f32(bits[i]);
+    }
+    return x;
+}
+
+/** Rows of y[t] += x[t] W^T, or x[t] W, in double, of factors rounded to BF16. */
+static void add_linear(const struct expert *e, bool backward, const float *x, double *y)
+{
+    int64_t in = backward ? ROWS : COLS, out = backward ? COLS : ROWS;
+    float row[COLS];
+    for (int64_t r = 0; r < ROWS; r++) {
+        kt_weight_decode(e->weight, r, 0, COLS, row);
+        for (int64_t t = 0; t < e->tokens; t++)
+            for (int64_t c = 0; c < COLS; c++) {
+                double w = (double)kt_bf16_to_f32(kt_f32_to_bf16(row[c]));
+                y[t * out + (backward ? c : r)] += w * (double)x[t * in + (backward ? r : c)];
+            }
+    }
+}
+
+static int64_t list_experts(const struct kt_weight *weights, struct expert *e)
+{
+    int64_t rows = 0;
+    for (int i = 0; i < EXPERTS; i++) {
+        e[i] = (struct expert){5 + i * 53 % (MOST_ROWS - 5), rows, &weights[i % 2]};
+        rows += e[i].tokens;
+    }
+    return rows;
+}
+
+static void check_experts(struct device_test *s, bool backward, bool accumulate, kt_dtype dtype)
+{
+    int64_t in = backward ? ROWS : COLS, out = backward ? COLS : ROWS;
+    uint16_t *bits = malloc((size_t)ROWS * COLS * sizeof *bits);
+    uint16_t *y_bits = malloc((size_t)EXPERTS * MOST_ROWS * COLS * sizeof *y_bits);
+    float *halves = random_bf16(4, ROWS * COLS, bits), *floats = test_random(5, ROWS * COLS);
+    const struct kt_weight weights[] = {
+        {.data = bits, .dtype = KT_DTYPE_BF16, .rows = ROWS, .cols = COLS},
+        {.data = floats, .dtype = KT_DTYPE_F32, .rows = ROWS, .cols = COLS}};
+    struct kt_weight there[] = {device_weight(s, &weights[0]), device_weight(s, &weights[1])};
+    struct expert e[EXPERTS];
+    struct kt_linear_args a[EXPERTS];
+    int64_t rows = list_experts(weights, e), size = kt_view_element(dtype);
+    uint16_t *x_bits = malloc((size_t)(rows * in) * sizeof *x_bits);
+    float *x = random_bf16(6, rows * in, x_bits), *y = random_bf16(7, rows * out, y_bits);
+    const void *before = dtype == KT_DTYPE_BF16 ? (void *)y_bits : (void *)y;
+    void *x_there = device_put(s, KT_MEMORY_DEVICE, (uint64_t)(rows * in * 2), x_bits);
+    char *y_there = device_put(s, KT_MEMORY_DEVICE, (uint64_t)(rows * out * size), before);
+    double *want = test_widen(rows * out, y);
+    for (int64_t i = 0; !accumulate && i < rows * out; i++)
+        want[i] = 0;
+    for (int i = 0; i < EXPERTS; i++) {
+        int64_t first = e[i].first;
+        a[i] = (struct kt_linear_args){.weight = there[i % 2],
+                                       .compute = KT_COMPUTE_BF16,
+                                       .tokens = e[i].tokens,
+                                       .x = {(uint16_t *)x_there + first * in, in, KT_DTYPE_BF16},
+                                       .y = {y_there + first * out * size, out, dtype},
+                                       .accumulate = accumulate};
+    }
+    if (s->dev->ops->supports(s->dev, KT_OP_LINEAR_FORWARD, a)) {
+        run_together(s, backward ? KT_OP_LINEAR_BACKWARD : KT_OP_LINEAR_FORWARD, EXPERTS, a);
+        device_get_bytes(s, (uint64_t)(rows * out * size), y_there, y);
+        for (int64_t i = rows * out - 1; dtype == KT_DTYPE_BF16 && i >= 0; i--)
+            y[i] = kt_bf16_to_f32(((uint16_t *)y)[i]);
+        for (int i = 0; i < EXPERTS; i++)
+            add_linear(&e[i], backward, x + e[i].first * in, want + e[i].first * out);
+        double error = test_error(rows * out, y, want);
+        ck_assert_double_lt(error, dtype == KT_DTYPE_BF16 ? 3e-3 : 2e-6);
+    }
+    free(bits), free(y_bits), free(halves), free(floats), free(x_bits), free(x), free(y),
+        free(want);
+}
+
+START_TEST(linears_of_experts)
+{
+    struct device_test s = device_open(device_name(_i / 8), 2, 0);
+    check_experts(&s, _i & 1, _i & 2, _i & 4 ? KT_DTYPE_BF16 : KT_DTYPE_F32);
+    device_close(&s);
+}
+END_TEST
+
 int main(void)
 {
     const struct test tests[] = {
         GROUP("device_together", .timeout = 60),
         LOOP(linears_together_are_the_same_bits, 4 * num_devices()),
         LOOP(products_together_are_the_same_bits, num_devices()),
+        LOOP(linears_of_experts, 8 * num_devices()),
     };
     return RUN_TESTS("device_together", tests);
 }

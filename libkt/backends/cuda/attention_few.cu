@@ -23,15 +23,17 @@ __device__ __forceinline__ float warp_sum(float x)
     return x;
 }
 
-/* A lane's part of a row's features: those of `x`, and behind the first `own` those of `shared`. */
+/* A lane's part of a row's features: those of `x`, and behind the first `own` those of `shared`.
+ * Behind the last it repeats it, so that no load waits for a branch. */
 template <typename T, int N>
 __device__ __forceinline__ void load(const T *x, int32_t own, const T *shared, int32_t dim,
                                      float (&to)[N])
 {
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        int32_t at = i * WARP + (int32_t)threadIdx.x % WARP;
-        to[i] = at >= dim ? 0.0f : kt_load(at < own ? x + at : shared + (at - own));
+        int32_t at = min(i * WARP + (int32_t)threadIdx.x % WARP, dim - 1);
+        const T *from = at < own ? x + at : shared + (at - own);
+        to[i] = kt_load(from);
     }
 }
 
@@ -112,7 +114,10 @@ __global__ void __launch_bounds__(WARP *WARPS) forward(const __grid_constant__ s
         int32_t at = row + min(i, rows - 1);
         r[i] = {NO_MAX, 0};
         kt_attend_visible(p, t, at / p.group, &r[i].first, &r[i].last);
-        load(qs.at(at), p.a.qk_dim, (const T *)NULL, p.a.qk_dim, q[i]);
+        load(qs.at(at), p.a.qk_dim, qs.at(at), p.a.qk_dim, q[i]);
+#pragma unroll
+        for (int d = 0; d < QK; d++)
+            q[i][d] = d * WARP + (int32_t)threadIdx.x % WARP < p.a.qk_dim ? q[i][d] : 0.0f;
     }
     for (int32_t key = first; key < last; key += KEYS) {
         float s[ROWS][KEYS], v[KEYS][V];
@@ -121,10 +126,11 @@ __global__ void __launch_bounds__(WARP *WARPS) forward(const __grid_constant__ s
             int32_t at = min(key + k, last - 1);
             float features[QK];
             load(ks.at(at), p.own, shared.at(at), p.a.qk_dim, features);
-            load(vs.at(at), p.a.v_dim, (const T *)NULL, p.a.v_dim, v[k]);
+            load(vs.at(at), p.a.v_dim, vs.at(at), p.a.v_dim, v[k]);
 #pragma unroll
             for (int i = 0; i < ROWS; i++) {
                 float dot = 0;
+#pragma unroll
                 for (int d = 0; d < QK; d++)
                     dot = fmaf(q[i][d], features[d], dot);
                 s[i][k] = dot;
@@ -132,6 +138,7 @@ __global__ void __launch_bounds__(WARP *WARPS) forward(const __grid_constant__ s
         }
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
+#pragma unroll
             for (int k = 0; k < KEYS; k++) {
                 bool sees = key + k >= r[i].first && key + k < min(last, r[i].last);
                 float dot = warp_sum(s[i][k]);
@@ -155,7 +162,7 @@ int32_t kt_attend_few_rows(const struct kt_attention_args *a)
         longest = max(longest, a->queries.host[s + 1] - a->queries.host[s]);
     if (longest > KT_ATTEND_FEW || a->qk_dim > KT_ATTEND_FEW_QK || a->v_dim > KT_ATTEND_FEW_V)
         return 0;
-    return group * longest >= 4 * 2 * WARPS ? 4 * WARPS : WARPS;
+    return group * longest >= 4 * WARPS ? 2 * WARPS : WARPS;
 }
 
 void kt_attend_few_forward(struct kt_cuda_device *cuda, const struct kt_attend *p, int32_t rows)
@@ -163,7 +170,7 @@ void kt_attend_few_forward(struct kt_cuda_device *cuda, const struct kt_attend *
     int64_t blocks = kt_attend_count(&p->a.queries, p->group, rows) * p->a.num_kv_heads * p->splits;
 #define FORWARD(T)                                                                                 \
     kt_attend_launch(                                                                              \
-        cuda, rows == WARPS ? (const void *)forward<T, 1, 4> : (const void *)forward<T, 4, 1>,     \
+        cuda, rows == WARPS ? (const void *)forward<T, 1, 2> : (const void *)forward<T, 2, 1>,     \
         blocks, WARP * WARPS, 0, p)
     KT_BY_DTYPE(p->a.q.dtype, FORWARD);
 #undef FORWARD

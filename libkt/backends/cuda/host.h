@@ -64,7 +64,8 @@ kt_status kt_cuda_sync(struct kt_device *dev, kt_mark mark);
 
 /* operations.c: kt_cuda_NAME of cuda.h, with the device's context current */
 extern const kt_op_fn kt_cuda_run[KT_OPS];
-int32_t kt_cuda_run_first(struct kt_device *dev, enum kt_op op, int32_t count, const void *args);
+int32_t kt_cuda_run_first(struct kt_device *dev, enum kt_op op, int32_t count, const void *args,
+                          void *scratch);
 uint64_t kt_cuda_scratch_bytes(const struct kt_device *dev, enum kt_op op, const void *args);
 bool kt_cuda_supports(const struct kt_device *dev, enum kt_op op, const void *args);
 

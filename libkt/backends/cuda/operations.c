@@ -18,15 +18,19 @@ KT_EACH_OP(OPERATION)
 
 const kt_op_fn kt_cuda_run[KT_OPS] = {KT_EACH_OP(RUN)};
 
-int32_t kt_cuda_run_first(struct kt_device *dev, enum kt_op op, int32_t count, const void *args)
+int32_t kt_cuda_run_first(struct kt_device *dev, enum kt_op op, int32_t count, const void *args,
+                          void *scratch)
 {
     struct kt_cuda_device *cuda = kt_cuda(dev);
     void *before = kt_cuda_enter(cuda->context);
     int32_t num = 0;
     kt_cuda_queued(cuda);
-    if (op == KT_OP_LINEAR_FORWARD || op == KT_OP_LINEAR_BACKWARD)
-        num = kt_cuda_linears_few(cuda, count, args, op == KT_OP_LINEAR_BACKWARD);
-    else if (op == KT_OP_GEMM)
+    if (op == KT_OP_LINEAR_FORWARD || op == KT_OP_LINEAR_BACKWARD) {
+        bool backward = op == KT_OP_LINEAR_BACKWARD;
+        num = kt_cuda_linears_few(cuda, count, args, backward);
+        if (!num)
+            num = kt_cuda_linears_grouped(cuda, count, args, backward, scratch);
+    } else if (op == KT_OP_GEMM)
         num = kt_cuda_gemms_few(cuda, count, args);
     kt_cuda_leave(cuda->context, before);
     return num;

@@ -58,6 +58,10 @@ enum {
 };
 int32_t kt_cuda_linears_few(struct kt_cuda_device *cuda, int32_t count,
                             const struct kt_linear_args *a, bool backward);
+/** The same for linears of more tokens and factors in BF16, whose weights are decoded into scratch
+ * as far as it reaches (grouped.cu). */
+int32_t kt_cuda_linears_grouped(struct kt_cuda_device *cuda, int32_t count,
+                                const struct kt_linear_args *a, bool backward, void *scratch);
 int32_t kt_cuda_gemms_few(struct kt_cuda_device *cuda, int32_t count, const struct kt_gemm_args *g);
 
 #ifdef __cplusplus
