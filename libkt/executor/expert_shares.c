@@ -36,7 +36,7 @@ static double device_seconds(const struct kt_pass *pass, const struct kt_expert_
     double products = backward ? 15 : 6;
     double flops = products * (double)rows * (double)l->hidden_size * (double)l->intermediate_size;
     double bring = (double)distance / rates.link, multiply = flops / rates.flops;
-    return rows ? (bring > multiply ? bring : multiply) : 0;
+    return bring > multiply ? bring : multiply;
 }
 
 /** What an expert takes on the host. Backward recomputes two of forward's three products. */
@@ -70,6 +70,9 @@ static void tell(const struct kt_pass *pass, const struct kt_expert_work *work, 
     told->host = told->host_fixed = host_fixed_seconds(pass, work, backward);
     for (int32_t i = 0; i < r->num_experts; i++) {
         int64_t rows = r->first[i + 1] - r->first[i];
+        told->costs[i] = (struct kt_share_cost){0};
+        if (!rows)
+            continue;
         told->costs[i] = (struct kt_share_cost){
             .host = host_seconds(pass, work, rows, backward),
             .device = device_seconds(pass, work, rates, i, rows, backward),

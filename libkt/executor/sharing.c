@@ -24,7 +24,8 @@ struct kt_sharing {
     kt_context *ctx;
     struct kt_balance balances[DIRECTIONS][CLASSES]; /**< by the tokens' highest bit */
     struct measured latest[DIRECTIONS];
-    struct kt_balance_measure *running; /**< of the pass that runs, or NULL */
+    const struct kt_pass *running; /**< the pass that is measured, or NULL */
+    bool backward;                 /**< its direction */
     bool held; /**< a record was taken or given: nothing is decided but when one is taken */
     char text[sizeof version + DIRECTIONS * CLASSES * (KT_BALANCE_TEXT + 8)];
 };
@@ -108,13 +109,14 @@ void kt_sharing_count(const struct kt_pass *pass, double host_all, double device
 
 struct kt_balance_measure *kt_sharing_measure(const struct kt_pass *pass)
 {
-    return pass->executor->sharing->running;
+    struct kt_sharing *s = pass->executor->sharing;
+    return s->running == pass ? &s->latest[s->backward].measure : NULL;
 }
 
 bool kt_sharing_looks(const struct kt_pass *pass, bool backward)
 {
-    return pass->executor->sharing->running &&
-           kt_sharing_balance(pass, backward)->trial < KT_BALANCE_SETTLED;
+    const struct kt_balance *b = kt_sharing_balance(pass, backward);
+    return kt_sharing_measure(pass) && b->trial < KT_BALANCE_SETTLED && b->mode == KT_BALANCE_BOTH;
 }
 
 void kt_sharing_begin(const struct kt_pass *pass, bool backward)
@@ -125,7 +127,8 @@ void kt_sharing_begin(const struct kt_pass *pass, bool backward)
     if (!backward) /* a backward that ends is of this forward */
         s->latest[true].of = -1;
     s->latest[backward] = (struct measured){.of = -1, .began = kt_sharing_now()};
-    s->running = &s->latest[backward].measure;
+    s->running = pass;
+    s->backward = backward;
 }
 
 /** "; 1.31 times as long alone" of the other modes that were tried. */

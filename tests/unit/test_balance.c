@@ -72,7 +72,7 @@ static void run_layer(const struct machine *m, const struct kt_balance *b, int l
     if (host > 0) /* slowed down while the device is busy */
         h = m->fixed +
             (alone * m->contended < d ? alone * m->contended : d + (alone - d / m->contended));
-    bool looks = b->trial < KT_BALANCE_SETTLED;
+    bool looks = b->trial < KT_BALANCE_SETTLED && b->mode == KT_BALANCE_BOTH;
     if (looks && host > 0) {
         of->host += host;
         of->host_seconds += h;
