@@ -116,7 +116,7 @@ struct kt_balance_measure *kt_sharing_measure(const struct kt_pass *pass)
 bool kt_sharing_looks(const struct kt_pass *pass, bool backward)
 {
     const struct kt_balance *b = kt_sharing_balance(pass, backward);
-    return kt_sharing_measure(pass) && b->trial < KT_BALANCE_SETTLED && b->mode == KT_BALANCE_BOTH;
+    return kt_sharing_measure(pass) && b->trial < KT_BALANCE_SETTLED && b->mode != KT_BALANCE_HOST;
 }
 
 void kt_sharing_begin(const struct kt_pass *pass, bool backward)

@@ -27,7 +27,7 @@ const struct kt_balance *kt_sharing_balance(const struct kt_pass *pass, bool bac
 void kt_sharing_count(const struct kt_pass *pass, double host_all, double device_all);
 /** Where the pass is measured, or NULL. */
 struct kt_balance_measure *kt_sharing_measure(const struct kt_pass *pass);
-/** Whether its shares are, too: in shared passes that look for a better balance. */
+/** Whether its shares are, too: while a balance is looked for, but in passes of the host alone. */
 bool kt_sharing_looks(const struct kt_pass *pass, bool backward);
 
 /** Of some clock, for differences. */

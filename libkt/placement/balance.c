@@ -5,8 +5,12 @@
 #include <math.h>
 #include <stdio.h>
 
-/** The first passes, shared, tell rates: the very first is slow for other reasons. */
-enum { TRIAL_COLD = 0, TRIAL_DEVICE = 4, TRIAL_HOST = 5 };
+/** The very first pass is slow for other reasons. One of the device alone tells its rate, which
+ * then errs on the side that the next passes can put right. */
+enum { COLD = 0 };
+static const uint8_t trials[KT_BALANCE_SETTLED] = {KT_BALANCE_BOTH, KT_BALANCE_DEVICE,
+                                                   KT_BALANCE_BOTH, KT_BALANCE_BOTH,
+                                                   KT_BALANCE_BOTH, KT_BALANCE_HOST};
 
 enum { THOUSAND = 1000, MAX_WINDOW = 1024 };
 static const int64_t max_number = 1000000000000000;
@@ -14,8 +18,11 @@ static const int64_t max_number = 1000000000000000;
 /** Measured with "amx" on 16 threads, at 48 rows an expert: 2.0 forward, 2.2 backward. */
 enum { HOST_BESIDE_DEVICE = 2 * THOUSAND };
 
-/** What a side gains, at most, when the other leaves memory and link to it. */
-static const double device_alone = 1.5, host_alone = 3;
+/** By how much a host is faster, at most, when no device reads its memory. */
+static const double host_alone = 3;
+
+/** A device whose told seconds alone are so many times those of the first pass is not tried. */
+static const double device_slower = 2;
 
 /** The host waited for less: the device was done first. */
 static const double no_wait = 0.02;
@@ -37,7 +44,7 @@ void kt_balance_init(struct kt_balance *b)
 
 double kt_balance_worth_it(const struct kt_balance *b)
 {
-    return b->trial == TRIAL_COLD ? 1.5 : 1;
+    return b->trial == COLD ? 1.5 : 1;
 }
 
 void kt_balance_count(struct kt_balance *b, const struct kt_balance_measure *m)
@@ -81,11 +88,11 @@ static void note(struct kt_balance *b)
     int64_t *score = &b->scores[b->mode];
     int64_t now = whole(1e6 * m->seconds / (double)(m->device_all > 0 ? m->device_all : 1));
     bool settled = b->trial == KT_BALANCE_SETTLED;
-    if (settled || (b->trial != TRIAL_COLD && (!*score || now < *score))) {
+    if (settled || (b->trial != COLD && (!*score || now < *score))) {
         *score = now;
         b->best_scale = b->mode == KT_BALANCE_BOTH ? b->scale : b->best_scale;
     }
-    if (!settled && b->mode == KT_BALANCE_BOTH)
+    if (!settled && b->mode != KT_BALANCE_HOST)
         note_rates(b);
 }
 
@@ -106,30 +113,28 @@ static void go_on_with(struct kt_balance *b, int32_t mode)
         b->scale = b->best_scale;
 }
 
-/** Whether a side alone cannot be faster than sharing was. */
-static bool hopeless(const struct kt_balance *b, int32_t trial)
+/** Whether a side alone cannot be faster than what there was. */
+static bool hopeless(const struct kt_balance *b, int32_t mode)
 {
     const struct kt_balance_measure *m = &b->since;
-    double both = 1e-6 * (double)b->scores[KT_BALANCE_BOTH] * m->device_all;
-    double device = 1e-3 * (double)b->device * m->device_all / device_alone;
-    double host = 1e-3 * (double)b->host * m->host_all / host_alone;
-    return both > 0 && (trial == TRIAL_DEVICE ? device : host) > both;
+    double best = 1e-6 * (double)b->scores[best_mode(b)] * m->device_all;
+    if (mode == KT_BALANCE_DEVICE)
+        return m->device_all > device_slower * m->seconds;
+    return best > 0 && 1e-3 * (double)b->host * m->host_all > host_alone * best;
 }
 
+/** To the next trial: of both, unless sides alone may be tried. */
 static enum kt_balance_event next_trial(struct kt_balance *b, bool sides)
 {
-    int32_t trial = b->trial + 1;
-    if (trial < TRIAL_DEVICE) {
-        b->trial = trial;
+    while (b->trial < KT_BALANCE_SETTLED && trials[b->trial] != KT_BALANCE_BOTH &&
+           (!sides || hopeless(b, trials[b->trial])))
+        b->trial++;
+    if (b->trial < KT_BALANCE_SETTLED) {
+        b->mode = trials[b->trial];
         return KT_BALANCE_NOTHING;
     }
-    while (trial < KT_BALANCE_SETTLED && (!sides || hopeless(b, trial)))
-        trial++;
-    b->trial = trial;
-    go_on_with(b, trial == TRIAL_DEVICE ? KT_BALANCE_DEVICE
-                  : trial == TRIAL_HOST ? KT_BALANCE_HOST
-                                        : best_mode(b));
-    return trial == KT_BALANCE_SETTLED ? KT_BALANCE_FOUND : KT_BALANCE_NOTHING;
+    go_on_with(b, best_mode(b));
+    return KT_BALANCE_FOUND;
 }
 
 static enum kt_balance_event look_back(struct kt_balance *b)
@@ -144,9 +149,10 @@ static enum kt_balance_event look_back(struct kt_balance *b)
 
 static enum kt_balance_event decide(struct kt_balance *b, bool sides)
 {
+    bool settled = b->trial == KT_BALANCE_SETTLED;
     note(b);
-    enum kt_balance_event event =
-        b->trial == KT_BALANCE_SETTLED ? look_back(b) : next_trial(b, sides);
+    b->trial += !settled;
+    enum kt_balance_event event = settled ? look_back(b) : next_trial(b, sides);
     b->passes = 0;
     b->since = (struct kt_balance_measure){0};
     return event;
@@ -162,11 +168,7 @@ enum kt_balance_event kt_balance_hold(struct kt_balance *b)
 {
     if (b->passes)
         return decide(b, false);
-    if (b->trial < TRIAL_DEVICE || b->trial == KT_BALANCE_SETTLED)
-        return KT_BALANCE_NOTHING;
-    b->trial = KT_BALANCE_SETTLED;
-    go_on_with(b, best_mode(b));
-    return KT_BALANCE_FOUND;
+    return b->trial == KT_BALANCE_SETTLED ? KT_BALANCE_NOTHING : next_trial(b, false);
 }
 
 enum { NUMBERS = 7 + KT_BALANCE_MODES };
@@ -206,7 +208,8 @@ int kt_balance_read(struct kt_balance *b, const char *text)
 {
     int64_t numbers[NUMBERS];
     int length = read_numbers(text, numbers);
-    if (!length || numbers[0] > KT_BALANCE_SETTLED || numbers[1] >= KT_BALANCE_MODES)
+    if (!length || numbers[0] > KT_BALANCE_SETTLED || numbers[1] >= KT_BALANCE_MODES ||
+        (numbers[0] < KT_BALANCE_SETTLED && numbers[1] != trials[numbers[0]]))
         return 0;
     for (int i = 2; i <= 6; i++)
         if (!numbers[i])

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /** \file placement/balance.h
- * How fast host and device are beside each other, and whether sharing pays: found by trying. The
- * first passes are shared and tell the two rates, each pass better than the one before; then the
- * device has one alone and the host one, unless they are hopeless. The fastest is what goes on,
- * until passes become slower than one of the others was. Functions of what was measured: there is
- * no clock here, and all that decides is in whole numbers, which a record keeps exactly. */
+ * How fast host and device are beside each other, and whether sharing pays: found by trying. One of
+ * the first passes is the device's alone, the others are shared and tell the rates of both, each
+ * better than the one before; then the host has one alone, unless that is hopeless. The fastest is
+ * what goes on, until passes become slower than one of the others was. Functions of what was
+ * measured: there is no clock here, and all that decides is in whole numbers, which a record keeps
+ * exactly. */
 #ifndef KT_PLACEMENT_BALANCE_H
 #define KT_PLACEMENT_BALANCE_H
 

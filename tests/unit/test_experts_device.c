@@ -125,14 +125,14 @@ START_TEST(a_record_is_refused_or_taken_as_a_whole)
         "kt-sharing-2",
         "kt-sharing-1 ",
         "kt-sharing-1 f5",
-        "kt-sharing-1 x5:1,0,2000,1000,2000,2000,16,0,0,0",
-        "kt-sharing-1 f32:1,0,2000,1000,2000,2000,16,0,0,0",
-        "kt-sharing-1 f-1:1,0,2000,1000,2000,2000,16,0,0,0",
-        "kt-sharing-1 f5:1,0,2000,1000,2000,2000,16,0,0,0b5:1,0,2000,1000,2000,2000,16,0,0,0",
-        "kt-sharing-1 f5:1,0,2000,1000,2000,2000,16,0,0,0\n",
+        "kt-sharing-1 x5:2,0,2000,1000,2000,2000,16,0,0,0",
+        "kt-sharing-1 f32:2,0,2000,1000,2000,2000,16,0,0,0",
+        "kt-sharing-1 f-1:2,0,2000,1000,2000,2000,16,0,0,0",
+        "kt-sharing-1 f5:2,0,2000,1000,2000,2000,16,0,0,0b5:2,0,2000,1000,2000,2000,16,0,0,0",
+        "kt-sharing-1 f5:2,0,2000,1000,2000,2000,16,0,0,0\n",
     };
     static const char good[] = "kt-sharing-1 f5:6,1,2000,1000,2000,2000,16,0,7,0 "
-                               "b31:1,0,2000,1000,2000,2000,16,0,0,0";
+                               "b31:2,0,2000,1000,2000,2000,16,0,0,0";
     const char *record;
     struct golden_case c = golden_open("v3", 1, KT_COMPUTE_F32);
     ck_assert_ok(c.ctx, kt_executor_get_sharing(c.executor, &record));
