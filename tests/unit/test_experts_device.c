@@ -2,6 +2,8 @@
 /* Routed experts on the device of their layer, and divided between it and the host. */
 #include "executor/sharing.h"
 #include "executor/executor.h"
+#include "executor/expert_supply.h"
+#include "backends/registry.h"
 #include "golden_case.h"
 #include "main.h"
 
@@ -148,6 +150,40 @@ START_TEST(a_record_is_refused_or_taken_as_a_whole)
 }
 END_TEST
 
+/** Experts of a layer that are on the device, or on their way to it. */
+static int32_t num_coming(const struct golden_case *c, const struct kt_expert_supply *supply,
+                          int32_t layer)
+{
+    int32_t num = 0;
+    for (int32_t e = 0; e < c->model->config.n_routed_experts; e++)
+        num += kt_expert_supply_coming(supply, layer, e);
+    return num;
+}
+
+/** Of 12 experts 9 stay; a ring of six places has two of this layer, and of the next as many as are
+ * asked for. */
+START_TEST(no_more_experts_are_sent_ahead_than_will_be_used)
+{
+    static const int32_t most[] = {0, 2, 100}, sent[] = {0, 2, 3};
+    enum { LAYER = 1, PLACES = 24, OWN = 9 };
+    struct golden_case c = golden_open("v3bf16", 1, KT_COMPUTE_F32);
+    struct kt_runner run = {0};
+    struct kt_expert_supply *supply;
+    uint8_t layers[] = {0, 1, 1}, chosen[64] = {[OWN] = 1, [OWN + 1] = 1};
+    ck_assert_ok(c.ctx, kt_device_open(c.ctx, "cpu-far", &run.device));
+    ck_assert_ok(c.ctx, kt_expert_supply_create(c.model, run.device, layers, &supply));
+    uint64_t least = kt_expert_supply_bytes(supply, 0);
+    ck_assert_ok(c.ctx, kt_expert_supply_reserve(supply, least / 2 * PLACES));
+    kt_expert_supply_enter(supply, &run, LAYER, chosen, LAYER + 1, most[_i]);
+    ck_assert_int_eq(num_coming(&c, supply, LAYER), OWN + 2);
+    ck_assert_int_eq(num_coming(&c, supply, LAYER + 1), OWN + sent[_i]);
+    ck_assert_ok(c.ctx, kt_device_drain(run.device));
+    kt_expert_supply_free(supply);
+    kt_device_close(run.device);
+    golden_close(&c);
+}
+END_TEST
+
 static void on_log(void *lines, int32_t level, const char *message)
 {
     if (level == KT_LOG_INFO && strstr(message, "routed experts"))
@@ -183,6 +219,7 @@ int main(void)
         LOOP(experts_on_a_device_are_the_same_bits_however_they_travel, 8 * MOE_CASES),
         LOOP(experts_of_device_and_host_agree, 2 * MOE_CASES),
         LOOP(shared_experts_are_divided_the_same_way_again, 3 * MOE_CASES),
+        LOOP(no_more_experts_are_sent_ahead_than_will_be_used, 3),
         TEST(a_record_is_refused_or_taken_as_a_whole),
         TEST(steps_find_a_balance),
     };
