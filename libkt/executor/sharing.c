@@ -162,6 +162,17 @@ static void tell(const struct kt_sharing *s, int direction, int32_t class,
            (double)b->scale / 1000);
 }
 
+/** What a pass that looked for a balance has found. */
+static void tell_trial(const struct kt_sharing *s, int direction, const struct kt_balance *b,
+                       const struct kt_balance_measure *m)
+{
+    kt_log(s->ctx, KT_LOG_DEBUG,
+           "routed experts, %s, trial %d: %.4f s; host %.4f s for %.4f of %.4f told, device %.4f s "
+           "for %.4f of %.4f told, waited for %.4f s of that",
+           direction ? "backward" : "forward", b->trial, m->seconds, m->host_seconds, m->host,
+           m->host_all, m->device_seconds, m->device, m->device_all, m->waited);
+}
+
 /** What the latest forward and backward took; then they may decide. */
 static void count(struct kt_sharing *s)
 {
@@ -171,6 +182,8 @@ static void count(struct kt_sharing *s)
             continue;
         struct kt_balance *b = balance_of(s, d, m->of);
         kt_balance_count(b, &m->measure);
+        if (b->trial < KT_BALANCE_SETTLED)
+            tell_trial(s, d, b, &m->measure);
         if (!s->held)
             tell(s, d, m->of, kt_balance_decide(b));
         m->of = -1;

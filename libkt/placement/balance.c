@@ -166,9 +166,9 @@ enum kt_balance_event kt_balance_decide(struct kt_balance *b)
 
 enum kt_balance_event kt_balance_hold(struct kt_balance *b)
 {
-    if (b->passes)
-        return decide(b, false);
-    return b->trial == KT_BALANCE_SETTLED ? KT_BALANCE_NOTHING : next_trial(b, false);
+    if (b->trial == KT_BALANCE_SETTLED)
+        return kt_balance_decide(b);
+    return b->passes ? decide(b, false) : next_trial(b, false);
 }
 
 enum { NUMBERS = 7 + KT_BALANCE_MODES };

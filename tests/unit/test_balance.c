@@ -294,7 +294,26 @@ START_TEST(holding_tries_no_side_alone)
 }
 END_TEST
 
-/** What is read decides as what was written. */
+/** Records that are taken often: one slow pass is none to decide by. */
+START_TEST(holding_looks_back_over_a_window)
+{
+    struct kt_balance b;
+    struct kt_balance_measure measure;
+    struct machine slow = machines[2];
+    uint64_t seed = 7;
+    double latest = 0;
+    settle(&machines[2], &b, &seed, &latest);
+    slow.host *= 4;
+    for (int i = 1; i <= KT_BALANCE_WINDOW; i++) {
+        run_pass(&slow, &b, &seed, &measure);
+        kt_balance_count(&b, &measure);
+        ck_assert_int_eq(kt_balance_hold(&b),
+                         i < KT_BALANCE_WINDOW ? KT_BALANCE_NOTHING : KT_BALANCE_SWITCHED);
+    }
+}
+END_TEST
+
+/** What is read decides as what was written, but for passes of a window that has begun. */
 START_TEST(a_record_is_exact)
 {
     struct kt_balance b, read;
@@ -309,6 +328,8 @@ START_TEST(a_record_is_exact)
     ck_assert_int_eq(length, (int)strlen(text));
     ck_assert_int_eq(kt_balance_read(&read, text), length);
     same = seed;
+    b.passes = 0;
+    b.since = (struct kt_balance_measure){0};
     for (int i = 0; i < 3 * KT_BALANCE_WINDOW; i++) {
         ck_assert(step(&machines[13], &b, &seed, &event) ==
                   step(&machines[13], &read, &same, &again));
@@ -352,6 +373,7 @@ int main(void)
         TEST(a_hopeless_side_gets_no_pass),
         TEST(a_settled_balance_switches_when_it_has_become_slower),
         LOOP(holding_tries_no_side_alone, 8),
+        TEST(holding_looks_back_over_a_window),
         LOOP(a_record_is_exact, 10),
         TEST(other_texts_are_no_record),
     };
