@@ -6,11 +6,12 @@
 #include <stdio.h>
 
 /** The very first pass is slow for other reasons. One of the device alone tells its rate, which
- * then errs on the side that the next passes can put right. */
+ * then errs on the side that the next passes can put right; another one decides where that was
+ * close. */
 enum { COLD = 0 };
-static const uint8_t trials[KT_BALANCE_SETTLED] = {KT_BALANCE_BOTH, KT_BALANCE_DEVICE,
-                                                   KT_BALANCE_BOTH, KT_BALANCE_BOTH,
-                                                   KT_BALANCE_BOTH, KT_BALANCE_HOST};
+static const uint8_t trials[KT_BALANCE_SETTLED] = {
+    KT_BALANCE_BOTH, KT_BALANCE_DEVICE, KT_BALANCE_BOTH,  KT_BALANCE_BOTH,
+    KT_BALANCE_BOTH, KT_BALANCE_HOST,   KT_BALANCE_DEVICE};
 
 enum { THOUSAND = 1000, MAX_WINDOW = 1024 };
 static const int64_t max_number = 1000000000000000;
@@ -20,6 +21,9 @@ enum { HOST_BESIDE_DEVICE = 2 * THOUSAND };
 
 /** By how much a host is faster, at most, when no device reads its memory. */
 static const double host_alone = 3;
+
+/** A device that was slower in its first pass than this is not tried again. */
+static const double close_enough = 1.15;
 
 /** A device whose told seconds alone are so many times those of the first pass is not tried. */
 static const double device_slower = 2;
@@ -117,7 +121,9 @@ static void go_on_with(struct kt_balance *b, int32_t mode)
 static bool hopeless(const struct kt_balance *b, int32_t mode)
 {
     const struct kt_balance_measure *m = &b->since;
-    double best = 1e-6 * (double)b->scores[best_mode(b)] * m->device_all;
+    double score = (double)b->scores[best_mode(b)], best = 1e-6 * score * m->device_all;
+    if (mode == KT_BALANCE_DEVICE && b->trial > KT_BALANCE_SETTLED / 2)
+        return (double)b->scores[mode] > close_enough * score || !b->scores[mode];
     if (mode == KT_BALANCE_DEVICE)
         return m->device_all > device_slower * m->seconds;
     return best > 0 && 1e-3 * (double)b->host * m->host_all > host_alone * best;

@@ -2,10 +2,10 @@
 /** \file placement/balance.h
  * How fast host and device are beside each other, and whether sharing pays: found by trying. One of
  * the first passes is the device's alone, the others are shared and tell the rates of both, each
- * better than the one before; then the host has one alone, unless that is hopeless. The fastest is
- * what goes on, until passes become slower than one of the others was. Functions of what was
- * measured: there is no clock here, and all that decides is in whole numbers, which a record keeps
- * exactly. */
+ * better than the one before; then the host has one alone, unless that is hopeless, and the device
+ * another one where it was close. The fastest is what goes on, until passes become slower than one
+ * of the others was. Functions of what was measured: there is no clock here, and all that decides
+ * is in whole numbers, which a record keeps exactly. */
 #ifndef KT_PLACEMENT_BALANCE_H
 #define KT_PLACEMENT_BALANCE_H
 
@@ -24,7 +24,7 @@ struct kt_balance_measure {
     double waited;         /**< how much of that the host waited, with its own share done */
 };
 
-enum { KT_BALANCE_SETTLED = 6, KT_BALANCE_WINDOW = 16 };
+enum { KT_BALANCE_SETTLED = 7, KT_BALANCE_WINDOW = 16 };
 
 /** Of passes in one direction, over about as many tokens. */
 struct kt_balance {

@@ -6,7 +6,7 @@
  *
  * Three quarters of each sequence are targets. new=N generates N tokens after a prompt of `length`
  * tokens instead. Prints seconds of forward, backward and optimizer, tokens/s and peak memory, and
- * what experts=auto has found out beside a device: steps from the seventh on are shared as that
+ * what experts=auto has found out beside a device: steps from the eighth on are shared as that
  * says.
  */
 #include <kt/kt.h>

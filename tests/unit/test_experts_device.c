@@ -133,7 +133,7 @@ START_TEST(a_record_is_refused_or_taken_as_a_whole)
         "kt-sharing-1 f5:2,0,2000,1000,2000,2000,16,0,0,0b5:2,0,2000,1000,2000,2000,16,0,0,0",
         "kt-sharing-1 f5:2,0,2000,1000,2000,2000,16,0,0,0\n",
     };
-    static const char good[] = "kt-sharing-1 f5:6,1,2000,1000,2000,2000,16,0,7,0 "
+    static const char good[] = "kt-sharing-1 f5:7,1,2000,1000,2000,2000,16,0,7,0 "
                                "b31:2,0,2000,1000,2000,2000,16,0,0,0";
     const char *record;
     struct golden_case c = golden_open("v3", 1, KT_COMPUTE_F32);
@@ -205,8 +205,8 @@ START_TEST(steps_find_a_balance)
     }
     ck_assert_int_eq(lines, 2);
     ck_assert_ok(c.ctx, kt_executor_get_sharing(far, &record));
-    ck_assert_ptr_nonnull(strstr(record, " f6:6,"));
-    ck_assert_ptr_nonnull(strstr(record, " b6:6,"));
+    ck_assert_ptr_nonnull(strstr(record, " f6:7,"));
+    ck_assert_ptr_nonnull(strstr(record, " b6:7,"));
     kt_executor_free(far);
     golden_close(&c);
 }
