@@ -82,17 +82,6 @@ static void tell(const struct kt_pass *pass, const struct kt_expert_work *work, 
     }
 }
 
-/** Few experts are wanted: one that is on the device is computed there, and others where they are,
- * unless the host is much slower than the link. No clock could tell more than it would cost. */
-static void choose_few(const struct told *told, int32_t num_experts, uint8_t *chosen)
-{
-    static const double much_slower = 3;
-    for (int32_t e = 0; e < num_experts; e++) {
-        const struct kt_share_cost *cost = &told->costs[e];
-        chosen[e] = cost->host > 0 && (cost->coming || cost->host > much_slower * cost->device);
-    }
-}
-
 static void choose(const struct kt_balance *balance, const struct told *told, int32_t num_experts,
                    struct kt_share_cost *scaled, int32_t *order, uint8_t *chosen)
 {
@@ -172,7 +161,7 @@ struct kt_expert_shares kt_expert_shares_divide(struct kt_pass *pass,
     s.travels = 0;
     tell(pass, work, backward, &told);
     if (few) {
-        choose_few(&told, r->num_experts, s.chosen);
+        kt_share_choose_few(told.costs, r->num_experts, s.chosen);
     } else {
         choose(kt_sharing_balance(pass, backward), &told, r->num_experts, scaled, order, s.chosen);
         kt_sharing_count(pass, told.host, told.device);

@@ -54,3 +54,11 @@ void kt_share_choose(const struct kt_share_cost *costs, int32_t num_experts, dou
     for (int32_t i = 0; i < num && alone <= worth_it * later(device, host); i++)
         on_device[order[i]] = 1;
 }
+
+void kt_share_choose_few(const struct kt_share_cost *costs, int32_t num_experts, uint8_t *on_device)
+{
+    static const double much_slower = 3;
+    for (int32_t e = 0; e < num_experts; e++)
+        on_device[e] =
+            costs[e].host > 0 && (costs[e].coming || costs[e].host > much_slower * costs[e].device);
+}

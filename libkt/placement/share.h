@@ -21,4 +21,10 @@ struct kt_share_cost {
 void kt_share_choose(const struct kt_share_cost *costs, int32_t num_experts, double host_fixed,
                      double worth_it, int32_t *order, uint8_t *on_device);
 
+/** The same where few experts are used, as in decoding: one that is on the device is computed
+ * there, and others where they are, unless the host is much slower than the link. Nothing is
+ * measured for it: no clock could tell more than it would cost. */
+void kt_share_choose_few(const struct kt_share_cost *costs, int32_t num_experts,
+                         uint8_t *on_device);
+
 #endif

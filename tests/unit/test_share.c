@@ -121,6 +121,21 @@ START_TEST(a_gain_that_is_not_worth_it_leaves_all_to_the_device)
 }
 END_TEST
 
+/** Decoding: nothing travels for one token unless the host is hopeless; nobody chose expert 7. */
+START_TEST(few_experts_are_computed_where_they_are)
+{
+    struct kt_share_cost costs[EXPERTS] = {0};
+    uint8_t on_device[EXPERTS];
+    for (int e = 0; e < EXPERTS - 1; e++)
+        costs[e] = (struct kt_share_cost){.host = 2, .device = 1, .coming = e % 3 == 0};
+    costs[1].host = 4;
+    costs[EXPERTS - 1].coming = true;
+    kt_share_choose_few(costs, EXPERTS, on_device);
+    for (int e = 0; e < EXPERTS; e++)
+        ck_assert_int_eq(on_device[e], e < EXPERTS - 1 && (e % 3 == 0 || e == 1));
+}
+END_TEST
+
 int main(void)
 {
     const struct test tests[] = {
@@ -128,6 +143,7 @@ int main(void)
         TEST(many_rows_go_to_the_device_first),
         TEST(a_side_that_costs_nothing_does_all),
         TEST(a_host_that_is_slow_to_begin_does_nothing),
+        TEST(few_experts_are_computed_where_they_are),
         TEST(experts_that_are_coming_go_to_the_device_first),
         TEST(a_gain_that_is_not_worth_it_leaves_all_to_the_device),
     };
