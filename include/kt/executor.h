@@ -18,14 +18,14 @@
 KT_BEGIN_DECLS
 
 typedef struct kt_executor_options {
-    size_t size;         /**< sizeof(kt_executor_options), set by the init function */
-    int32_t compute;     /**< a kt_compute: KT_COMPUTE_BF16 */
-    const kt_rule *rule; /**< NULL = everything on the CPU; borrowed during create only */
+    size_t size;                 /**< sizeof(kt_executor_options), set by the init function */
+    int32_t compute;             /**< a kt_compute: KT_COMPUTE_BF16 */
+    const kt_rule *rule;         /**< NULL = everything on the CPU; borrowed during create only */
     const char *experts_backend; /**< overrides the rule: "amx", "cpu" ...: the host; "device":
                                       the device of the layer; "auto": the host's fastest, beside
                                       the device where that has memory of its own; NULL = the
                                       rule */
-    int32_t logits_chunk; /**< tokens whose logits exist at one time; 0 = chosen by size */
+    int32_t logits_chunk;        /**< tokens whose logits exist at one time; 0 = chosen by size */
 #ifdef KT_EXPERIMENTAL
     uint64_t device_memory; /**< bytes that each device with memory of its own may take; 0 = nine
                                  tenths of what is free. Weights that a step leaves room for stay
@@ -106,6 +106,20 @@ KT_API kt_status kt_executor_reserve(kt_executor *executor, size_t num_tokens);
 
 /** Sets the number that keys dropout, so that a resumed run draws the same masks. */
 KT_API kt_status kt_executor_set_step(kt_executor *executor, uint64_t step);
+
+#ifdef KT_EXPERIMENTAL
+/** Where device and host share a layer's experts ("auto"), the first backwards find out by trying
+ * how fast both are beside each other, and whether sharing is faster than either alone; which of
+ * the two computes an expert decides how sums round. A record of what is known, one line of text,
+ * valid until the next call on the executor. From here on the executor goes by it and decides anew
+ * in this call alone, from what passes took since the one before: a run that sets a record goes on
+ * with the bits of the one that took it. Take it where the run can be gone on from, and not before
+ * some steps are done, as what a side does alone is not tried any more. */
+KT_API kt_status kt_executor_get_sharing(kt_executor *executor, const char **record);
+/** What kt_executor_get_sharing gave, of an executor of the same model and with as much memory of
+ * the device. Errors: INVALID_ARGUMENT (something else; nothing has changed). */
+KT_API kt_status kt_executor_set_sharing(kt_executor *executor, const char *record);
+#endif
 
 KT_END_DECLS
 #endif

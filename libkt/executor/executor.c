@@ -11,6 +11,7 @@
 #include "core/context.h"
 #include "core/memory.h"
 #include "executor/attention.h"
+#include "executor/sharing.h"
 
 /** Logits at one time: about 64 MB, and rows enough that lm_head's weights are read seldom. */
 enum {
@@ -177,6 +178,7 @@ static kt_status open_executor(struct kt_executor *ex, const kt_executor_options
     ex->step.kept = calloc((size_t)layers, sizeof(*ex->step.kept));
     if (!ex->experts || !ex->where || !ex->step.kept)
         return kt_fail_memory(ex->ctx, (uint64_t)layers * 8, "an executor");
+    KT_TRY(kt_sharing_create(ex->ctx, &ex->sharing));
     KT_TRY(kt_experts_open(ex->ctx, "cpu", &ex->general));
     return open_experts(ex, options);
 }
@@ -200,6 +202,7 @@ static void destroy(void *handle)
     struct kt_executor *ex = handle;
     close_experts(ex);
     kt_experts_close(ex->general);
+    kt_sharing_free(ex->sharing);
     close_sites(ex);
     kt_layout_free(&ex->layout);
     kt_targets_free(&ex->step.targets);

@@ -38,6 +38,8 @@ struct kt_step {
     struct kt_view h;    /**< [rows, hidden] on the head's device */
 };
 
+struct kt_sharing; /* sharing.h */
+
 struct kt_executor {
     KT_HANDLE;
     kt_model *model; /**< held, as are lora and held_batch */
@@ -49,6 +51,7 @@ struct kt_executor {
     struct kt_experts **experts;          /**< [num_hidden_layers], NULL in dense layers */
     enum kt_experts_where *where;         /**< [num_hidden_layers] of MoE layers */
     struct kt_experts *general;           /**< computes what those do not */
+    struct kt_sharing *sharing;           /**< how host and devices divide them */
     kt_compute compute;
     int64_t logits_chunk;
     uint64_t kept_bytes;     /**< of activations that a step may keep instead of recomputing them */

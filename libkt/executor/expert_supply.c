@@ -40,6 +40,7 @@ struct kt_expert_supply {
     /* what is sent next */
     int32_t layer, next_expert; /**< of the layer that was entered; num_experts = all are sent */
     int32_t then, then_expert;  /**< of the one behind it */
+    int32_t then_end;           /**< experts from here on do not travel before it is entered */
     uint8_t *chosen;            /**< [num_experts] of the layer that was entered */
 };
 
@@ -236,9 +237,14 @@ static bool is_sent(const struct kt_expert_supply *s, int32_t layer, int32_t exp
 uint64_t kt_expert_supply_distance(const struct kt_expert_supply *s, int32_t layer, int32_t expert)
 {
     struct kt_supplied weights[KT_EXPERT_LINEARS];
-    if (does_nothing(s) || own_place(s, layer, expert) || is_sent(s, layer, expert))
+    if (does_nothing(s) || own_place(s, layer, expert))
         return 0;
     return lay_out(s->model, layer, expert, weights);
+}
+
+bool kt_expert_supply_coming(const struct kt_expert_supply *s, int32_t layer, int32_t expert)
+{
+    return does_nothing(s) || own_place(s, layer, expert) || is_sent(s, layer, expert);
 }
 
 static char *memory_of(const struct kt_expert_supply *s, const struct place *place)
@@ -268,7 +274,7 @@ static bool next_wanted(struct kt_expert_supply *s, int32_t *layer, int32_t *exp
             return true;
         }
     }
-    if (s->then == NONE || s->then_expert >= s->num_experts)
+    if (s->then == NONE || s->then_expert >= s->then_end)
         return false;
     *layer = s->then;
     *expert = s->then_expert++;
@@ -300,7 +306,7 @@ static void keep_wanted(struct kt_expert_supply *s)
 }
 
 void kt_expert_supply_enter(struct kt_expert_supply *s, const struct kt_runner *run, int32_t layer,
-                            const uint8_t *chosen, int32_t then)
+                            const uint8_t *chosen, int32_t then, int32_t most)
 {
     if (does_nothing(s) || run->tally)
         return;
@@ -308,6 +314,7 @@ void kt_expert_supply_enter(struct kt_expert_supply *s, const struct kt_runner *
     s->layer = layer;
     s->then = then >= 0 && s->layers[then] ? then : NONE;
     s->then_expert = s->own;
+    s->then_end = (int32_t)kt_min_i64((int64_t)s->own + most, s->num_experts);
     keep_wanted(s);
     fill_ring(s, run);
 }

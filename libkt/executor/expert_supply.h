@@ -34,15 +34,16 @@ kt_status kt_expert_supply_settle(struct kt_expert_supply *supply);
  * here and above. */
 bool kt_expert_supply_give_up(struct kt_expert_supply *supply);
 
-/** Bytes that an expert of a layer still has to travel: 0 where it has a place of its own, or is in
- * the ring already. */
+/** Bytes that an expert of a layer travels: 0 where it has a place of its own. */
 uint64_t kt_expert_supply_distance(const struct kt_expert_supply *supply, int32_t layer,
                                    int32_t expert);
+/** Whether it has a place of its own, or is in the ring or queued to be. */
+bool kt_expert_supply_coming(const struct kt_expert_supply *supply, int32_t layer, int32_t expert);
 
 /** The experts of a layer are taken next, those with chosen[e] in ascending order; then, of the
- * layer `then` (-1 = unknown), probably the first ones. */
+ * layer `then` (-1 = unknown), probably the first ones, `most` at most. */
 void kt_expert_supply_enter(struct kt_expert_supply *supply, const struct kt_runner *run,
-                            int32_t layer, const uint8_t *chosen, int32_t then);
+                            int32_t layer, const uint8_t *chosen, int32_t then, int32_t most);
 /** How many may be taken at one time, and how many of them that do not stay on the device. */
 enum { KT_EXPERTS_TOGETHER = 8 };
 int32_t kt_expert_supply_moving(const struct kt_expert_supply *supply);

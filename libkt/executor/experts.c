@@ -7,7 +7,7 @@
 #include "core/context.h"
 #include "core/memory.h"
 #include "executor/executor.h"
-#include "placement/share.h"
+#include "executor/expert_shares.h"
 
 static bool any_lora(const struct kt_pass *pass, const struct kt_linear *linears, int32_t count)
 {
@@ -31,15 +31,6 @@ struct kt_expert_layer kt_routed_layer(const struct kt_pass *pass, const struct 
             experts.lora[k] = &pass->lora->slots[linears[0].index];
     }
     return experts;
-}
-
-/** The layer's backend, or the CPU's where that one does not compute such calls. */
-static struct kt_experts *backend_for(const struct kt_pass *pass, const struct kt_expert_work *work)
-{
-    struct kt_experts *experts = pass->executor->experts[work->layer - pass->model->layers];
-    bool does = experts->ops->supports(experts, &work->experts, pass->compute, work->routing.tokens,
-                                       pass->training);
-    return does ? experts : pass->executor->general;
 }
 
 enum kt_experts_where kt_experts_where(const struct kt_pass *pass, const struct kt_layer *layer)
@@ -107,7 +98,7 @@ static void add_sum(struct kt_pass *pass, struct kt_view sum, int64_t tokens, in
 static void host_forward(struct kt_pass *pass, const struct kt_expert_work *work,
                          const struct kt_routing *share, struct kt_view sum)
 {
-    struct kt_experts *e = backend_for(pass, work);
+    struct kt_experts *e = kt_experts_of_host(pass, work);
     struct kt_expert_call call = call_of(pass, work, share);
     if (kt_pass_measures(pass))
         measure(pass, e, work, false);
@@ -118,7 +109,7 @@ static void host_forward(struct kt_pass *pass, const struct kt_expert_work *work
 static void host_backward(struct kt_pass *pass, const struct kt_expert_work *work,
                           const struct kt_routing *share, struct kt_view sum, float *dweights)
 {
-    struct kt_experts *e = backend_for(pass, work);
+    struct kt_experts *e = kt_experts_of_host(pass, work);
     struct kt_expert_call call = call_of(pass, work, share);
     if (kt_pass_measures(pass))
         measure(pass, e, work, true);
@@ -126,150 +117,57 @@ static void host_backward(struct kt_pass *pass, const struct kt_expert_work *wor
         e->ops->backward(e, &call, work->dy, sum, dweights);
 }
 
-/* -- who computes what ------------------------------------------------------------------------- */
+/* -- both ------------------------------------------------------------------------------------- */
 
-/** The routing's rows, divided. */
-struct shares {
-    struct kt_routing host, device;
-    bool has_host, has_device;
-    uint8_t *chosen; /**< [num_experts] 1 = the device's */
-};
-
-/** What an expert takes on the current device: to bring it there and to multiply, whichever is
- * longer. */
-static double device_seconds(const struct kt_pass *pass, const struct kt_expert_work *work,
-                             struct kt_rates rates, int32_t expert, int64_t rows, bool backward)
-{
-    const struct kt_expert_layer *l = &work->experts;
-    int32_t layer = (int32_t)(work->layer - pass->model->layers);
-    uint64_t distance = kt_expert_supply_distance(pass->stage->site->experts, layer, expert);
-    double products = backward ? 15 : 6;
-    double flops = products * (double)rows * (double)l->hidden_size * (double)l->intermediate_size;
-    double bring = (double)distance / rates.link, multiply = flops / rates.flops;
-    return rows ? (bring > multiply ? bring : multiply) : 0;
-}
-
-/** Beside a device that reads the host's memory, experts take so many times as long. Measured with
- * "amx" on 16 threads, at 48 rows an expert: 2.0 forward, 2.2 backward. */
-static const double beside_device = 2;
-
-/** What an expert takes on the host. Backward recomputes two of forward's three products. */
-static double host_seconds(const struct kt_pass *pass, const struct kt_expert_work *work,
-                           int64_t rows, bool backward)
-{
-    const struct kt_experts *e = backend_for(pass, work);
-    double seconds = e->ops->seconds(e, &work->experts, rows, backward);
-    if (backward)
-        seconds += e->ops->seconds(e, &work->experts, rows, false) * 2 / 3;
-    return beside_device * seconds;
-}
-
-/** What bringing inputs to the host and its sum back takes: each is copied, and the sum cleared. */
-static double host_fixed_seconds(const struct kt_pass *pass, const struct kt_expert_work *work,
-                                 bool backward)
-{
-    const struct kt_device *host = pass->host.site->device;
-    double copies = backward ? 6 : 4;
-    double bytes = 4.0 * (double)work->routing.tokens * (double)work->experts.hidden_size;
-    return copies * bytes / host->ops->rates(host, pass->compute).bytes;
-}
-
-static void choose(const struct kt_pass *pass, const struct kt_expert_work *work, bool backward,
-                   struct kt_share_cost *costs, int32_t *order, uint8_t *chosen)
-{
-    const struct kt_routing *r = &work->routing;
-    const struct kt_device *device = pass->stage->site->device;
-    struct kt_rates rates = device->ops->rates(device, pass->compute);
-    for (int32_t i = 0; i < r->num_experts; i++) {
-        int64_t rows = r->first[i + 1] - r->first[i];
-        costs[i] =
-            (struct kt_share_cost){.host = host_seconds(pass, work, rows, backward),
-                                   .device = device_seconds(pass, work, rates, i, rows, backward)};
-    }
-    kt_share_choose(costs, r->num_experts, host_fixed_seconds(pass, work, backward), order, chosen);
-}
-
-/** Shares take memory on the host's arena. */
-static struct shares divide(struct kt_pass *pass, const struct kt_expert_work *work, bool backward)
-{
-    struct kt_arena *arena = kt_host_arena(pass);
-    const struct kt_routing *r = &work->routing;
-    int64_t bytes = (int64_t)kt_routing_bytes(r->tokens, r->topk, r->num_experts);
-    struct shares s = {.host = *r,
-                       .device = *r,
-                       .has_host = work->where != KT_EXPERTS_DEVICE,
-                       .has_device = work->where != KT_EXPERTS_HOST};
-    if (!s.has_device)
-        return s;
-    s.chosen = kt_arena_take(arena, r->num_experts, 1, 1);
-    void *memory[] = {kt_arena_take(arena, bytes, 1, 1), kt_arena_take(arena, bytes, 1, 1)};
-    void *costs = kt_arena_take(arena, r->num_experts, sizeof(struct kt_share_cost), 1);
-    void *order = kt_arena_take(arena, r->num_experts, sizeof(int32_t), 1);
-    if (kt_pass_measures(pass))
-        return s;
-    for (int32_t e = 0; e < r->num_experts; e++)
-        s.chosen[e] = r->first[e + 1] > r->first[e];
-    if (!s.has_host)
-        return s;
-    choose(pass, work, backward, costs, order, s.chosen);
-    s.device = kt_routing_share(r, s.chosen, memory[0]);
-    for (int32_t e = 0; e < r->num_experts; e++)
-        s.chosen[e] = !s.chosen[e];
-    s.host = kt_routing_share(r, s.chosen, memory[1]);
-    for (int32_t e = 0; e < r->num_experts; e++)
-        s.chosen[e] = !s.chosen[e];
-    s.has_host = s.host.first[r->num_experts] > 0;
-    s.has_device = s.device.first[r->num_experts] > 0;
-    return s;
-}
-
-/** The device's experts begin to travel; those of the next layer follow if it will use most. */
+/** The device's experts begin to travel; as many of the next layer follow, unless few are used. */
 static void enter_supply(struct kt_pass *pass, const struct kt_expert_work *work,
-                         const struct shares *s)
+                         const struct kt_expert_shares *s)
 {
     int64_t slots = work->routing.tokens * work->routing.topk;
     int32_t layer = (int32_t)(work->layer - pass->model->layers);
     kt_expert_supply_enter(pass->stage->site->experts, &pass->stage->run, layer, s->chosen,
-                           slots < work->routing.num_experts ? -1 : pass->next_unit);
+                           slots < work->routing.num_experts ? -1 : pass->next_unit, s->travels);
 }
 
 /** The inputs of a host's share begin to travel, before the device is at its own; only then, as the
- * device often does all. */
-static void bring(struct kt_pass *pass, struct kt_expert_work *work, bool backward)
+ * device often does all. When the mark is passed they are there. */
+static kt_mark bring(struct kt_pass *pass, struct kt_expert_work *work, bool backward)
 {
     int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
-    if (work->where == KT_EXPERTS_HOST)
-        return;
-    work->x = kt_to_host(pass, work->n, tokens, hidden);
-    if (backward)
+    if (work->where != KT_EXPERTS_HOST)
+        work->x = kt_to_host(pass, work->n, tokens, hidden);
+    if (work->where != KT_EXPERTS_HOST && backward)
         work->dy = kt_to_host(pass, work->device_dy, tokens, hidden);
+    return kt_run_mark(&pass->stage->run, KT_QUEUE_OUT);
 }
 
-/* The device begins first and is waited for last, by what follows. */
+/* The device begins first and is waited for last, by what follows. The host waits for its inputs
+ * alone: what it sends goes behind whatever the device is at. */
 
 kt_status kt_experts_forward(struct kt_pass *pass, struct kt_expert_work *work, struct kt_view y)
 {
     int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
-    struct shares s = divide(pass, work, false);
+    struct kt_expert_shares s = kt_expert_shares_divide(pass, work, false);
+    const struct kt_runner *run = &pass->stage->run;
     struct kt_view sum = y;
-    if (s.has_host)
-        bring(pass, work, false);
+    kt_mark brought = s.has_host ? bring(pass, work, false) : 0, done = 0;
     if (s.has_device) {
         sum = kt_take(pass, tokens, hidden);
         kt_zero(pass, tokens, hidden, sum);
         enter_supply(pass, work, &s);
         kt_device_experts_forward(pass, work, &s.device, sum);
+        done = kt_run_mark(run, KT_QUEUE_COMPUTE);
     }
     if (s.has_host) {
         struct kt_view host = kt_host_take(pass, tokens, hidden);
-        KT_TRY(kt_host_wait(pass));
+        KT_TRY(kt_run_sync(run, brought));
         clear(pass, tokens, hidden, host);
         host_forward(pass, work, &s.host, host);
         add_sum(pass, host, tokens, hidden, sum);
     }
     if (s.has_device)
         kt_add(pass, tokens, hidden, sum, true, y);
-    return KT_OK;
+    return kt_expert_shares_join(pass, &s, done);
 }
 
 /** The experts that have rows add to their gradients. */
@@ -287,10 +185,10 @@ kt_status kt_experts_backward(struct kt_pass *pass, struct kt_expert_work *work,
 {
     int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
     int32_t topk = work->routing.topk;
-    struct shares s = divide(pass, work, true);
+    struct kt_expert_shares s = kt_expert_shares_divide(pass, work, true);
+    const struct kt_runner *run = &pass->stage->run;
     struct kt_view sum = dx, dweights = {0};
-    if (s.has_host)
-        bring(pass, work, true);
+    kt_mark brought = s.has_host ? bring(pass, work, true) : 0, done = 0;
     if (s.has_device) {
         dweights = kt_take(pass, tokens, topk);
         sum = kt_take(pass, tokens, hidden);
@@ -298,11 +196,12 @@ kt_status kt_experts_backward(struct kt_pass *pass, struct kt_expert_work *work,
         kt_zero(pass, tokens, hidden, sum);
         enter_supply(pass, work, &s);
         kt_device_experts_backward(pass, work, &s.device, sum, dweights.data);
+        done = kt_run_mark(run, KT_QUEUE_COMPUTE);
     }
     if (s.has_host) {
         struct kt_view host = kt_host_take(pass, tokens, hidden);
         struct kt_view of_host = kt_host_take(pass, tokens, topk);
-        KT_TRY(kt_host_wait(pass));
+        KT_TRY(kt_run_sync(run, brought));
         clear(pass, tokens, hidden, host);
         clear(pass, tokens, topk, of_host);
         host_backward(pass, work, &s.host, host, of_host.data);
@@ -317,5 +216,5 @@ kt_status kt_experts_backward(struct kt_pass *pass, struct kt_expert_work *work,
         kt_add(pass, tokens, hidden, sum, true, dx);
     mark_gradients(pass, work);
     *dweights_out = dweights.data;
-    return KT_OK;
+    return kt_expert_shares_join(pass, &s, done);
 }

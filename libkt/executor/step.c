@@ -4,6 +4,7 @@
 #include "executor/attention.h"
 #include "executor/batch.h"
 #include "executor/executor.h"
+#include "executor/sharing.h"
 
 static kt_status embed(struct kt_step *step)
 {
@@ -41,6 +42,7 @@ kt_status kt_step_forward(const struct kt_executor *ex, struct kt_step *step)
     struct kt_pass *pass = &step->pass;
     int32_t layers = pass->model->config.num_hidden_layers;
     const struct kt_feed *host = &ex->workspace.feed;
+    kt_sharing_begin(pass, false);
     kt_pass_begin(pass, kt_step_goes_back(step) ? step->lowest : layers,
                   kt_step_goes_back(step) ? layers - step->lowest + 1 : 1);
     kt_inputs_begin(step);
@@ -56,7 +58,9 @@ kt_status kt_step_forward(const struct kt_executor *ex, struct kt_step *step)
     kt_words_to_host(pass, host->logprobs, pass->stage->feed.logprobs, step->targets.num_rows);
     if (step->logits)
         kt_head_logits(pass, pass->tokens, ex->logits_chunk, pass->stage->x, step->logits);
-    return kt_pass_finish(pass);
+    KT_TRY(kt_pass_finish(pass));
+    kt_sharing_end(pass, false);
+    return KT_OK;
 }
 
 /** Gradients of the adapter, and those of the host's own loss, to the devices. */
@@ -91,6 +95,7 @@ kt_status kt_step_backward(const struct kt_executor *ex, struct kt_step *step)
 {
     struct kt_pass *pass = &step->pass;
     const struct kt_model_config *config = &pass->model->config;
+    kt_sharing_begin(pass, true);
     send_gradients(ex, step);
     KT_TRY(
         kt_pass_enter(pass, config->num_hidden_layers, config->num_hidden_layers - 1, KT_STREAM_X));
@@ -104,7 +109,9 @@ kt_status kt_step_backward(const struct kt_executor *ex, struct kt_step *step)
     KT_TRY(backward_layers(step));
     for (int32_t i = 0; i < pass->num_stages; i++)
         kt_site_grad_out(pass->stages[i].site, &pass->stages[i].run, pass->lora);
-    return kt_pass_finish(pass);
+    KT_TRY(kt_pass_finish(pass));
+    kt_sharing_end(pass, true);
+    return KT_OK;
 }
 
 /** Walks a step whose pass has its tokens; the bytes that its arenas come to. */

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "placement/share.h"
 
-/** Whether x gains more than y by going to the device: by host seconds for each of the device's. */
-static bool gains_more(const struct kt_share_cost *x, const struct kt_share_cost *y)
+/** Whether x goes to the device before y: it is on its way there, or gains more by it, in host
+ * seconds for each of the device's. */
+static bool goes_first(const struct kt_share_cost *x, const struct kt_share_cost *y)
 {
+    if (x->coming != y->coming)
+        return x->coming;
     return x->host * y->device > y->host * x->device;
 }
 
@@ -15,7 +18,7 @@ static int32_t sort(const struct kt_share_cost *costs, int32_t num_experts, int3
         int32_t at = num;
         if (costs[e].host <= 0)
             continue;
-        for (; at > 0 && gains_more(&costs[e], &costs[order[at - 1]]); at--)
+        for (; at > 0 && goes_first(&costs[e], &costs[order[at - 1]]); at--)
             order[at] = order[at - 1];
         order[at] = e;
         num++;
@@ -23,17 +26,13 @@ static int32_t sort(const struct kt_share_cost *costs, int32_t num_experts, int3
     return num;
 }
 
-/** Costs are rough, and a host that computes has costs of its own: a device that would end less than
- * so many times later alone does all of it. */
-static const double worth_it = 1.5;
-
 static double later(double a, double b)
 {
     return a > b ? a : b;
 }
 
 void kt_share_choose(const struct kt_share_cost *costs, int32_t num_experts, double host_fixed,
-                     int32_t *order, uint8_t *on_device)
+                     double worth_it, int32_t *order, uint8_t *on_device)
 {
     int32_t num = sort(costs, num_experts, order);
     double host = host_fixed, device = 0, alone = 0;
@@ -54,4 +53,12 @@ void kt_share_choose(const struct kt_share_cost *costs, int32_t num_experts, dou
     }
     for (int32_t i = 0; i < num && alone <= worth_it * later(device, host); i++)
         on_device[order[i]] = 1;
+}
+
+void kt_share_choose_few(const struct kt_share_cost *costs, int32_t num_experts, uint8_t *on_device)
+{
+    static const double much_slower = 3;
+    for (int32_t e = 0; e < num_experts; e++)
+        on_device[e] =
+            costs[e].host > 0 && (costs[e].coming || costs[e].host > much_slower * costs[e].device);
 }

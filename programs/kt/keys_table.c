@@ -141,6 +141,7 @@ const key key_table[] = {
     SUPPORTED("kt_device", STRING, "auto", NULL),
     SUPPORTED("kt_gpu_memory", STRING, NULL, NULL),
     SUPPORTED("kt_experts", STRING, NULL, "amx|amx-int8|auto|cpu|device|llamafile|reference"),
+    SUPPORTED("kt_experts_sharing", STRING, NULL, NULL),
     SUPPORTED("identity_name", STRING, NULL, NULL),
     SUPPORTED("identity_author", STRING, NULL, NULL),
     SUPPORTED("memory_limit", STRING, NULL, NULL),

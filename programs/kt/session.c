@@ -243,6 +243,9 @@ int session_create_executor(session *s, kt_compute compute)
     bool experts = options.experts_backend && status == KT_ERROR_NOT_FOUND;
     rc = session_told(s, experts ? "kt_experts" : "model_name_or_path", status);
     kt_rule_free(rule);
+    const char *sharing = config_string(s->cfg, "kt_experts_sharing");
+    if (rc == APP_OK && sharing)
+        rc = session_told(s, "kt_experts_sharing", kt_executor_set_sharing(s->executor, sharing));
     return rc;
 }
 

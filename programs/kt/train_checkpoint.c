@@ -98,15 +98,21 @@ static int save_training_state(train_run *run, const char *folder)
     json_t *files = describe_parts(folder);
     if (!files)
         return failed(run, folder);
+    const char *sharing;
+    if (kt_executor_get_sharing(run->session.executor, &sharing) != KT_OK) {
+        json_decref(files);
+        return app_fail("%s", kt_last_error(run->session.ctx));
+    }
     char *hash = checkpoint_data_hash(run->dataset);
     json_t *json = json_pack(
-        "{sIsIsIsfsfsIsbsIsssIsIsIsIsbso}", "step", (json_int_t)s->step, "tokens",
+        "{sIsIsIsfsfsIsbsIsssIsIsIsIsbssso}", "step", (json_int_t)s->step, "tokens",
         (json_int_t)s->tokens, "padded_tokens", (json_int_t)s->padded_tokens, "loss_total",
         s->loss_total, "loss_window", s->loss_window, "last_logged", (json_int_t)s->last_logged,
         "unevaluated", s->unevaluated, "num_examples", (json_int_t)run->plan.num_examples, "data",
         hash, "per_device_train_batch_size", (json_int_t)o->batch, "gradient_accumulation_steps",
         (json_int_t)o->accumulation, "seed", (json_int_t)o->seed, "data_seed",
-        (json_int_t)o->data_seed, "disable_shuffling", o->disable_shuffling, "files", files);
+        (json_int_t)o->data_seed, "disable_shuffling", o->disable_shuffling, "experts_sharing",
+        sharing, "files", files);
     char *path = app_text("%s/training_state.json", folder);
     char *text = json_text(json, JSON_INDENT(2));
     int rc = file_write(path, text, strlen(text)) ? failed(run, path) : APP_OK;

@@ -330,6 +330,16 @@ static int read_state(train_run *run, const json_t *json, json_t *trainer)
     return APP_OK;
 }
 
+/* Checkpoints of older versions tell nothing. */
+static int read_sharing(train_run *run, const json_t *json)
+{
+    const char *record = json_string_value(json_object_get(json, "experts_sharing"));
+    if (!record || kt_executor_set_sharing(run->session.executor, record) == KT_OK)
+        return APP_OK;
+    return config_fail(run->cfg, "resume_from_checkpoint", "%s/" RECORD ": %s", run->options.resume,
+                       kt_last_error(run->session.ctx));
+}
+
 int output_load_checkpoint(train_run *run)
 {
     int rc = APP_OK;
@@ -339,6 +349,8 @@ int output_load_checkpoint(train_run *run)
         rc = check_same(run, json);
     if (rc == APP_OK)
         rc = read_state(run, json, trainer);
+    if (rc == APP_OK)
+        rc = read_sharing(run, json);
     json_decref(trainer);
     json_decref(json);
     if (rc != APP_OK)

@@ -5,7 +5,10 @@
  *                [device=cpu] [experts=auto] [memory=GiB]
  *
  * Three quarters of each sequence are targets. new=N generates N tokens after a prompt of `length`
- * tokens instead. Prints seconds of forward, backward and optimizer, tokens/s and peak memory. */
+ * tokens instead. Prints seconds of forward, backward and optimizer, tokens/s and peak memory, and
+ * what experts=auto has found out beside a device: steps from the eighth on are shared as that
+ * says.
+ */
 #include <kt/kt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +45,13 @@ static void need(const struct job *job, kt_status status)
     exit(1);
 }
 
+static void on_log(void *user, int32_t level, const char *message)
+{
+    (void)user;
+    (void)level;
+    printf("%s\n", message);
+}
+
 static struct settings parse(int argc, char **argv)
 {
     struct settings s = {16, 192, 0, 3, 1, 0, "cpu", NULL, 0};
@@ -69,6 +79,7 @@ static void open_job(struct job *job, char **argv, const struct settings *s)
     kt_rule *rule;
     kt_context_options_init(&context, sizeof context);
     context.num_threads = s->threads;
+    context.log = on_log;
     if (kt_context_create(&context, &job->ctx) != KT_OK)
         exit(1);
     need(job, kt_model_load(job->ctx, argv[1], NULL, &job->model));
@@ -130,7 +141,10 @@ static void train(const struct job *job, const struct settings *s)
                step, loss.loss, forward - start, backward - forward, end - backward,
                tokens / (end - start));
     }
-    printf("peak memory %.1f MB\n", (double)kt_context_memory_peak(job->ctx) / 1e6);
+    const char *sharing;
+    need(job, kt_executor_get_sharing(job->executor, &sharing));
+    printf("peak memory %.1f MB, sharing \"%s\"\n", (double)kt_context_memory_peak(job->ctx) / 1e6,
+           sharing);
 }
 
 static void generate(const struct job *job, const struct settings *s)

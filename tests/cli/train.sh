@@ -59,6 +59,25 @@ same whole/checkpoint-8/training_state.json half/checkpoint-8/training_state.jso
 same whole/checkpoint-8/trainer_state.json half/checkpoint-8/trainer_state.json
 [ "$(wc -l <half/trainer_log.jsonl)" = 9 ] || fail "the log goes on where the checkpoint was"
 
+# The same where experts are shared with a device: the steps before the checkpoint find out how, those
+# behind it go by that.
+far=(kt_device=cpu-far kt_experts=auto)
+train output_dir=far "${far[@]}"
+grep -q '"experts_sharing": "kt-sharing-1 f' far/checkpoint-4/training_state.json || fail "how experts are shared"
+cp -r far near
+rm -r near/checkpoint-8 near/adapter_model.safetensors
+train output_dir=near "${far[@]}" resume_from_checkpoint=near/checkpoint-4
+same far/adapter_model.safetensors near/adapter_model.safetensors
+
+# A record that is given is gone by from the start, and one that is none is refused.
+record=$(sed -n 's/.*"experts_sharing": "\(.*\)".*/\1/p' far/checkpoint-8/training_state.json)
+for run in one two; do
+    train output_dir=$run "${far[@]}" kt_experts_sharing="$record" save_strategy=no
+done
+same one/adapter_model.safetensors two/adapter_model.safetensors
+"$KT" train sft.yaml output_dir=none kt_experts_sharing=none >other.out 2>other.err && fail "no record"
+grep -q 'kt_experts_sharing: this is no record' other.err || fail "$(cat other.err)"
+
 # A checkpoint of a run with other batches is refused.
 "$KT" train sft.yaml output_dir=new gradient_accumulation_steps=4 \
     resume_from_checkpoint=half/checkpoint-4 >other.out 2>other.err

@@ -42,6 +42,7 @@ static union {
     kt_dataset *dataset;
     int32_t *ids;
     char *text;
+    const char *record;
 } out;
 __attribute__((unused)) static size_t num;
 __attribute__((unused)) static double number;

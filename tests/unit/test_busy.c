@@ -53,6 +53,7 @@ static void call_everything(void)
         kt_dataset *dataset;
         int32_t *ids;
         char *text;
+        const char *record;
     } out;
     float logits[4];
     int64_t order[4];
@@ -87,6 +88,8 @@ static void call_everything(void)
     REFUSED(kt_plan_create(w->executor, NULL, &out.plan));
     REFUSED(kt_executor_reserve(w->executor, 5));
     REFUSED(kt_executor_set_step(w->executor, 5));
+    REFUSED(kt_executor_get_sharing(w->executor, &out.record));
+    REFUSED(kt_executor_set_sharing(w->executor, "kt-sharing-1"));
     REFUSED(kt_generator_create(w->executor, NULL, &out.generator));
     REFUSED(kt_generator_prompt(w->generator, world_ids, 3));
     REFUSED(kt_generator_next(w->generator, &token));
@@ -106,7 +109,7 @@ static void call_everything(void)
     REFUSED(kt_dataset_split(w->dataset, 0.5, 1, &out.dataset));
 }
 
-enum { GUARDED = 44 };
+enum { GUARDED = 46 };
 
 /* What callbacks may do. */
 static void look_around(void)

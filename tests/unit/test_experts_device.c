@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Routed experts on the device of their layer, and divided between it and the host. */
+#include "executor/sharing.h"
 #include "executor/executor.h"
+#include "executor/expert_supply.h"
+#include "backends/registry.h"
 #include "golden_case.h"
 #include "main.h"
 
@@ -91,16 +94,120 @@ START_TEST(experts_of_device_and_host_agree)
 }
 END_TEST
 
+/** Lets one executor go by what the other knows. */
+static void share_alike(const struct golden_case *c, kt_executor *from, kt_executor *to)
+{
+    const char *record;
+    ck_assert_ok(c->ctx, kt_executor_get_sharing(from, &record));
+    ck_assert_ok(c->ctx, kt_executor_set_sharing(to, record));
+}
+
+/** However many steps looked for a balance before. */
 START_TEST(shared_experts_are_divided_the_same_way_again)
 {
-    struct golden_case c = golden_open(moe_cases[_i], 2, KT_COMPUTE_BF16);
-    kt_executor *far = golden_place_on(&c, far_away, "auto", KT_COMPUTE_BF16);
-    kt_executor *again = golden_place_on(&c, far_away, "auto", KT_COMPUTE_BF16);
+    struct golden_case c = golden_open(moe_cases[_i / 3], 2, KT_COMPUTE_F32);
+    kt_executor *far = golden_place_on(&c, far_away, "auto", KT_COMPUTE_F32);
+    kt_executor *again = golden_place_on(&c, far_away, "auto", KT_COMPUTE_F32);
+    for (int step = 0; step < 3 * (_i % 3); step++)
+        golden_step(&c, far);
+    share_alike(&c, far, again);
     ck_assert_str_eq(kt_executor_experts_backend(far, c.model->config.num_hidden_layers - 1),
                      "auto");
     expect_same(&c, two_steps(&c, far), two_steps(&c, again));
     kt_executor_free(far);
     kt_executor_free(again);
+    golden_close(&c);
+}
+END_TEST
+
+START_TEST(a_record_is_refused_or_taken_as_a_whole)
+{
+    static const char *const bad[] = {
+        "",
+        "kt-sharing-2",
+        "kt-sharing-1 ",
+        "kt-sharing-1 f5",
+        "kt-sharing-1 x5:2,0,2000,1000,2000,2000,16,0,0,0",
+        "kt-sharing-1 f32:2,0,2000,1000,2000,2000,16,0,0,0",
+        "kt-sharing-1 f-1:2,0,2000,1000,2000,2000,16,0,0,0",
+        "kt-sharing-1 f5:2,0,2000,1000,2000,2000,16,0,0,0b5:2,0,2000,1000,2000,2000,16,0,0,0",
+        "kt-sharing-1 f5:2,0,2000,1000,2000,2000,16,0,0,0\n",
+    };
+    static const char good[] = "kt-sharing-1 f5:7,1,2000,1000,2000,2000,16,0,7,0 "
+                               "b31:2,0,2000,1000,2000,2000,16,0,0,0";
+    const char *record;
+    struct golden_case c = golden_open("v3", 1, KT_COMPUTE_F32);
+    ck_assert_ok(c.ctx, kt_executor_get_sharing(c.executor, &record));
+    ck_assert_str_eq(record, "kt-sharing-1");
+    ck_assert_ok(c.ctx, kt_executor_set_sharing(c.executor, record));
+    ck_assert_ok(c.ctx, kt_executor_set_sharing(c.executor, good));
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        ck_assert_int_eq(kt_executor_set_sharing(c.executor, bad[i]), KT_ERROR_INVALID_ARGUMENT);
+        ck_assert_ok(c.ctx, kt_executor_get_sharing(c.executor, &record));
+        ck_assert_str_eq(record, good);
+    }
+    golden_close(&c);
+}
+END_TEST
+
+/** Experts of a layer that are on the device, or on their way to it. */
+static int32_t num_coming(const struct golden_case *c, const struct kt_expert_supply *supply,
+                          int32_t layer)
+{
+    int32_t num = 0;
+    for (int32_t e = 0; e < c->model->config.n_routed_experts; e++)
+        num += kt_expert_supply_coming(supply, layer, e);
+    return num;
+}
+
+/** Of 12 experts 9 stay; a ring of six places has two of this layer, and of the next as many as are
+ * asked for. */
+START_TEST(no_more_experts_are_sent_ahead_than_will_be_used)
+{
+    static const int32_t most[] = {0, 2, 100}, sent[] = {0, 2, 3};
+    enum { LAYER = 1, PLACES = 24, OWN = 9 };
+    struct golden_case c = golden_open("v3bf16", 1, KT_COMPUTE_F32);
+    struct kt_runner run = {0};
+    struct kt_expert_supply *supply;
+    uint8_t layers[] = {0, 1, 1}, chosen[64] = {[OWN] = 1, [OWN + 1] = 1};
+    ck_assert_ok(c.ctx, kt_device_open(c.ctx, "cpu-far", &run.device));
+    ck_assert_ok(c.ctx, kt_expert_supply_create(c.model, run.device, layers, &supply));
+    uint64_t least = kt_expert_supply_bytes(supply, 0);
+    ck_assert_ok(c.ctx, kt_expert_supply_reserve(supply, least / 2 * PLACES));
+    kt_expert_supply_enter(supply, &run, LAYER, chosen, LAYER + 1, most[_i]);
+    ck_assert_int_eq(num_coming(&c, supply, LAYER), OWN + 2);
+    ck_assert_int_eq(num_coming(&c, supply, LAYER + 1), OWN + sent[_i]);
+    ck_assert_ok(c.ctx, kt_device_drain(run.device));
+    kt_expert_supply_free(supply);
+    kt_device_close(run.device);
+    golden_close(&c);
+}
+END_TEST
+
+static void on_log(void *lines, int32_t level, const char *message)
+{
+    if (level == KT_LOG_INFO && strstr(message, "routed experts"))
+        ++*(int *)lines;
+}
+
+/** As many steps as that takes; each direction tells once. */
+START_TEST(steps_find_a_balance)
+{
+    int lines = 0;
+    const char *record;
+    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
+    kt_executor *far = golden_place_on(&c, far_away, "auto", KT_COMPUTE_F32);
+    ck_assert_ok(c.ctx, kt_context_set_log(c.ctx, on_log, &lines));
+    for (int step = 0; step < KT_BALANCE_SETTLED; step++) {
+        double loss = golden_step(&c, far);
+        ck_assert(loss > 0);
+        ck_assert_int_le(lines, step < 3 ? 0 : 2);
+    }
+    ck_assert_int_eq(lines, 2);
+    ck_assert_ok(c.ctx, kt_executor_get_sharing(far, &record));
+    ck_assert_ptr_nonnull(strstr(record, " f6:7,"));
+    ck_assert_ptr_nonnull(strstr(record, " b6:7,"));
+    kt_executor_free(far);
     golden_close(&c);
 }
 END_TEST
@@ -111,7 +218,10 @@ int main(void)
         GROUP("experts_device", .timeout = 120),
         LOOP(experts_on_a_device_are_the_same_bits_however_they_travel, 8 * MOE_CASES),
         LOOP(experts_of_device_and_host_agree, 2 * MOE_CASES),
-        LOOP(shared_experts_are_divided_the_same_way_again, MOE_CASES),
+        LOOP(shared_experts_are_divided_the_same_way_again, 3 * MOE_CASES),
+        LOOP(no_more_experts_are_sent_ahead_than_will_be_used, 3),
+        TEST(a_record_is_refused_or_taken_as_a_whole),
+        TEST(steps_find_a_balance),
     };
     return RUN_TESTS("experts_device", tests);
 }

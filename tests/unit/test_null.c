@@ -43,6 +43,8 @@ static bool no_handle(int i, struct mistake *m)
         LOST(kt_plan_get_total(NULL, &(kt_device_plan){.size = sizeof(kt_device_plan)}));
         LOST(kt_executor_reserve(NULL, 1));
         LOST(kt_executor_set_step(NULL, 1));
+        LOST(kt_executor_get_sharing(NULL, &out.record));
+        LOST(kt_executor_set_sharing(NULL, "kt-sharing-1"));
         LOST(kt_generator_create(NULL, NULL, &out.generator));
         LOST(kt_generator_prompt(NULL, world_ids, 1));
         LOST(kt_generator_next(NULL, &token));

@@ -38,7 +38,7 @@ START_TEST(both_sides_end_at_about_the_same_time)
     for (int e = 0; e < EXPERTS; e++)
         costs[e] = (struct kt_share_cost){.host = 0.1 * (1 + (e * 5 + _i) % EXPERTS) * (1 + _i),
                                           .device = 0.3};
-    kt_share_choose(costs, EXPERTS, 0, order, on_device);
+    kt_share_choose(costs, EXPERTS, 0, 1, order, on_device);
     double best = best_finish(costs), got = finish(costs, on_device);
     ck_assert_double_ge(got, best - 1e-12);
     ck_assert_double_le(got, 1.34 * best);
@@ -52,7 +52,7 @@ START_TEST(many_rows_go_to_the_device_first)
     uint8_t on_device[EXPERTS];
     for (int e = 0; e < EXPERTS; e++)
         costs[e] = (struct kt_share_cost){.host = e, .device = 4};
-    kt_share_choose(costs, EXPERTS, 0, order, on_device);
+    kt_share_choose(costs, EXPERTS, 0, 1, order, on_device);
     for (int e = 1; e < EXPERTS; e++)
         ck_assert_int_ge(on_device[e], on_device[e - 1]);
     ck_assert(on_device[EXPERTS - 1] && !on_device[0]);
@@ -66,12 +66,12 @@ START_TEST(a_side_that_costs_nothing_does_all)
     uint8_t on_device[EXPERTS];
     for (int e = 0; e < EXPERTS; e++)
         costs[e] = (struct kt_share_cost){.host = e, .device = 0};
-    kt_share_choose(costs, EXPERTS, 0, order, on_device);
+    kt_share_choose(costs, EXPERTS, 0, 1, order, on_device);
     for (int e = 0; e < EXPERTS; e++)
         ck_assert_int_eq(on_device[e], e > 0); /* nobody chose expert 0 */
     for (int e = 0; e < EXPERTS; e++)
         costs[e] = (struct kt_share_cost){.host = 1e-9, .device = 1};
-    kt_share_choose(costs, EXPERTS, 0, order, on_device);
+    kt_share_choose(costs, EXPERTS, 0, 1, order, on_device);
     for (int e = 0; e < EXPERTS; e++)
         ck_assert_int_eq(on_device[e], 0);
 }
@@ -85,11 +85,54 @@ START_TEST(a_host_that_is_slow_to_begin_does_nothing)
     uint8_t on_device[EXPERTS];
     for (int e = 0; e < EXPERTS; e++)
         costs[e] = (struct kt_share_cost){.host = 1, .device = 1};
-    kt_share_choose(costs, EXPERTS, 1, order, on_device);
+    kt_share_choose(costs, EXPERTS, 1, 1, order, on_device);
     ck_assert(on_device[0] && !on_device[EXPERTS - 1]);
-    kt_share_choose(costs, EXPERTS, 8, order, on_device);
+    kt_share_choose(costs, EXPERTS, 8, 1, order, on_device);
     for (int e = 0; e < EXPERTS; e++)
         ck_assert(on_device[e]);
+}
+END_TEST
+
+/** One that travels in any case is not left to the host for one that gains more. */
+START_TEST(experts_that_are_coming_go_to_the_device_first)
+{
+    struct kt_share_cost costs[EXPERTS];
+    int32_t order[EXPERTS];
+    uint8_t on_device[EXPERTS];
+    for (int e = 0; e < EXPERTS; e++)
+        costs[e] = (struct kt_share_cost){.host = 1 + e, .device = 8, .coming = e < 2};
+    kt_share_choose(costs, EXPERTS, 0, 1, order, on_device);
+    ck_assert(on_device[0] && on_device[1] && on_device[EXPERTS - 1] && !on_device[2]);
+}
+END_TEST
+
+START_TEST(a_gain_that_is_not_worth_it_leaves_all_to_the_device)
+{
+    struct kt_share_cost costs[EXPERTS];
+    int32_t order[EXPERTS];
+    uint8_t on_device[EXPERTS];
+    for (int e = 0; e < EXPERTS; e++)
+        costs[e] = (struct kt_share_cost){.host = 3, .device = 1}; /* 6 and 2: 8 instead of 6 */
+    kt_share_choose(costs, EXPERTS, 0, 1.3, order, on_device);
+    ck_assert(on_device[0] && !on_device[EXPERTS - 1]);
+    kt_share_choose(costs, EXPERTS, 0, 1.4, order, on_device);
+    for (int e = 0; e < EXPERTS; e++)
+        ck_assert_int_eq(on_device[e], 1);
+}
+END_TEST
+
+/** Decoding: nothing travels for one token unless the host is hopeless; nobody chose expert 7. */
+START_TEST(few_experts_are_computed_where_they_are)
+{
+    struct kt_share_cost costs[EXPERTS] = {0};
+    uint8_t on_device[EXPERTS];
+    for (int e = 0; e < EXPERTS - 1; e++)
+        costs[e] = (struct kt_share_cost){.host = 2, .device = 1, .coming = e % 3 == 0};
+    costs[1].host = 4;
+    costs[EXPERTS - 1].coming = true;
+    kt_share_choose_few(costs, EXPERTS, on_device);
+    for (int e = 0; e < EXPERTS; e++)
+        ck_assert_int_eq(on_device[e], e < EXPERTS - 1 && (e % 3 == 0 || e == 1));
 }
 END_TEST
 
@@ -100,6 +143,9 @@ int main(void)
         TEST(many_rows_go_to_the_device_first),
         TEST(a_side_that_costs_nothing_does_all),
         TEST(a_host_that_is_slow_to_begin_does_nothing),
+        TEST(few_experts_are_computed_where_they_are),
+        TEST(experts_that_are_coming_go_to_the_device_first),
+        TEST(a_gain_that_is_not_worth_it_leaves_all_to_the_device),
     };
     return RUN_TESTS("share", tests);
 }
