@@ -10,7 +10,7 @@ enum {
     SOME_BLOCKS = 512,  /* that fill one when they are alike */
     ROW_TILE = 64,
     SPLIT_KEYS = 256, /* fewest of a split */
-    FEW_KEYS = 32,    /* likewise, of rows that have warps of their own */
+    FEW_KEYS = 8,     /* likewise, of rows that have warps of their own */
     MOST_SPLITS = 64,
     PACKED_ROWS = 512,       /* of a sequence that read its keys often enough to copy them */
     PACKED_BYTES = 256 << 20 /* of copies at a time, if that is a head's at least */

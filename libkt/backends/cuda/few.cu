@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(THREADS) multiply_rows(const __grid_constant__
     float sums[ROWS][TOKENS] = {};
     if (row >= w.rows)
         return;
-#pragma unroll(TOKENS == 1 ? 2 : 1)
+#pragma unroll(TOKENS == 1 ? 4 : 1)
     for (int64_t col = lane * KT_CUDA_RUN; col < w.cols; col += WARP * KT_CUDA_RUN) {
         float values[ROWS][KT_CUDA_RUN];
 #pragma unroll

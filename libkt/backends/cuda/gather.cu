@@ -32,6 +32,8 @@ __global__ void __launch_bounds__(KT_BLOCK) gather_rows(struct kt_gather_args a)
     }
 }
 
+enum { AT_ONCE = 8 };
+
 template <bool ALIGNED>
 __global__ void __launch_bounds__(KT_BLOCK) scatter_rows(struct kt_gather_args a)
 {
@@ -40,19 +42,26 @@ __global__ void __launch_bounds__(KT_BLOCK) scatter_rows(struct kt_gather_args a
         return;
     KT_EACH_ROW(token, a.tokens)
     {
+        const int32_t *rows = a.token_rows + token * a.topk;
         struct kt_quad y;
         bool any = false;
-        for (int32_t k = 0; k < a.topk; k++) {
-            int64_t r = a.token_rows[token * a.topk + k] - a.first_row;
-            if (r < 0 || r >= a.rows)
-                continue;
-            if (!any)
-                y = kt_get<ALIGNED>(a.y, token * a.y.ld + first, left);
-            any = true;
-            float weight = weight_of(a, r);
-            struct kt_quad x = kt_get<ALIGNED>(a.x, r * a.x.ld + first, left);
-            for (int i = 0; i < 4; i++)
-                y.v[i] += weight * x.v[i];
+        for (int32_t base = 0; base < a.topk; base += AT_ONCE) {
+            int64_t r[AT_ONCE]; /* all are looked at before a branch waits for one */
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++)
+                r[k] = base + k < a.topk ? rows[min(base + k, a.topk - 1)] - a.first_row : -1;
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++) {
+                if (r[k] < 0 || r[k] >= a.rows)
+                    continue;
+                if (!any)
+                    y = kt_get<ALIGNED>(a.y, token * a.y.ld + first, left);
+                any = true;
+                float weight = weight_of(a, r[k]);
+                struct kt_quad x = kt_get<ALIGNED>(a.x, r[k] * a.x.ld + first, left);
+                for (int i = 0; i < 4; i++)
+                    y.v[i] += weight * x.v[i];
+            }
         }
         if (any)
             kt_put<ALIGNED>(a.y, token * a.y.ld + first, left, y);

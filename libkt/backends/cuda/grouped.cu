@@ -14,10 +14,10 @@ enum {
     COLS = 128, /* features of y */
     DEPTH = 32,
     STAGES = 4,
-    THREADS = 256,
+    THREADS = 128,
     WARP = 32,
-    WARP_ROWS = 64, /* of a warp's part of a tile; two warps by four */
-    WARP_COLS = 32,
+    WARP_ROWS = 64, /* of a warp's part of a tile; two warps by two */
+    WARP_COLS = 64,
     CHUNK = 8, /* elements of 16 bytes */
     FACTOR_BYTES = ROWS * DEPTH * 2,
     STAGE_BYTES = 2 * FACTOR_BYTES,
@@ -132,16 +132,26 @@ __device__ __forceinline__ void add_stage(uint32_t stage, int32_t warp_row, int3
     }
 }
 
+__device__ __forceinline__ void put_pair(float *to, float x, float next, bool accumulate)
+{
+    float2 before = accumulate ? *(const float2 *)to : make_float2(0, 0);
+    *(float2 *)to = make_float2(before.x + x, before.y + next);
+}
+
+__device__ __forceinline__ void put_pair(__nv_bfloat16 *to, float x, float next, bool accumulate)
+{
+    float before[2] = {};
+    if (accumulate)
+        kt_unpack_bf16(*(const uint32_t *)to, before);
+    *(uint32_t *)to = kt_pack_bf16(before[0] + x, before[1] + next);
+}
+
 template <typename T>
 __device__ __forceinline__ void put(const struct product &p, int32_t row, int32_t col, float x,
                                     float next)
 {
-    T *to = (T *)p.y.data + row * p.y.ld + col;
-    if (row >= p.m || col >= p.n)
-        return;
-    kt_store(to, p.accumulate ? kt_load(to) + x : x);
-    if (col + 1 < p.n)
-        kt_store(to + 1, p.accumulate ? kt_load(to + 1) + next : next);
+    if (row < p.m && col < p.n)
+        put_pair((T *)p.y.data + row * p.y.ld + col, x, next, p.accumulate);
 }
 
 template <typename T>
@@ -171,7 +181,7 @@ __global__ void __launch_bounds__(THREADS, 2) multiply(const __grid_constant__ s
     int32_t rows = tiles(p.m, ROWS), steps = tiles(p.depth, DEPTH);
     int32_t row = tile % rows * ROWS, col = tile / rows * COLS;
     int32_t warp = (int32_t)threadIdx.x / WARP;
-    int32_t warp_row = warp / 4 * WARP_ROWS, warp_col = warp % 4 * WARP_COLS;
+    int32_t warp_row = warp / 2 * WARP_ROWS, warp_col = warp % 2 * WARP_COLS;
     sums c = {};
     for (int32_t step = 0; step < STAGES - 1; step++)
         load_stage<BACKWARD>(p, shared, row, col, step);
@@ -200,7 +210,7 @@ bool takes(const struct kt_linear_args *a)
     return a->compute == KT_COMPUTE_BF16 && a->x.dtype == KT_DTYPE_BF16 &&
            a->tokens > KT_CUDA_FEW && a->tokens <= MOST_TOKENS && w->rows % CHUNK == 0 &&
            w->cols % CHUNK == 0 && w->rows > 0 && w->cols > 0 && w->rows < INT32_MAX &&
-           w->cols < INT32_MAX && is_aligned(a->x.data, a->x.ld);
+           w->cols < INT32_MAX && is_aligned(a->x.data, a->x.ld) && is_aligned(a->y.data, a->y.ld);
 }
 
 bool is_plain(const struct kt_weight *w)
