@@ -245,11 +245,20 @@ static void bring(struct kt_pass *pass, struct kt_expert_work *work, bool backwa
         work->dy = kt_to_host(pass, work->device_dy, tokens, hidden);
 }
 
+/** Brings the chosen experts into memory. */
+static kt_status bring_experts(struct kt_pass *pass, const struct kt_expert_work *work)
+{
+    if (kt_pass_measures(pass))
+        return KT_OK;
+    return kt_supply_experts(pass->stage->site->supply, work->layer, &work->routing);
+}
+
 /* The device begins first and is waited for last, by what follows. */
 
 kt_status kt_experts_forward(struct kt_pass *pass, struct kt_expert_work *work, struct kt_view y)
 {
     int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
+    KT_TRY(bring_experts(pass, work));
     struct shares s = divide(pass, work, false);
     struct kt_view sum = y;
     if (s.has_host)
@@ -287,6 +296,7 @@ kt_status kt_experts_backward(struct kt_pass *pass, struct kt_expert_work *work,
 {
     int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
     int32_t topk = work->routing.topk;
+    KT_TRY(bring_experts(pass, work));
     struct shares s = divide(pass, work, true);
     struct kt_view sum = dx, dweights = {0};
     if (s.has_host)

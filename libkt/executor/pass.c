@@ -89,6 +89,13 @@ static kt_status move(struct kt_pass *pass, struct kt_stage *to, enum kt_stream 
     return KT_OK;
 }
 
+/** Where tokens choose fewer experts than there are, most are not needed. */
+static bool is_sparse(const struct kt_pass *pass)
+{
+    const struct kt_model_config *config = &pass->model->config;
+    return pass->tokens * config->router.topk < config->n_routed_experts;
+}
+
 kt_status kt_pass_enter(struct kt_pass *pass, int32_t unit, int32_t then, enum kt_stream stream)
 {
     const uint8_t *device = pass->executor->layout.device;
@@ -98,7 +105,8 @@ kt_status kt_pass_enter(struct kt_pass *pass, int32_t unit, int32_t then, enum k
     if (then >= 0 && device[then] != device[unit])
         then = -1;
     pass->next_unit = then < pass->model->config.num_hidden_layers ? then : -1;
-    return kt_supply_enter(stage->site->supply, &stage->run, unit, then);
+    return kt_supply_enter(stage->site->supply, &stage->run, unit, then,
+                           (struct kt_pages_walk){pass->walk, is_sparse(pass)});
 }
 
 kt_status kt_pass_finish(struct kt_pass *pass)
