@@ -38,6 +38,9 @@ kt_status kt_pages_enter(struct kt_pages *pages, struct kt_pages_walk walk, int3
 /** Reads the experts that have rows, of the layer that was entered. Errors: IO, OUT_OF_MEMORY. */
 kt_status kt_pages_experts(struct kt_pages *pages, const struct kt_layer *layer,
                            const struct kt_routing *routing);
+/** Reads rows of a table, where memory does not hold the checkpoint. Errors: IO, OUT_OF_MEMORY. */
+kt_status kt_pages_rows(struct kt_pages *pages, const struct kt_weight *table, const int32_t *ids,
+                        int64_t num);
 /** Whether the files of a unit are as they were. Errors: IO. */
 kt_status kt_pages_check(const struct kt_pages *pages, int32_t unit);
 /** Whether reading a unit now would wait for the disk, as far as is known. */

@@ -55,8 +55,10 @@ kt_status kt_pass_embed(struct kt_pass *pass, const int32_t *ids, int64_t tokens
                                      .tokens = tokens,
                                      .ids = ids,
                                      .x = direct ? x : kt_host_take(pass, tokens, x.ld)};
-    if (!kt_pass_measures(pass))
+    if (!kt_pass_measures(pass)) {
         KT_TRY(kt_checkpoint_check(pass->model->checkpoint, args.table.data));
+        KT_TRY(kt_supply_rows(pass->stage->site->supply, &args.table, ids, tokens));
+    }
     kt_run_embedding(&pass->host.run, &args);
     if (!direct)
         kt_host_send(pass, x.data, args.x.data, tokens * x.ld);

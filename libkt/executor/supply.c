@@ -294,6 +294,12 @@ kt_status kt_supply_experts(const struct kt_supply *supply, const struct kt_laye
     return supply ? kt_pages_experts(supply->pages, layer, routing) : KT_OK;
 }
 
+kt_status kt_supply_rows(const struct kt_supply *supply, const struct kt_weight *table,
+                         const int32_t *ids, int64_t num)
+{
+    return kt_pages_rows(supply->pages, table, ids, num);
+}
+
 struct kt_weight kt_supply_take(const struct kt_supply *supply, const struct kt_weight *weight)
 {
     const struct buffer *buffer = supply->current;

@@ -45,6 +45,10 @@ kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run,
  * is allowed. Errors: IO, OUT_OF_MEMORY. */
 kt_status kt_supply_experts(const struct kt_supply *supply, const struct kt_layer *layer,
                             const struct kt_routing *routing);
+/** Reads rows of the embedding, where memory does not hold the checkpoint. Errors: IO,
+ * OUT_OF_MEMORY. */
+kt_status kt_supply_rows(const struct kt_supply *supply, const struct kt_weight *table,
+                         const int32_t *ids, int64_t num);
 
 /** A weight of the unit that was entered, with addresses of a device without host memory. */
 struct kt_weight kt_supply_take(const struct kt_supply *supply, const struct kt_weight *weight);

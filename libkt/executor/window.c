@@ -13,7 +13,8 @@
 #include "formats/mapped_file.h"
 #include "formats/safetensors.h"
 
-enum { PIECE = KT_FETCH_BYTES, NONE = -1 };
+/** Faults read around themselves: a range of less than LARGE is asked for as it is instead. */
+enum { PIECE = KT_FETCH_BYTES, LARGE = 8 * PIECE, NONE = -1 };
 
 /** What could not be read; error 0 = nothing. */
 struct failure {
@@ -60,7 +61,7 @@ static int fetch(const struct kt_checkpoint *c, struct kt_range range, char *buf
     return file ? kt_mapped_file_fetch(file, range, buffer) : 0;
 }
 
-static void drop(const struct kt_checkpoint *c, const struct kt_ranges *unit)
+void kt_window_drop(const struct kt_checkpoint *c, const struct kt_ranges *unit)
 {
     for (int32_t i = 0; i < unit->num; i++) {
         const struct kt_mapped_file *file = file_of(c, unit->ranges[i].begin);
@@ -110,25 +111,36 @@ static bool is_stopped(struct kt_window *w, int32_t unit)
     return atomic_load(&w->ends) || (wanted != NONE && wanted != unit);
 }
 
-/** Reads up to `bytes` of a unit; false where it stopped before that, for another unit or for a
- * failure. */
+/** Reads a range; false where it stopped before that, for another unit or for a failure. */
+static bool read_range(struct kt_window *w, struct kt_range range, int32_t unit,
+                       struct failure *failure)
+{
+    bool large = range.end - range.begin >= LARGE;
+    if (!large)
+        kt_want_pages(range);
+    for (const char *at = range.begin; at < range.end;) {
+        uint64_t whole = PIECE - (uintptr_t)at % PIECE;
+        struct kt_range piece = {at, at + smaller((uint64_t)(range.end - at), whole)};
+        if (is_stopped(w, unit))
+            return false;
+        *failure = (struct failure){piece, fetch(w->checkpoint, piece, large ? w->buffer : NULL)};
+        if (failure->error)
+            return false;
+        at = piece.end;
+    }
+    return true;
+}
+
+/** The same with up to `bytes` of a unit. */
 static bool read_unit(struct kt_window *w, const struct kt_ranges *unit, int32_t index,
                       uint64_t bytes, struct failure *failure)
 {
     for (int32_t i = 0; i < unit->num; i++) {
-        const struct kt_range *range = &unit->ranges[i];
-        for (const char *at = range->begin; at < range->end && bytes > 0;) {
-            uint64_t whole = PIECE - (uintptr_t)at % PIECE;
-            uint64_t size = smaller(smaller((uint64_t)(range->end - at), whole), bytes);
-            struct kt_range piece = {at, at + size};
-            if (is_stopped(w, index))
-                return false;
-            *failure = (struct failure){piece, fetch(w->checkpoint, piece, w->buffer)};
-            if (failure->error)
-                return false;
-            at += size;
-            bytes -= size;
-        }
+        struct kt_range range = unit->ranges[i];
+        range.end = range.begin + smaller((uint64_t)(range.end - range.begin), bytes);
+        bytes -= (uint64_t)(range.end - range.begin);
+        if (!read_range(w, range, index, failure))
+            return false;
     }
     return true;
 }
@@ -138,7 +150,7 @@ static void give_up(struct kt_window *w, int32_t index)
     const struct kt_ranges *unit = &w->units[index];
     w->held[index] = false;
     pthread_mutex_unlock(&w->lock);
-    drop(w->checkpoint, unit);
+    kt_window_drop(w->checkpoint, unit);
     pthread_mutex_lock(&w->lock);
 }
 
@@ -150,10 +162,12 @@ static void bring(struct kt_window *w, int32_t index)
     pthread_mutex_unlock(&w->lock);
     bool whole = read_unit(w, unit, index, bytes, &failure);
     if (!whole)
-        drop(w->checkpoint, unit);
+        kt_window_drop(w->checkpoint, unit);
     pthread_mutex_lock(&w->lock);
-    if (w->units != units)
+    if (w->units != units) {
+        kt_window_drop(w->checkpoint, unit);
         return;
+    }
     w->held[index] = whole;
     if (failure.error) {
         w->failed = index;
@@ -278,6 +292,9 @@ static void set_units(struct kt_window *w, const struct kt_ranges *units)
 {
     if (units == w->units)
         return;
+    for (int32_t u = 0; w->units && u < w->state.num; u++)
+        if (w->held[u])
+            kt_window_drop(w->checkpoint, &w->units[u]);
     w->units = units;
     for (int32_t u = 0; u < w->state.num; u++) {
         w->bytes[u] = units[u].bytes;
@@ -308,6 +325,13 @@ kt_status kt_window_enter(struct kt_window *w, const struct kt_ranges *units, en
     return failure.error ? report(w->checkpoint, &failure) : status;
 }
 
+void kt_window_forget(struct kt_window *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->units = NULL;
+    pthread_mutex_unlock(&w->lock);
+}
+
 bool kt_window_holds(struct kt_window *w, int32_t unit)
 {
     pthread_mutex_lock(&w->lock);
@@ -321,31 +345,29 @@ bool kt_window_holds(struct kt_window *w, int32_t unit)
 struct reading {
     const struct kt_checkpoint *checkpoint;
     const struct kt_range *ranges;
-    struct failure *failures; /**< [num] of each range */
+    struct failure *failures; /**< of each range */
 };
 
 static void read_ranges(void *arg, int64_t begin, int64_t end, int32_t thread)
 {
     const struct reading *r = arg;
     (void)thread;
-    for (int64_t i = begin; i < end; i++) {
+    for (int64_t i = begin; i < end; i++)
         r->failures[i] = (struct failure){r->ranges[i], fetch(r->checkpoint, r->ranges[i], NULL)};
-    }
 }
 
-kt_status kt_window_read(const struct kt_checkpoint *checkpoint, const struct kt_range *ranges,
-                         int32_t num)
+kt_status kt_window_read(const struct kt_checkpoint *c, const struct kt_ranges *ranges)
 {
-    struct reading r = {checkpoint, ranges, calloc((size_t)num + 1, sizeof *r.failures)};
+    struct reading r = {c, ranges->ranges, calloc((size_t)ranges->num + 1, sizeof *r.failures)};
     kt_status status = KT_OK;
     if (!r.failures)
-        return kt_fail_memory(checkpoint->ctx, (uint64_t)num * sizeof *r.failures, "reading ahead");
-    for (int32_t i = 0; i < num; i++)
-        kt_want_pages(ranges[i]);
-    kt_parallel_for(checkpoint->ctx->pool, num, 1, read_ranges, &r);
-    for (int32_t i = 0; i < num && status == KT_OK; i++)
+        return kt_fail_memory(c->ctx, (uint64_t)ranges->num * sizeof *r.failures, "reading ahead");
+    for (int32_t i = 0; i < ranges->num; i++)
+        kt_want_pages(ranges->ranges[i]);
+    kt_parallel_for(c->ctx->pool, ranges->num, 1, read_ranges, &r);
+    for (int32_t i = 0; i < ranges->num && status == KT_OK; i++)
         if (r.failures[i].error)
-            status = report(checkpoint, &r.failures[i]);
+            status = report(c, &r.failures[i]);
     free(r.failures);
     return status;
 }

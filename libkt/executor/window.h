@@ -20,15 +20,18 @@ void kt_window_free(struct kt_window *window);
 
 /** Waits until a unit of `units` is in memory, and has those read that a walk over them uses next,
  * as far as they fit in `budget` bytes with it. Of one that is larger only so many bytes are read.
- * `units` stay where they are until the window is freed; when they are others than before, nothing
- * is known to be in memory. Errors: IO (the file and the tensor), CANCELLED. */
+ * `units` stay where they are until the window is freed; when they are others than before, all of
+ * those are given up. Errors: IO (the file and the tensor), CANCELLED. */
 kt_status kt_window_enter(struct kt_window *window, const struct kt_ranges *units,
                           enum kt_walk walk, int32_t unit, uint64_t budget);
+/** Forgets what is in memory, and leaves it to the system until a unit is entered again. */
+void kt_window_forget(struct kt_window *window);
 /** Whether a unit is in memory. */
 bool kt_window_holds(struct kt_window *window, int32_t unit);
 
+/** Gives up ranges. */
+void kt_window_drop(const struct kt_checkpoint *checkpoint, const struct kt_ranges *ranges);
 /** Reads ranges with all threads of the context, at once. Errors: IO, OUT_OF_MEMORY. */
-kt_status kt_window_read(const struct kt_checkpoint *checkpoint, const struct kt_range *ranges,
-                         int32_t num);
+kt_status kt_window_read(const struct kt_checkpoint *checkpoint, const struct kt_ranges *ranges);
 
 #endif

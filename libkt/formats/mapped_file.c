@@ -96,6 +96,12 @@ void kt_want_pages(struct kt_range range)
         (void)madvise(at, (size_t)(range.end - at < step ? range.end - at : step), MADV_WILLNEED);
 }
 
+void kt_scatter_pages(struct kt_range range)
+{
+    char *first = page_of(range.begin);
+    (void)madvise(first, (size_t)(range.end - first), MADV_RANDOM);
+}
+
 static int read_through(const struct kt_mapped_file *file, struct kt_range range, char *buffer)
 {
     while (range.begin < range.end) {

@@ -32,6 +32,8 @@ bool kt_mapped_file_tells(const struct kt_mapped_file *file);
 
 /** Asks the system to read a range of a map, all of it, and returns at once. */
 void kt_want_pages(struct kt_range range);
+/** Faults of a range of a map will read no more than their page. */
+void kt_scatter_pages(struct kt_range range);
 /** Brings a range of the map into memory and into this process; 0, or the error, also for what
  * would be a SIGBUS to read: a file that was truncated, a disk that fails. Where the system reads
  * little ahead it is read through `buffer`, of KT_FETCH_BYTES, which asks the disk for as much at a

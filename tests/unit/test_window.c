@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include "executor/recent.h"
 #include "executor/window.h"
 #include "fixture.h"
 #include "formats/safetensors.h"
@@ -151,6 +152,27 @@ START_TEST(the_unit_in_use_is_read_however_large)
 }
 END_TEST
 
+START_TEST(what_was_used_last_stays)
+{
+    struct kt_recent recent;
+    ck_assert_int_eq(kt_recent_create(NULL, 4, &recent), KT_OK);
+    for (int thing = 0; thing < 3; thing++) {
+        kt_recent_begin(&recent);
+        ck_assert(!kt_recent_use(&recent, thing, 10));
+    }
+    kt_recent_begin(&recent);
+    ck_assert(kt_recent_use(&recent, 0, 10));
+    ck_assert(!kt_recent_use(&recent, 3, 10));
+    ck_assert_int_eq(kt_recent_drop(&recent, 40), -1);
+    ck_assert_int_eq(kt_recent_drop(&recent, 30), 1);
+    ck_assert_int_eq(kt_recent_drop(&recent, 30), -1);
+    ck_assert_int_eq(kt_recent_drop(&recent, 0), 2);
+    ck_assert_int_eq(kt_recent_drop(&recent, 0), -1); /* those of this round */
+    ck_assert(!kt_recent_use(&recent, 1, 10));
+    kt_recent_free(&recent);
+}
+END_TEST
+
 /* -- pages ------------------------------------------------------------------------------------- */
 
 static struct kt_checkpoint *checkpoint;
@@ -281,7 +303,7 @@ START_TEST(a_truncated_file_is_an_error)
     for (int i = 0; i < 2; i++)
         expect_unreadable(
             kt_window_enter(window, units, KT_WALK_UP_DOWN, 1, 3 * (uint64_t)UNIT_BYTES));
-    expect_unreadable(kt_window_read(checkpoint, &ranges[3], 2));
+    expect_unreadable(kt_window_read(checkpoint, &(struct kt_ranges){&ranges[3], 2, 0}));
     enter_unit(KT_WALK_UP_DOWN, 0);
 }
 END_TEST
@@ -321,6 +343,7 @@ int main(void)
         TEST(a_circle_keeps_what_it_can),
         TEST(what_fits_is_read_once),
         TEST(the_unit_in_use_is_read_however_large),
+        TEST(what_was_used_last_stays),
         GROUP("window", .setup = open_window, .teardown = close_window),
         TEST(pages_follow_the_walk),
         TEST(pages_are_given_up),
