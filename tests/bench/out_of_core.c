@@ -6,8 +6,9 @@
  *
  * Makes a model of random weights in FOLDER, which should be on a disk, and runs in a control group
  * that may use `limit` MiB (0 = in none); it has to be root for that. Before each step it measures
- * the disk: the model's shards read with O_DIRECT, 4 MiB at a time. Prints seconds, bytes that were
- * read from the disk (/proc/self/io) as a multiple of the weights, and major faults. */
+ * the disk: the model's shards read with O_DIRECT, 4 MiB at a time. Prints seconds, those of
+ * processors, bytes that were read from the disk (/proc/self/io) as a multiple of the weights, and
+ * major faults. */
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -58,10 +59,15 @@ static void parse(int argc, char **argv, struct settings *s)
 
 /** What was used so far. */
 struct usage {
-    double seconds;
+    double seconds, cpu, system; /**< of processors, of which the system's */
     uint64_t read;
     long major;
 };
+
+static double seconds_of(struct timeval t)
+{
+    return (double)t.tv_sec + 1e-6 * (double)t.tv_usec;
+}
 
 static struct usage now(void)
 {
@@ -73,6 +79,8 @@ static struct usage now(void)
     u.seconds = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
     getrusage(RUSAGE_SELF, &r);
     u.major = r.ru_majflt;
+    u.system = seconds_of(r.ru_stime);
+    u.cpu = seconds_of(r.ru_utime) + u.system;
     FILE *f = fopen("/proc/self/io", "r");
     while (f && fgets(line, sizeof line, f))
         sscanf(line, "read_bytes: %" SCNu64, &u.read);
@@ -108,7 +116,9 @@ static void report(const struct job *job, const char *what, const struct usage *
 {
     struct usage end = now();
     double seconds = end.seconds - begin->seconds, read = (double)(end.read - begin->read);
-    printf("  %s %.2f s, %.2f x the weights read, %.2f GB/s, %ld major faults", what, seconds,
+    printf("  %s %.2f s (processors %.2f, system %.2f), %.2f x the weights read, %.2f GB/s, "
+           "%ld major faults",
+           what, seconds, end.cpu - begin->cpu, end.system - begin->system,
            read / (double)job->bytes, read / seconds / 1e9, end.major - begin->major);
 }
 

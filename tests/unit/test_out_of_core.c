@@ -216,8 +216,9 @@ static int skipped(void)
 
 int main(void)
 {
-    if (skipped())
-        return skipped();
+    int status = skipped();
+    if (status)
+        return status;
     const struct test tests[] = {
         GROUP("out_of_core", .setup = setup, .teardown = teardown, .timeout = 200),
         TEST(a_model_of_three_times_the_memory_trains_and_chats),

@@ -227,7 +227,7 @@ END_TEST
 int main(void)
 {
     const struct test tests[] = {
-        GROUP("supply", .setup = setup, .teardown = teardown),
+        GROUP("supply", .setup = setup, .teardown = teardown, .timeout = 30),
         LOOP(a_truncated_shard_ends_a_step, 4),
         TEST(a_shard_that_is_truncated_during_a_step_ends_it),
         LOOP(a_truncated_shard_ends_a_prompt, 2),
