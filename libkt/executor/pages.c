@@ -130,16 +130,28 @@ static void drop_experts(struct kt_pages *pages, uint64_t budget)
     }
 }
 
+static void begin_window(struct kt_pages *pages)
+{
+    char weights[KT_SIZE_TEXT], room[KT_SIZE_TEXT];
+    for (int32_t u = 0; u < pages->num; u++)
+        pages->resident[u] = false;
+    kt_log(
+        pages->model->ctx, KT_LOG_INFO,
+        "the weights (%s) are more than memory has room for (%s): they are read from the disk as "
+        "they are used",
+        kt_size_text(pages->model->num_bytes, weights), kt_size_text(pages->room, room));
+}
+
 /** Begins to keep a window, or ends it. */
 static void set_windowed(struct kt_pages *pages, bool windowed)
 {
     if (pages->windowed == windowed)
         return;
     pages->windowed = windowed;
-    for (int32_t u = 0; windowed && u < pages->num; u++)
-        pages->resident[u] = false;
-    if (windowed)
+    if (windowed) {
+        begin_window(pages);
         return;
+    }
     kt_window_forget(pages->window);
     kt_recent_begin(&pages->experts);
     while (kt_recent_drop(&pages->experts, 0) >= 0)
