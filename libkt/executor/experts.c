@@ -141,12 +141,21 @@ static kt_mark bring(struct kt_pass *pass, struct kt_expert_work *work, bool bac
     return kt_run_mark(&pass->stage->run, KT_QUEUE_OUT);
 }
 
+/** Brings the chosen experts into memory. */
+static kt_status bring_experts(struct kt_pass *pass, const struct kt_expert_work *work)
+{
+    if (kt_pass_measures(pass))
+        return KT_OK;
+    return kt_supply_experts(pass->stage->site->supply, work->layer, &work->routing);
+}
+
 /* The device begins first and is waited for last, by what follows. The host waits for its inputs
  * alone: what it sends goes behind whatever the device is at. */
 
 kt_status kt_experts_forward(struct kt_pass *pass, struct kt_expert_work *work, struct kt_view y)
 {
     int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
+    KT_TRY(bring_experts(pass, work));
     struct kt_expert_shares s = kt_expert_shares_divide(pass, work, false);
     const struct kt_runner *run = &pass->stage->run;
     struct kt_view sum = y;
@@ -185,6 +194,7 @@ kt_status kt_experts_backward(struct kt_pass *pass, struct kt_expert_work *work,
 {
     int64_t tokens = work->routing.tokens, hidden = work->experts.hidden_size;
     int32_t topk = work->routing.topk;
+    KT_TRY(bring_experts(pass, work));
     struct kt_expert_shares s = kt_expert_shares_divide(pass, work, true);
     const struct kt_runner *run = &pass->stage->run;
     struct kt_view sum = dx, dweights = {0};

@@ -55,8 +55,10 @@ kt_status kt_pass_embed(struct kt_pass *pass, const int32_t *ids, int64_t tokens
                                      .tokens = tokens,
                                      .ids = ids,
                                      .x = direct ? x : kt_host_take(pass, tokens, x.ld)};
-    if (!kt_pass_measures(pass))
+    if (!kt_pass_measures(pass)) {
         KT_TRY(kt_checkpoint_check(pass->model->checkpoint, args.table.data));
+        KT_TRY(kt_supply_rows(pass->stage->site->supply, &args.table, ids, tokens));
+    }
     kt_run_embedding(&pass->host.run, &args);
     if (!direct)
         kt_host_send(pass, x.data, args.x.data, tokens * x.ld);
@@ -89,6 +91,13 @@ static kt_status move(struct kt_pass *pass, struct kt_stage *to, enum kt_stream 
     return KT_OK;
 }
 
+/** Where tokens choose fewer experts than there are, most are not needed. */
+static bool is_sparse(const struct kt_pass *pass)
+{
+    const struct kt_model_config *config = &pass->model->config;
+    return pass->tokens * config->router.topk < config->n_routed_experts;
+}
+
 kt_status kt_pass_enter(struct kt_pass *pass, int32_t unit, int32_t then, enum kt_stream stream)
 {
     const uint8_t *device = pass->executor->layout.device;
@@ -98,7 +107,8 @@ kt_status kt_pass_enter(struct kt_pass *pass, int32_t unit, int32_t then, enum k
     if (then >= 0 && device[then] != device[unit])
         then = -1;
     pass->next_unit = then < pass->model->config.num_hidden_layers ? then : -1;
-    return kt_supply_enter(stage->site->supply, &stage->run, unit, then);
+    return kt_supply_enter(stage->site->supply, &stage->run, unit, then,
+                           (struct kt_pages_walk){pass->walk, is_sparse(pass)});
 }
 
 kt_status kt_pass_finish(struct kt_pass *pass)

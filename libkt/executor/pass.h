@@ -47,6 +47,7 @@ struct kt_pass {
     const struct kt_model *model;
     struct kt_lora *lora; /**< NULL = none */
     kt_compute compute;
+    enum kt_walk walk;
     bool training;             /**< dropout on */
     int64_t dropout_row;       /**< first token of a call on part of the tokens: varies its mask */
     const int32_t *row_tokens; /**< on the device: tokens of the rows that linears see; NULL = the

@@ -37,7 +37,7 @@ static bool ask(bool look, const char *begin, const char *end)
     unsigned char there = 1;
     if (look && (mincore(first, page, &there) != 0 || (there & 1)))
         return true;
-    (void)madvise(first, (size_t)(end - first), MADV_WILLNEED);
+    kt_want_pages((struct kt_range){begin, end});
     return !look;
 }
 

@@ -6,14 +6,9 @@
 #ifndef KT_EXECUTOR_READ_AHEAD_H
 #define KT_EXECUTOR_READ_AHEAD_H
 
-#include <kt/types.h>
+#include "formats/mapped_file.h"
 
 struct kt_read_ahead;
-
-/** Mapped bytes. */
-struct kt_range {
-    const char *begin, *end;
-};
 
 /** Without a thread, which begins with the first wish. Errors: OUT_OF_MEMORY. */
 kt_status kt_read_ahead_create(kt_context *ctx, struct kt_read_ahead **out);

@@ -43,6 +43,7 @@ kt_status kt_step_forward(const struct kt_executor *ex, struct kt_step *step)
     int32_t layers = pass->model->config.num_hidden_layers;
     const struct kt_feed *host = &ex->workspace.feed;
     kt_sharing_begin(pass, false);
+    pass->walk = kt_step_goes_back(step) ? KT_WALK_UP_DOWN : KT_WALK_UP_UP;
     kt_pass_begin(pass, kt_step_goes_back(step) ? step->lowest : layers,
                   kt_step_goes_back(step) ? layers - step->lowest + 1 : 1);
     kt_inputs_begin(step);
@@ -96,6 +97,7 @@ kt_status kt_step_backward(const struct kt_executor *ex, struct kt_step *step)
     struct kt_pass *pass = &step->pass;
     const struct kt_model_config *config = &pass->model->config;
     kt_sharing_begin(pass, true);
+    pass->walk = KT_WALK_DOWN_UP;
     send_gradients(ex, step);
     KT_TRY(
         kt_pass_enter(pass, config->num_hidden_layers, config->num_hidden_layers - 1, KT_STREAM_X));

@@ -6,7 +6,6 @@
 
 #include "core/context.h"
 #include "core/memory.h"
-#include "executor/read_ahead.h"
 #include "executor/supplied.h"
 #include "formats/mapped_file.h"
 #include "formats/safetensors.h"
@@ -25,12 +24,6 @@ struct unit {
     int32_t num_weights;
     uint64_t bytes;
     struct buffer home; /**< where it stays on the device; without memory it travels */
-    int32_t *files;     /**< [num_files] of the checkpoint, those that hold any of its weights */
-    int32_t num_files;
-    struct kt_range *ranges; /**< [num_ranges] of its data in those files, experts among it */
-    int32_t num_ranges;
-    bool tells;            /**< the system says of all its files what of them is in memory */
-    _Atomic bool resident; /**< all of it was in memory once */
 };
 
 struct kt_supply {
@@ -42,10 +35,9 @@ struct kt_supply {
     struct buffer buffers[BUFFERS];
     int32_t latest;               /**< of the buffers, the one that was sent to last */
     const struct buffer *current; /**< of the unit that was entered */
-    struct kt_read_ahead *reader;
+    struct kt_pages *pages;       /**< of the checkpoint, in the host's memory */
     uint8_t *pinned; /**< [num_files] of the checkpoint: the device copies from it at full speed */
     bool settles;    /**< see kt_supply_settle: nothing is given up */
-    bool overflows;  /**< the model has more bytes than there is memory: nothing stays resident */
 };
 
 static int32_t num_units(const kt_model *model)
@@ -71,64 +63,15 @@ static void add_linears(struct unit *unit, const struct kt_layer *layer)
     add_weight(unit, &layer->router);
 }
 
-static int by_address(const void *a, const void *b)
+static kt_status list_pages(struct kt_supply *supply, int32_t u)
 {
-    const struct kt_range *x = a, *y = b;
-    return (x->begin > y->begin) - (x->begin < y->begin);
-}
-
-/** Joins ranges with little between them. */
-static void join_ranges(struct unit *unit)
-{
-    enum { GAP = 1 << 20 };
-    int32_t num = 0;
-    qsort(unit->ranges, (size_t)unit->num_ranges, sizeof *unit->ranges, by_address);
-    for (int32_t i = 1; i < unit->num_ranges; i++) {
-        struct kt_range *last = &unit->ranges[num], *next = &unit->ranges[i];
-        if (next->begin - last->end < GAP)
-            last->end = next->end > last->end ? next->end : last->end;
-        else
-            unit->ranges[++num] = *next;
-    }
-    unit->num_ranges = unit->num_ranges ? num + 1 : 0;
-}
-
-/** What of the checkpoint's files a weight reads. */
-static void add_source(const kt_model *model, struct unit *unit, const struct kt_weight *w)
-{
-    const struct kt_checkpoint *c = model->checkpoint;
-    const char *begin = w->data;
-    size_t file = kt_checkpoint_file(c, begin);
-    if (file >= c->num_files)
-        return;
-    uint64_t bytes = (uint64_t)w->rows * kt_format_row_bytes(w->dtype, w->cols);
-    unit->ranges[unit->num_ranges++] = (struct kt_range){begin, begin + bytes};
-    for (int32_t i = 0; i < unit->num_files; i++)
-        if (unit->files[i] == (int32_t)file)
-            return;
-    unit->files[unit->num_files++] = (int32_t)file;
-    unit->tells = unit->tells && kt_mapped_file_tells(&c->files[file]);
-}
-
-static kt_status find_sources(const kt_model *model, struct unit *unit,
-                              const struct kt_layer *layer)
-{
-    int32_t experts = layer && layer->is_moe ? model->config.n_routed_experts : 0;
-    size_t files = model->checkpoint->num_files;
-    size_t ranges = (size_t)unit->num_weights + 3 * (size_t)experts;
-    unit->files = calloc(files + 1, sizeof *unit->files);
-    unit->ranges = calloc(ranges + 1, sizeof *unit->ranges);
-    if (!unit->files || !unit->ranges)
-        return kt_fail_memory(
-            model->ctx, files * sizeof *unit->files + ranges * sizeof *unit->ranges, "an executor");
-    unit->tells = true;
+    const struct unit *unit = &supply->units[u];
+    const struct kt_weight *weights[MAX_WEIGHTS];
+    const kt_model *model = supply->model;
     for (int32_t i = 0; i < unit->num_weights; i++)
-        add_source(model, unit, unit->weights[i].weight);
-    for (int k = 0; k < 3; k++)
-        for (int32_t e = 0; e < experts; e++)
-            add_source(model, unit, &layer->expert_weights[k][e]);
-    join_ranges(unit);
-    return KT_OK;
+        weights[i] = unit->weights[i].weight;
+    return kt_pages_add(supply->pages, u, weights, unit->num_weights,
+                        u < model->config.num_hidden_layers ? &model->layers[u] : NULL);
 }
 
 static kt_status list_units(struct kt_supply *supply, const uint8_t *units)
@@ -143,7 +86,7 @@ static kt_status list_units(struct kt_supply *supply, const uint8_t *units)
             add_linears(unit, &model->layers[u]);
         else
             add_weight(unit, &model->lm_head->weight);
-        KT_TRY(find_sources(model, unit, u < layers ? &model->layers[u] : NULL));
+        KT_TRY(list_pages(supply, u));
     }
     return KT_OK;
 }
@@ -188,9 +131,14 @@ static void pin_files(struct kt_supply *supply)
 {
     const struct kt_checkpoint *c = supply->model->checkpoint;
     const struct kt_device *device = supply->device;
-    for (size_t i = 0; device->ops->pin && !supply->overflows && i < c->num_files; i++)
+    if (!device->ops->pin || kt_pages_overflow(supply->model))
+        return;
+    for (size_t i = 0; i < c->num_files; i++) {
         supply->pinned[i] =
             c->files[i].map && device->ops->pin(supply->device, c->files[i].map, c->files[i].size);
+        if (supply->pinned[i])
+            kt_pages_pinned(supply->pages);
+    }
 }
 
 static void unpin_files(struct kt_supply *supply)
@@ -241,10 +189,9 @@ kt_status kt_supply_create(const kt_model *model, struct kt_device *device, cons
         return kt_fail_memory(model->ctx, (uint64_t)num_units(model) * sizeof(struct unit),
                               "an executor");
     }
-    supply->overflows = model->num_bytes > kt_context_host_memory(model->ctx);
     for (int i = 0; i < BUFFERS; i++)
         supply->buffers[i].unit = -1;
-    kt_status status = kt_read_ahead_create(model->ctx, &supply->reader);
+    kt_status status = kt_pages_create(model, num_units(model), &supply->pages);
     if (status == KT_OK)
         status = list_units(supply, units);
     if (status != KT_OK) {
@@ -262,27 +209,15 @@ void kt_supply_free(struct kt_supply *supply)
 {
     if (!supply)
         return;
-    kt_read_ahead_free(supply->reader);
+    kt_pages_free(supply->pages);
     unpin_files(supply);
     free_buffers(supply);
-    for (int32_t u = 0; supply->units && u < num_units(supply->model); u++) {
+    for (int32_t u = 0; supply->units && u < num_units(supply->model); u++)
         free_buffer(supply, &supply->units[u].home, supply->units[u].bytes);
-        free(supply->units[u].files);
-        free(supply->units[u].ranges);
-    }
     free(supply->units);
     free(supply->bytes);
     free(supply->resident);
     free(supply);
-}
-
-static kt_status check_files(const struct kt_supply *supply, int32_t unit)
-{
-    const struct unit *u = &supply->units[unit];
-    for (int32_t i = 0; i < u->num_files; i++)
-        KT_TRY(kt_mapped_file_check(supply->model->ctx,
-                                    &supply->model->checkpoint->files[u->files[i]]));
-    return KT_OK;
 }
 
 /** Sends a unit into a buffer once nothing that is queued reads what was in it. */
@@ -319,13 +254,6 @@ static struct buffer *place_for(struct kt_supply *supply, int32_t unit)
     return &supply->buffers[supply->latest];
 }
 
-static void read_ahead(struct kt_supply *supply, int32_t unit)
-{
-    struct unit *u = unit < 0 ? NULL : &supply->units[unit];
-    if (u && (supply->overflows || !u->resident))
-        kt_read_ahead_want(supply->reader, u->ranges, u->num_ranges, u->tells, &u->resident);
-}
-
 /** What a unit sends, were it in no buffer. One that stays is sent once. */
 static void measure(const struct kt_supply *supply, const struct kt_runner *run, int32_t unit)
 {
@@ -337,14 +265,13 @@ static void measure(const struct kt_supply *supply, const struct kt_runner *run,
 }
 
 kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run, int32_t unit,
-                          int32_t then)
+                          int32_t then, struct kt_pages_walk walk)
 {
     if (run->tally) {
         measure(supply, run, unit);
         return KT_OK;
     }
-    KT_TRY(check_files(supply, unit));
-    read_ahead(supply, then);
+    KT_TRY(kt_pages_enter(supply->pages, walk, unit, then));
     if (kt_device_is_host(supply->device))
         return KT_OK;
     struct buffer *at = place_of(supply, unit);
@@ -354,11 +281,23 @@ kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run,
     }
     supply->current = at;
     kt_run_wait(run, KT_QUEUE_COMPUTE, at->ready);
-    if (then < 0 || place_of(supply, then))
+    if (then < 0 || place_of(supply, then) || kt_pages_lack(supply->pages, then))
         return KT_OK;
-    KT_TRY(check_files(supply, then));
+    KT_TRY(kt_pages_check(supply->pages, then));
     send(supply, run, then, place_for(supply, then));
     return KT_OK;
+}
+
+kt_status kt_supply_experts(const struct kt_supply *supply, const struct kt_layer *layer,
+                            const struct kt_routing *routing)
+{
+    return supply ? kt_pages_experts(supply->pages, layer, routing) : KT_OK;
+}
+
+kt_status kt_supply_rows(const struct kt_supply *supply, const struct kt_weight *table,
+                         const int32_t *ids, int64_t num)
+{
+    return kt_pages_rows(supply->pages, table, ids, num);
 }
 
 struct kt_weight kt_supply_take(const struct kt_supply *supply, const struct kt_weight *weight)

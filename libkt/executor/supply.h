@@ -2,16 +2,17 @@
 /** \file executor/supply.h
  * Brings weights to where they are used, in the order of the step and ahead of it. A unit is a
  * layer, or the head behind the last. On a device with host memory weights are used where the
- * checkpoint is mapped, and the system is asked for the next unit's pages while one is computed;
- * before a unit its files are looked at, so that one that was truncated is an error and no fault.
- * On another device units that there is room for stay once they were sent; for the others two
- * buffers take turns: while one unit is computed, the next one travels.
+ * checkpoint is mapped, and the next unit's pages are read while one is computed (pages.h); before
+ * a unit its files are looked at, so that one that was truncated is an error and no fault. On
+ * another device units that there is room for stay once they were sent; for the others two buffers
+ * take turns: while one unit is computed, the next one travels.
  *
  * Routed experts are computed on the host: their pages are asked for, and nothing is sent. */
 #ifndef KT_EXECUTOR_SUPPLY_H
 #define KT_EXECUTOR_SUPPLY_H
 
 #include "backend/device.h"
+#include "executor/pages.h"
 #include "model/model.h"
 
 struct kt_supply;
@@ -36,9 +37,18 @@ bool kt_supply_reclaim(struct kt_supply *supply, uint64_t bytes);
 void kt_supply_free(struct kt_supply *supply);
 
 /** Makes a unit's weights usable by what is queued from here on, until the next call; `then` is the
- * unit that will be asked for next, or -1. Errors: IO (a file of the checkpoint has changed). */
+ * unit that will be asked for next, or -1. Errors: IO (a file of the checkpoint has changed, or
+ * cannot be read), CANCELLED. */
 kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run, int32_t unit,
-                          int32_t then);
+                          int32_t then, struct kt_pages_walk walk);
+/** Reads the routed experts that have rows, of the layer that was entered, where few do. NULL
+ * is allowed. Errors: IO, OUT_OF_MEMORY. */
+kt_status kt_supply_experts(const struct kt_supply *supply, const struct kt_layer *layer,
+                            const struct kt_routing *routing);
+/** Reads rows of the embedding, where memory does not hold the checkpoint. Errors: IO,
+ * OUT_OF_MEMORY. */
+kt_status kt_supply_rows(const struct kt_supply *supply, const struct kt_weight *table,
+                         const int32_t *ids, int64_t num);
 
 /** A weight of the unit that was entered, with addresses of a device without host memory. */
 struct kt_weight kt_supply_take(const struct kt_supply *supply, const struct kt_weight *weight);

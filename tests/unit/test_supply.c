@@ -60,12 +60,17 @@ static void setup(void)
         copy_file(files[i]);
 }
 
-static void teardown(void)
+static void close_all(void)
 {
     kt_batch_free(batch);
     kt_executor_free(executor);
     kt_lora_free(lora);
     kt_model_free(model);
+}
+
+static void teardown(void)
+{
+    close_all();
     fixture_teardown();
 }
 
@@ -135,6 +140,47 @@ START_TEST(a_truncated_shard_is_no_sound_model)
 }
 END_TEST
 
+/** What a step and some tokens give: log-probabilities, the loss of a second step, tokens. */
+struct results {
+    float logprobs[6];
+    double loss;
+    int32_t tokens[8];
+};
+
+static struct results run(const char *device, uint64_t memory)
+{
+    static const int32_t prompt[] = {2, 3, 5};
+    struct results r = {0};
+    kt_loss loss = {.size = sizeof loss};
+    kt_optimizer *optimizer;
+    kt_generator *g;
+    fixture_context->limits.memory = memory;
+    open_on(device);
+    ck_assert_int_eq(kt_optimizer_create(lora, NULL, &optimizer), KT_OK);
+    ck_assert_int_eq(kt_executor_forward(executor, batch, KT_FORWARD_TRAIN, &loss), KT_OK);
+    memcpy(r.logprobs, kt_executor_logprobs(executor), sizeof r.logprobs);
+    ck_assert_int_eq(kt_executor_backward(executor, NULL), KT_OK);
+    ck_assert_int_eq(kt_optimizer_step(optimizer, 0.1, NULL), KT_OK);
+    ck_assert_int_eq(kt_executor_forward(executor, batch, KT_FORWARD_EVAL, &loss), KT_OK);
+    r.loss = loss.loss;
+    ck_assert_int_eq(kt_generator_create(executor, NULL, &g), KT_OK);
+    ck_assert_int_eq(kt_generator_prompt(g, prompt, 3), KT_OK);
+    for (int i = 0; i < 8; i++)
+        ck_assert_int_eq(kt_generator_next(g, &r.tokens[i]), KT_OK);
+    kt_generator_free(g);
+    kt_optimizer_free(optimizer);
+    return r;
+}
+
+START_TEST(a_window_changes_no_bit)
+{
+    struct results whole = run(devices[_i], UINT64_MAX);
+    close_all();
+    struct results window = run(devices[_i], 1); /* no unit but the one in use */
+    ck_assert_mem_eq(&window, &whole, sizeof whole);
+}
+END_TEST
+
 /** Pages of a mapped file that are in memory. */
 static size_t count_resident(const char *map, size_t bytes)
 {
@@ -181,11 +227,12 @@ END_TEST
 int main(void)
 {
     const struct test tests[] = {
-        GROUP("supply", .setup = setup, .teardown = teardown),
+        GROUP("supply", .setup = setup, .teardown = teardown, .timeout = 30),
         LOOP(a_truncated_shard_ends_a_step, 4),
         TEST(a_shard_that_is_truncated_during_a_step_ends_it),
         LOOP(a_truncated_shard_ends_a_prompt, 2),
         TEST(a_truncated_shard_is_no_sound_model),
+        LOOP(a_window_changes_no_bit, 2),
         TEST(wishes_bring_pages_into_memory),
     };
     return RUN_TESTS("supply", tests);
