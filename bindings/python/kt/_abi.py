@@ -6,7 +6,7 @@ tests/python/test_abi.py compares them with the headers.
 from __future__ import annotations
 
 import ctypes
-from typing import Iterator, List, Tuple
+from typing import Any, Iterator, List, Tuple
 
 #: KT_API_VERSION of the headers that this package was written for.
 API_VERSION = 1
@@ -136,7 +136,7 @@ _NUMBERS = {"int32_t": ctypes.c_int32, "kt_status": ctypes.c_int32, "uint32_t": 
             "void": None}
 
 
-def ctype(text: str):
+def ctype(text: str) -> Any:
     """What ctypes calls a C type. Pointers are c_void_p, but texts c_char_p."""
     if text == "const char *":
         return ctypes.c_char_p
@@ -149,7 +149,7 @@ def _parameters(text: str) -> List[str]:
     return [] if text == "void" else text.split(", ")
 
 
-def functions() -> Iterator[Tuple[str, object, list]]:
+def functions() -> Iterator[Tuple[str, Any, List[Any]]]:
     """Name, type of the result and types of the parameters of each function."""
     for prototype in PROTOTYPES:
         head, parameters = prototype[:-1].split("(")
@@ -157,7 +157,7 @@ def functions() -> Iterator[Tuple[str, object, list]]:
         yield head[begin:], ctype(head[:begin].strip()), [ctype(p) for p in _parameters(parameters)]
 
 
-def callback(name: str):
+def callback(name: str) -> Any:
     """The ctypes function type of a callback."""
     for line in CALLBACKS:
         known, signature = line.split(" = ")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import Any, Dict, Generator, List
+from types import TracebackType
+from typing import Any, Dict, Generator, List, Optional
 
 from . import _abi
 from ._library import lib
@@ -13,6 +14,10 @@ from .constants import LogLevel
 
 def _decoded(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _next(trace: Optional[TracebackType]) -> Optional[TracebackType]:
+    return trace.tb_next if trace else None
 
 
 def _listener(count: int, state: "State", kind: str) -> Generator[int, Any, None]:
@@ -36,7 +41,8 @@ def _listener(count: int, state: "State", kind: str) -> Generator[int, Any, None
         except GeneratorExit:
             return
         except BaseException as error:
-            answer = state.fail(error)
+            # Without the listener's own frame, which traceback.clear_frames() would end.
+            answer = state.fail(error.with_traceback(_next(error.__traceback__)))
 
 
 class State:
@@ -51,10 +57,13 @@ class State:
         callback = self.callbacks.get(kind)
         if threading.get_ident() in self.raised:
             return 1
-        if kind == "log":
-            arguments = (LogLevel(arguments[0]), *arguments[1:])
-        result = callback(*arguments) if callback else None
-        return 1 if kind == "cancel" and result else 0
+        try:
+            if kind == "log":
+                arguments = (LogLevel(arguments[0]), *arguments[1:])
+            result = callback(*arguments) if callback else None
+            return 1 if kind == "cancel" and result else 0
+        except BaseException as error:
+            return self.fail(error)
 
     def fail(self, error: BaseException) -> int:
         self.raised.setdefault(threading.get_ident(), error)

@@ -7,10 +7,11 @@ a view of a matrix has one to its adapter. A Session is what the handles of a co
 """
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
-from typing import Any, Dict, Optional, Type, TypeVar
+from typing import Any, Dict, Iterator, Optional, Type, TypeVar
 
 from ._library import lib
 from .constants import Status
@@ -43,7 +44,7 @@ class Session:
         self._inside = threading.RLock()
         self._pid = os.getpid()
 
-    def _enter(self) -> None:
+    def __enter__(self) -> None:
         if os.getpid() != self._pid:
             raise Error(Status.STATE, "this handle was made before fork(); the child must make a "
                                       "context of its own")
@@ -52,22 +53,18 @@ class Session:
             raise Error(Status.STATE, "another thread is in a call of this context; a context and "
                                       "its handles are for one thread at a time")
 
+    def __exit__(self, *_: Any) -> None:
+        self._inside.release()
+
     def look(self, name: str, *args: Any) -> Any:
         """Calls a function that cannot fail."""
-        self._enter()
-        try:
+        with self:
             return getattr(lib, name)(*map(_argument, args))
-        finally:
-            self._inside.release()
 
     def call(self, name: str, *args: Any) -> None:
         """Calls a function that returns a status. What a callback raised is raised here."""
-        self._enter()
-        try:
-            status = getattr(lib, name)(*map(_argument, args))
-            self.check(status)
-        finally:
-            self._inside.release()
+        with self:
+            self.check(getattr(lib, name)(*map(_argument, args)))
 
     def check(self, status: int) -> None:
         raised = self._raised.pop(threading.get_ident(), None)
@@ -127,6 +124,13 @@ class Handle:
     def _look(self, name: str, *args: Any) -> Any:
         native = self._open
         return self._session.look(name, native, *args)
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[Native]:
+        """Around several calls between which no other thread may change the object."""
+        native = self._open
+        with self._session:
+            yield native
 
     @property
     def closed(self) -> bool:

@@ -6,12 +6,13 @@ A Python class of struct kt_x is named kt_x; `reserved` stays zero.
 import ctypes
 from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_ubyte, c_uint32
 from ctypes import c_uint64, c_void_p
+from typing import Any
 
 
-def _struct(name, *fields, reserved):
+def _struct(name: str, *fields: Any, reserved: int) -> Any:
     """A struct whose first field is its size, and whose last ones are reserved."""
-    fields = [("size", c_size_t), *fields, ("reserved", c_uint64 * reserved)]
-    return type(name, (ctypes.Structure,), {"_fields_": fields, "__module__": __name__})
+    whole = [("size", c_size_t), *fields, ("reserved", c_uint64 * reserved)]
+    return type(name, (ctypes.Structure,), {"_fields_": whole, "__module__": __name__})
 
 
 kt_context_options = _struct(

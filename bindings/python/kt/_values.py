@@ -76,7 +76,7 @@ def options(struct: Type[ctypes.Structure], **values: Any) -> ctypes.Structure:
     """An option struct with libkt's defaults, and what is given and not None in place of them."""
     made = struct()
     getattr(lib, struct.__name__ + "_init")(ctypes.byref(made), ctypes.sizeof(made))
-    kinds = dict(struct._fields_)  # type: ignore[misc,arg-type]
+    kinds = dict(struct._fields_)  # type: ignore[arg-type]
     for name, value in values.items():
         if value is not None:
             setattr(made, name, _field(kinds[name], value, name))

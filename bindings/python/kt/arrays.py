@@ -103,16 +103,18 @@ _capsule_pointer.restype = ctypes.c_void_p
 _capsule_pointer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def _delete(managed: int) -> None:
     _exported.pop(managed, None)
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def _destroy(capsule: int) -> None:
     """A capsule that nobody took has its first name still."""
     if _capsule_valid(capsule, _NAME):
         _exported.pop(_capsule_pointer(capsule, _NAME), None)
+
+
+_of_address = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_delete_thunk, _destroy_thunk = _of_address(_delete), _of_address(_destroy)
 
 
 def _capsule(floats: Any) -> Any:
@@ -120,7 +122,7 @@ def _capsule(floats: Any) -> Any:
     tensor = _Tensor(data=ctypes.addressof(floats), device_type=_CPU[0], device_id=_CPU[1],
                      ndim=len(shape), code=_FLOAT, bits=32, lanes=1,
                      shape=ctypes.addressof(shape))
-    managed = _Managed(tensor=tensor, deleter=ctypes.cast(_delete, ctypes.c_void_p))
+    managed = _Managed(tensor=tensor, deleter=ctypes.cast(_delete_thunk, ctypes.c_void_p))
     address = ctypes.addressof(managed)
     _exported[address] = managed, shape, floats
-    return _capsule_new(address, _NAME, ctypes.cast(_destroy, ctypes.c_void_p))
+    return _capsule_new(address, _NAME, ctypes.cast(_destroy_thunk, ctypes.c_void_p))

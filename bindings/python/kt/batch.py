@@ -57,20 +57,22 @@ class Batch(Handle):
     def __len__(self) -> int:
         return self.num_sequences
 
-    def _copied(self, name: str, count: int) -> "array.array[int]":
-        return _values.copied("i", self._look(name), count)
+    def _copied(self, name: str, of: str, more: int = 0) -> "array.array[int]":
+        with self._held() as native:
+            count = self._session.look(f"kt_batch_num_{of}", native) + more
+            return _values.copied("i", self._session.look(f"kt_batch_{name}", native), count)
 
     @property
     def input_ids(self) -> "array.array[int]":
         """A copy of the ids of all sequences, int32 [num_tokens]."""
-        return self._copied("kt_batch_input_ids", self.num_tokens)
+        return self._copied("input_ids", "tokens")
 
     @property
     def labels(self) -> "array.array[int]":
         """A copy of their labels, int32 [num_tokens]."""
-        return self._copied("kt_batch_labels", self.num_tokens)
+        return self._copied("labels", "tokens")
 
     @property
     def cu_seqlens(self) -> "array.array[int]":
         """Where each sequence begins, and the number of tokens: int32 [num_sequences + 1]."""
-        return self._copied("kt_batch_cu_seqlens", self.num_sequences + 1)
+        return self._copied("cu_seqlens", "sequences", 1)

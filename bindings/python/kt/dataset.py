@@ -50,13 +50,15 @@ class Dataset(Handle):
         return int(self._look("kt_dataset_num_examples"))
 
     def __getitem__(self, index: int) -> Example:
-        number, count = _values.integer(index, ctypes.c_int64, "index"), len(self)
-        if not -count <= number < count:
-            raise IndexError(f"there is no example {number}; the dataset has {count}")
-        example = _values.sized(_structs.kt_example)
-        self._call("kt_dataset_get", number % count, ctypes.byref(example))
-        return Example(_values.copied("i", example.input_ids, example.length),
-                       _values.copied("i", example.labels, example.length))
+        number = _values.integer(index, ctypes.c_int64, "index")
+        with self._held() as native:
+            count = self._session.look("kt_dataset_num_examples", native)
+            if not -count <= number < count:
+                raise IndexError(f"there is no example {number}; the dataset has {count}")
+            example = _values.sized(_structs.kt_example)
+            self._session.call("kt_dataset_get", native, number % count, ctypes.byref(example))
+            return Example(_values.copied("i", example.input_ids, example.length),
+                           _values.copied("i", example.labels, example.length))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))

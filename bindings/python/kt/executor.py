@@ -77,11 +77,11 @@ class Executor(Handle):
         number = _values.constant(ForwardMode, mode, "mode")
         loss = _values.sized(_structs.kt_loss)
         self._logprobs = self._num_tokens = None
-        self._call("kt_executor_forward", batch._open, number, ctypes.byref(loss))
-        self._num_tokens = batch.num_tokens
-        address = self._look("kt_executor_logprobs")
-        if address:
-            self._logprobs = copied(address, (self._num_tokens,))
+        with self._held() as native:
+            sequences, session = batch._open, self._session
+            session.call("kt_executor_forward", native, sequences, number, ctypes.byref(loss))
+            self._num_tokens = num_tokens = session.look("kt_batch_num_tokens", sequences)
+            self._logprobs = copied(session.look("kt_executor_logprobs", native), (num_tokens,))
         made: Loss = _values.record(Loss, loss)
         return made
 
@@ -115,10 +115,11 @@ class Executor(Handle):
         """Logits of every token, float32 [num_tokens, vocab_size], in memory of their own. For tests
         and small batches. A forward before it has no backward any more."""
         need(batch, Batch, "batch")
-        made: Floats = empty((batch.num_tokens, self._vocab_size))
         self._logprobs = self._num_tokens = None
-        self._call("kt_executor_logits", batch._open, made)
-        return made
+        with self._held() as native:
+            made: Floats = empty((batch.num_tokens, self._vocab_size))
+            self._session.call("kt_executor_logits", native, batch._open, made)
+            return made
 
     def reserve(self, num_tokens: int) -> None:
         """Allocates what steps of up to num_tokens tokens keep between them."""

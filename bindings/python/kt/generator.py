@@ -67,8 +67,9 @@ class Generator(Handle):
     def logits(self) -> Optional[Floats]:
         """A copy of the logits of the latest position, float32 [vocab_size]; None before a
         prompt."""
-        address = self._look("kt_generator_logits")
-        return copied(address, (self._vocab_size,)) if address else None
+        with self._held() as native:
+            address = self._session.look("kt_generator_logits", native)
+            return copied(address, (self._vocab_size,)) if address else None
 
     def __len__(self) -> int:
         return int(self._look("kt_generator_length"))

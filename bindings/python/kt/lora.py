@@ -66,7 +66,7 @@ class Lora(Handle):
     """A new adapter: A is Kaiming-uniform, B zero.
 
     rank 8; alpha 2 x rank; dropout 0; target "all", or a comma-separated list of module paths or
-    their ends; target_experts: whether "all" has the routed experts too (yes); seed 42.
+    their ends; target_experts: whether "all" has the routed experts too (no); seed 42.
     Lora.load(model, path) reads one from a PEFT folder.
     """
 

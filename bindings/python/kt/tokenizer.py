@@ -92,7 +92,7 @@ class Tokenizer(Handle):
         memory, length = Native(lib.kt_free), ctypes.c_size_t()
         self._call("kt_tokenizer_decode", _values.address(tokens), len(tokens),
                    int(bool(skip_special)), ctypes.byref(memory.pointer), ctypes.byref(length))
-        return ctypes.string_at(memory.pointer.value, length.value)
+        return ctypes.string_at(memory.pointer, length.value)
 
     def decode(self, ids: Any, *, skip_special: bool = False) -> str:
         """Text of ids; skip_special leaves special tokens out. Unknown ids give nothing."""
