@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Direct preference optimisation (arXiv 2305.18290): a loss of the host's own over log-probabilities.
+"""Direct preference optimisation (arXiv 2305.18290): a loss of our own over log-probabilities.
 
     dpo.py MODEL_DIR OUTPUT_DIR [STEPS]
 """
@@ -42,8 +42,8 @@ def preference(policy, reference):
 
 def main(model_dir, output, steps=14):
     with kt.Context() as ctx:
-        model, tokenizer, batch = kt.Model(ctx, model_dir), kt.Tokenizer(ctx, model_dir), kt.Batch(ctx)
-        lora = kt.Lora(model, rank=8)
+        model, tokenizer = kt.Model(ctx, model_dir), kt.Tokenizer(ctx, model_dir)
+        lora, batch = kt.Lora(model, rank=8), kt.Batch(ctx)
         executor, optimizer = kt.Executor(model, lora), kt.Optimizer(lora)
         for question, *answers in PAIRS:
             for answer in answers:

@@ -13,8 +13,9 @@ steps = int(sys.argv[5]) if len(sys.argv) > 5 else 20
 
 with kt.Context() as ctx:
     model = kt.Model(ctx, model_dir)
-    dataset = kt.Dataset(ctx, kt.Tokenizer(ctx, model_dir), dataset=names, template_name="deepseek3",
-                         dataset_dir=dataset_dir, cutoff_len=512, name="Kite", author="libkt")
+    dataset = kt.Dataset(ctx, kt.Tokenizer(ctx, model_dir), dataset=names, cutoff_len=512,
+                         dataset_dir=dataset_dir, template_name="deepseek3", name="Kite",
+                         author="libkt")
     lora = kt.Lora(model, rank=8, target="all")
     executor, optimizer, batch = kt.Executor(model, lora), kt.Optimizer(lora), kt.Batch(ctx)
     order = kt.random_permutation(ctx, 42, len(dataset))

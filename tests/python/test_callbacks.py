@@ -120,6 +120,22 @@ class Callbacks(Test):
         self.assertEqual({g[-1] for g in got}, {loss.loss})
         case.ctx.set_progress(lambda *_: case.batch.clear())
         self.refuses(Status.STATE, case.executor.forward, case.batch)
+        case.ctx.set_progress(None)
+        case.executor.forward(case.batch, "custom")
+        zeros = [0.0] * case.batch.num_tokens
+
+        def refused(*_):
+            try:
+                case.executor.forward(case.batch)
+            except kt.Error:
+                pass
+
+        case.ctx.set_cancel(refused)
+        kt.Generator(case.executor).prompt([1, 2, 3])
+        case.ctx.set_cancel(None)
+        self.refuses(Status.STATE, case.executor.backward, zeros)  # not another one than was meant
+        case.ctx.set_progress(lambda *_: case.batch.clear())
+        self.refuses(Status.STATE, case.executor.forward, case.batch)
         case.ctx.set_progress(lambda *_: case.executor.close())
         case.executor.forward(case.batch)
         self.assertTrue(case.executor.closed)

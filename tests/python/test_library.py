@@ -69,7 +69,8 @@ class Library(Test):
         self.assertIn("no libkt", self.import_fails(self.compile("other.so", "int other;")))
 
     def test_another_version(self):
-        version = "unsigned kt_version(void) { return %s; } unsigned kt_api_version(void) { return %d; }"
+        version = ("unsigned kt_version(void) { return %s; }"
+                   "unsigned kt_api_version(void) { return %d; }")
         for number, api in (("0x000200", 9), ("0x010000", 9), ("0x000100", 0)):
             path = self.compile("version.so", version % (number, api))
             said = self.import_fails(path)

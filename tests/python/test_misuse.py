@@ -4,6 +4,7 @@ import array
 import gc
 import os
 import pickle
+import random
 import tempfile
 import threading
 import unittest
@@ -156,6 +157,8 @@ class Misuse(Test):
                       [0.0] * (n - 1) + [-INFINITY], [1e300] * n):
             with self.assertRaises(ValueError):
                 executor.backward(wrong)
+        with self.assertRaises(ValueError):
+            executor.reserve(-1)
         executor.backward([0] * n)
         self.refuses(Status.STATE, executor.backward, [0.0] * n)
         executor.forward(batch, "custom")
@@ -191,6 +194,7 @@ class Misuse(Test):
         worker = threading.Thread(target=lambda: c.executor.forward(c.batch))
         worker.start()
         self.assertTrue(inside.wait(30))
+        self.refuses(Status.STATE, c.executor.reserve, 5)
         for call in (lambda: c.executor.forward(c.batch), lambda: c.batch.add([1]),
                      lambda: c.batch.input_ids, lambda: c.lora.tensors(),
                      lambda: kt.Batch(c.ctx), lambda: c.ctx.set_progress(None)):
@@ -203,6 +207,40 @@ class Misuse(Test):
         self.assertFalse(worker.is_alive())
         c.ctx.set_progress(None)
         self.assertGreater(kt.Executor(c.model, c.lora).forward(c.batch).loss, 0)
+
+    def test_threads_at_random(self):
+        """Threads that call, look and close without asking each other get answers or refusals."""
+        c, others = self.case, []
+        batch = kt.Batch(c.ctx)
+        batch.add(range(9), range(9))
+        shared = [kt.Batch(c.ctx) for _ in range(4)]
+
+        def work(seed):
+            draw = random.Random(seed)
+            acts = (lambda: c.executor.forward(batch),
+                    lambda: draw.choice(shared).add([1, 2], [1, 2]),
+                    lambda: draw.choice(shared).input_ids, lambda: draw.choice(shared).clear(),
+                    lambda: draw.choice(shared).close(), lambda: c.executor.backward(),
+                    lambda: shared.__setitem__(draw.randrange(4), kt.Batch(c.ctx)),
+                    lambda: kt.Executor(c.model, c.lora), lambda: c.lora.zero_grad(),
+                    lambda: c.executor.logprobs)
+            for _ in range(150):
+                try:
+                    draw.choice(acts)()
+                except kt.Error as error:
+                    if error.status is not Status.STATE:
+                        others.append(str(error))
+                except BaseException as error:
+                    others.append(repr(error))
+                    raise
+
+        workers = [threading.Thread(target=work, args=[seed]) for seed in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        self.assertEqual(others, [])
+        self.assertGreater(c.executor.forward(batch).loss, 0)
 
     @unittest.skipUnless(hasattr(os, "fork"), "no fork")
     def test_fork(self):

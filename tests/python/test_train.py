@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training loop in Python gives the losses and the adapter of `kt train`, bit for bit; and what it
-needs: tokenizer, templates, dataset, schedule, order.
+"""A training loop in Python gives the losses and the adapter of `kt train`, bit for bit; and what
+it needs: tokenizer, templates, dataset, schedule, order.
 
     test_train.py CASES_DIR KT
 """
@@ -80,7 +80,7 @@ class Train(Test):
         return kt.Dataset(self.ctx, self.tokenizer, **options)
 
     def fill(self, batch, dataset, step):
-        """The sequences of a step as kt train takes them: micro batches, padded to their longest."""
+        """The sequences of a step as kt train takes them, with the padding of micro batches."""
         size = MICRO_BATCH * ACCUMULATION
         steps = -(-len(dataset) // size)
         order = kt.random_permutation(self.ctx, 42 + step // steps, len(dataset))
@@ -219,8 +219,8 @@ class Train(Test):
         self.assertEqual(tokenizer.apply_template("deepseek3", [("user", "who is ann?")]), ids)
         self.assertIn(tokenizer.eos_id, tokenizer.stop_ids("deepseek3"))
         self.refuses(kt.Status.NOT_FOUND, tokenizer.apply_template, "none", messages)
-        self.refuses(kt.Status.INVALID_ARGUMENT, tokenizer.apply_template, "deepseek3", messages * 2)
-        self.refuses(kt.Status.INVALID_ARGUMENT, tokenizer.apply_template, "deepseek3", [])
+        for wrong in ([], messages * 2):
+            self.refuses(kt.Status.INVALID_ARGUMENT, tokenizer.apply_template, "deepseek3", wrong)
         for wrong in ([{"role": "user"}], [("user", "a\0b")]):
             with self.assertRaises(ValueError):
                 tokenizer.apply_template("deepseek3", wrong)

@@ -42,7 +42,8 @@ kt_status kt_context_set_log(kt_context *, kt_log_callback, void *)
 kt_status kt_context_set_progress(kt_context *, kt_progress_callback, void *)
 kt_status kt_convert(kt_context *, const char *, const char *, const kt_convert_options *)
 kt_status kt_dataset_get(const kt_dataset *, size_t, kt_example *)
-kt_status kt_dataset_load(kt_context *, const kt_tokenizer *, const kt_dataset_options *, kt_dataset * *)
+kt_status kt_dataset_load(kt_context *, const kt_tokenizer *, const kt_dataset_options *,
+    kt_dataset * *)
 kt_status kt_dataset_split(kt_dataset *, double, uint64_t, kt_dataset * *)
 kt_status kt_executor_backward(kt_executor *, const float *)
 kt_status kt_executor_create(kt_model *, kt_lora *, const kt_executor_options *, kt_executor * *)
@@ -78,10 +79,14 @@ kt_status kt_rule_add(kt_rule *, const char *, const char *, const char *)
 kt_status kt_rule_create(kt_context *, kt_rule * *)
 kt_status kt_rule_load(kt_context *, const char *, kt_rule * *)
 kt_status kt_schedule_rate(kt_context *, const kt_schedule *, uint64_t, double *)
-kt_status kt_tokenizer_apply_template_thinking(const kt_tokenizer *, const char *, int32_t, const kt_message *, size_t, int32_t * *, size_t *)
-kt_status kt_tokenizer_decode(const kt_tokenizer *, const int32_t *, size_t, int32_t, char * *, size_t *)
-kt_status kt_tokenizer_decode_next(const kt_tokenizer *, kt_decode_state *, int32_t, char *, size_t, size_t *)
-kt_status kt_tokenizer_encode(const kt_tokenizer *, const char *, size_t, int32_t, int32_t * *, size_t *)
+kt_status kt_tokenizer_apply_template_thinking(const kt_tokenizer *, const char *, int32_t, const
+    kt_message *, size_t, int32_t * *, size_t *)
+kt_status kt_tokenizer_decode(const kt_tokenizer *, const int32_t *, size_t, int32_t, char * *,
+    size_t *)
+kt_status kt_tokenizer_decode_next(const kt_tokenizer *, kt_decode_state *, int32_t, char *,
+    size_t, size_t *)
+kt_status kt_tokenizer_encode(const kt_tokenizer *, const char *, size_t, int32_t, int32_t * *,
+    size_t *)
 kt_status kt_tokenizer_load(kt_context *, const char *, kt_tokenizer * *)
 kt_status kt_tokenizer_stop_ids(const kt_tokenizer *, const char *, int32_t *, size_t, size_t *)
 size_t kt_batch_num_sequences(const kt_batch *)
@@ -123,7 +128,7 @@ void kt_plan_options_init(kt_plan_options *, size_t)
 void kt_rule_free(kt_rule *)
 void kt_schedule_init(kt_schedule *, size_t)
 void kt_tokenizer_free(kt_tokenizer *)
-""".strip().splitlines()
+""".replace("\n    ", " ").strip().splitlines()
 
 CALLBACKS = """
 kt_cancel_callback = int32_t (void *)

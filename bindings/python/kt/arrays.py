@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple
 
 _CPU = (1, 0)  # DLPack's kDLCPU
 
@@ -14,11 +14,18 @@ class Floats:
 
     numpy() and numpy.asarray() make no copy, and neither do torch.frombuffer(), torch.from_dlpack()
     and memoryview(). A matrix has rows: floats[i][j]. Whether it is libkt's memory or a copy says
-    the property that gave it; libkt's memory lives as long as the array and all that was made of it.
+    the property that gave it; libkt's memory lives as long as the array and what was made of it.
     """
 
     shape: Tuple[int, ...]
     _owner: Any = None
+
+    if TYPE_CHECKING:  # what the array of ctypes has
+        def __len__(self) -> int: ...
+        def __iter__(self) -> Iterator[Any]: ...
+        def __getitem__(self, index: Any) -> Any: ...
+        def __setitem__(self, index: Any, value: Any) -> None: ...
+        def __buffer__(self, flags: int) -> memoryview: ...
 
     def numpy(self) -> Any:
         """A numpy array that shares the memory. Needs numpy."""
@@ -28,12 +35,11 @@ class Floats:
 
     def tolist(self) -> Any:
         """Its numbers, a list of lists for a matrix."""
-        return [row if isinstance(row, float) else list(row)
-                for row in self]  # type: ignore[attr-defined]
+        return [row if isinstance(row, float) else list(row) for row in self]
 
     def tobytes(self) -> bytes:
         """Its numbers as they lie in memory."""
-        return bytes(self)  # type: ignore[call-overload,no-any-return]
+        return bytes(self)
 
     def __dlpack__(self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None,
                    copy: Optional[bool] = None) -> Any:
@@ -46,7 +52,7 @@ class Floats:
         return _CPU
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=256)
 def _type(shape: Tuple[int, ...]) -> Any:
     kind: Any = ctypes.c_float
     for length in reversed(shape):

@@ -9,7 +9,8 @@ from . import _structs, _values
 from ._handle import Handle, need
 from .arrays import Floats, copied, empty
 from .batch import Batch
-from .constants import Compute, ForwardMode
+from .constants import Compute, ForwardMode, Status
+from .errors import Error
 from .lora import Lora
 from .model import Model
 from .rule import Rule
@@ -48,12 +49,16 @@ class Executor(Handle):
             rule_native = self._device_rule(model, device)
         if rule_native is not None:
             options.rule = rule_native.pointer
-        self._logprobs: Optional[Floats] = None
-        self._num_tokens: Optional[int] = None
+        self._forget()
         self._vocab_size = model.info.vocab_size
         lora_native = need(lora, Lora, "lora")._open if lora is not None else None
         self._make(model._session, "kt_executor_create", model._open, lora_native,
                    ctypes.byref(options))
+
+    def _forget(self) -> None:
+        """There is no forward any more to read of or to go backward through."""
+        self._logprobs: Optional[Floats] = None
+        self._num_tokens: Optional[int] = None
 
     @staticmethod
     def _device_rule(model: Model, device: str) -> Any:
@@ -76,8 +81,8 @@ class Executor(Handle):
         need(batch, Batch, "batch")
         number = _values.constant(ForwardMode, mode, "mode")
         loss = _values.sized(_structs.kt_loss)
-        self._logprobs = self._num_tokens = None
         with self._held() as native:
+            self._forget()
             sequences, session = batch._open, self._session
             session.call("kt_executor_forward", native, sequences, number, ctypes.byref(loss))
             self._num_tokens = num_tokens = session.look("kt_batch_num_tokens", sequences)
@@ -87,9 +92,9 @@ class Executor(Handle):
 
     @property
     def logprobs(self) -> Optional[Floats]:
-        """A copy of log p of each token's label, float32 [num_tokens] in batch order: entry i is for
-        labels[i] predicted from the tokens before it, 0 where labels[i] is ignored or starts a
-        sequence. None before a forward."""
+        """A copy of log p of each token's label, float32 [num_tokens] in batch order: entry i is
+        for labels[i] predicted from the tokens before it, 0 where labels[i] is ignored or starts
+        a sequence. None before a forward."""
         self._open
         return self._logprobs
 
@@ -104,28 +109,28 @@ class Executor(Handle):
         self._open
         values = _values.float32(dlogprobs, "dlogprobs")
         if self._num_tokens is None:
-            self._call("kt_executor_backward", None)  # which says that there was no forward
-            return
+            raise Error(Status.STATE, "backward needs a forward in mode TRAIN or CUSTOM before it")
         if len(values) != self._num_tokens:
             raise ValueError(f"dlogprobs has {len(values)} numbers; the latest forward had "
                              f"{self._num_tokens} tokens")
         self._call("kt_executor_backward", _values.address(values))
 
     def logits(self, batch: Batch) -> Floats:
-        """Logits of every token, float32 [num_tokens, vocab_size], in memory of their own. For tests
-        and small batches. A forward before it has no backward any more."""
+        """Logits of every token, float32 [num_tokens, vocab_size], in memory of their own. For
+        tests and small batches. A forward before it has no backward any more."""
         need(batch, Batch, "batch")
-        self._logprobs = self._num_tokens = None
         with self._held() as native:
+            self._forget()
             made: Floats = empty((batch.num_tokens, self._vocab_size))
             self._session.call("kt_executor_logits", native, batch._open, made)
             return made
 
     def reserve(self, num_tokens: int) -> None:
         """Allocates what steps of up to num_tokens tokens keep between them."""
-        self._logprobs = self._num_tokens = None
-        self._call("kt_executor_reserve",
-                   _values.integer(num_tokens, ctypes.c_size_t, "num_tokens"))
+        count = _values.integer(num_tokens, ctypes.c_size_t, "num_tokens")
+        with self._held() as native:
+            self._forget()
+            self._session.call("kt_executor_reserve", native, count)
 
     def set_step(self, step: int) -> None:
         """Sets the number that keys dropout, so that a resumed run draws the same masks."""

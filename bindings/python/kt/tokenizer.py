@@ -47,7 +47,7 @@ class Decoder:
 
 
 class Tokenizer(Handle):
-    """A tokenizer read from a model folder, a tokenizer.json or a GGUF file. Ids are lists of int."""
+    """A tokenizer read from a model folder, a tokenizer.json or a GGUF file. Ids are lists."""
 
     def __init__(self, ctx: Context, path: Path) -> None:
         need(ctx, Context, "ctx")
@@ -110,8 +110,8 @@ class Tokenizer(Handle):
     def apply_template(self, template: str, messages: Iterable[Message], *,
                        thinking: Union[Thinking, str] = Thinking.ON) -> List[int]:
         """Ids of a conversation, ending where the assistant is to speak. Roles are "system" (first
-        only), "user", "assistant" (and "observation" where the template has it); the last message is
-        the user's. thinking: "on", "off", "either", for templates that know thoughts (qwen3)."""
+        only), "user", "assistant" (and "observation" where the template has it); the last message
+        is the user's. thinking: "on", "off", "either", for templates that know thoughts (qwen3)."""
         pairs = [_pair(message) for message in messages]
         array = (_structs.kt_message * len(pairs))()
         for message, (role, content) in zip(array, pairs):
