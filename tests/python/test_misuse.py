@@ -5,6 +5,7 @@ import gc
 import os
 import pickle
 import random
+import signal
 import tempfile
 import threading
 import unittest
@@ -245,10 +246,11 @@ class Misuse(Test):
     @unittest.skipUnless(hasattr(os, "fork"), "no fork")
     def test_fork(self):
         """A child neither uses nor frees what its parent made, and may make its own."""
-        c = self.case
+        c = self.case = Case(num_threads=2)
         child = os.fork()
         if child == 0:
             code = 1
+            signal.alarm(60)  # freeing waits for threads that the child does not have
             try:
                 self.refuses(Status.STATE, c.executor.forward, c.batch)
                 c.lora.close()
