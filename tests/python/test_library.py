@@ -13,7 +13,8 @@ from pathlib import Path
 
 from common import ARGUMENTS, CASES, Case, Test, run
 
-BUILD_WHEEL, BUILD, COMPILER = Path(ARGUMENTS[0]).resolve(), ARGUMENTS[1], ARGUMENTS[2]
+BUILD_WHEEL, BUILD = (Path(argument).resolve() for argument in ARGUMENTS[:2])
+COMPILER = ARGUMENTS[2]
 PACKAGE = BUILD_WHEEL.parent / "kt"
 VARIABLES = ("KT_LIBRARY", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONHOME")
 CLEAN = {key: value for key, value in os.environ.items() if key not in VARIABLES}
