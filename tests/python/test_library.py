@@ -13,6 +13,8 @@ from pathlib import Path
 
 from common import ARGUMENTS, CASES, Case, Test, run
 
+import kt
+
 BUILD_WHEEL, BUILD = (Path(argument).resolve() for argument in ARGUMENTS[:2])
 COMPILER = ARGUMENTS[2]
 PACKAGE = BUILD_WHEEL.parent / "kt"
@@ -80,6 +82,13 @@ class Library(Test):
         # of this version, but without the functions
         said = self.import_fails(self.compile("empty.so", version % ("0x000100", 1)))
         self.assertIn("kt_", said)
+
+    def test_the_systems(self):
+        """Without a word and without a bundle: what the loader finds."""
+        folder = os.path.dirname(os.environ["KT_LIBRARY"])
+        code, out, said = python("-c", "import kt; print(kt.version())", LD_LIBRARY_PATH=folder,
+                                 PYTHONPATH=str(PACKAGE.parent))
+        self.assertEqual((code, out.strip()), (0, kt.__version__), said)
 
     def test_wheel(self):
         """Built, installed into a new environment, imported and run from there."""
