@@ -2,6 +2,8 @@
 /* The front of all devices: measures, checks and counts, so that backends only do. */
 #include "backend/device.h"
 
+#include "backend/clock.h"
+#include "backend/trace.h"
 #include "core/context.h"
 #include "core/memory.h"
 
@@ -171,13 +173,65 @@ static bool let_through(struct kt_device *dev, enum kt_op op, const void *args)
     return true;
 }
 
+static void stamp(struct kt_device *dev, enum kt_queue queue, double *seconds)
+{
+    if (kt_device_is_host(dev))
+        kt_time_store(seconds, kt_clock());
+    else
+        dev->ops->stamp(dev, queue, seconds);
+}
+
+/** Between these two is enqueued, or done, what the event tells. */
+static struct kt_event *begin_event(struct kt_device *dev, enum kt_queue queue, const char *name,
+                                    double bytes, double flops)
+{
+    struct kt_trace *trace = dev->ctx->trace;
+    struct kt_event *event =
+        kt_trace_event(trace, kt_trace_track(trace, dev, queue), name, bytes, flops);
+    if (event)
+        stamp(dev, queue, &event->begin);
+    return event;
+}
+
+static void end_event(struct kt_device *dev, enum kt_queue queue, struct kt_event *event)
+{
+    if (event)
+        stamp(dev, queue, &event->end);
+}
+
+static void run_traced(struct kt_device *dev, enum kt_op op, const void *args)
+{
+    struct kt_tally one = {0};
+    count(&one, op, args);
+    struct kt_event *event =
+        begin_event(dev, KT_QUEUE_COMPUTE, kt_op_name(op), one.bytes, one.flops);
+    dev->ops->run[op](dev, args, dev->scratch);
+    end_event(dev, KT_QUEUE_COMPUTE, event);
+}
+
 void kt_run(const struct kt_runner *runner, enum kt_op op, const void *args)
 {
     struct kt_device *dev = runner->device;
     if (runner->tally)
         measure(runner, op, args);
-    else if (let_through(dev, op, args))
+    else if (!let_through(dev, op, args))
+        return;
+    else if (dev->ctx->trace)
+        run_traced(dev, op, args);
+    else
         dev->ops->run[op](dev, args, dev->scratch);
+}
+
+static void copy_traced(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
+                        uint64_t bytes)
+{
+    static const char *const names[KT_QUEUES] = {[KT_QUEUE_COMPUTE] = "copy",
+                                                 [KT_QUEUE_IN] = "copy in",
+                                                 [KT_QUEUE_OUT] = "copy out",
+                                                 [KT_QUEUE_SUPPLY] = "supply"};
+    struct kt_event *event = begin_event(dev, queue, names[queue], (double)bytes, 0);
+    dev->ops->copy(dev, queue, to, from, bytes);
+    end_event(dev, queue, event);
 }
 
 void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, const void *from,
@@ -188,7 +242,7 @@ void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, 
         runner->tally->bytes += 2 * (double)bytes;
         runner->tally->copy_seconds += (double)bytes / dev->ops->rates(dev, KT_COMPUTE_F32).link;
     } else if (bytes && to != from && !dev->refused) {
-        dev->ops->copy(dev, queue, to, from, bytes);
+        (dev->ctx->trace ? copy_traced : dev->ops->copy)(dev, queue, to, from, bytes);
     }
 }
 
@@ -208,12 +262,20 @@ void kt_run_order(const struct kt_runner *runner, enum kt_queue queue, enum kt_q
     kt_run_wait(runner, queue, kt_run_mark(runner, after));
 }
 
+static kt_status sync_traced(struct kt_device *dev, kt_mark mark)
+{
+    if (!dev->ctx->trace || kt_device_is_host(dev))
+        return dev->ops->sync(dev, mark);
+    KT_TRACE_HOST(dev->ctx, kt_trace_wait);
+    return dev->ops->sync(dev, mark);
+}
+
 kt_status kt_run_sync(const struct kt_runner *runner, kt_mark mark)
 {
     struct kt_device *dev = runner->device;
     if (runner->tally)
         return KT_OK;
-    kt_status status = dev->ops->sync(dev, mark);
+    kt_status status = sync_traced(dev, mark);
     if (dev->refused)
         return kt_fail(dev->ctx, KT_ERROR_INTERNAL, "device \"%s\": %s; please report this",
                        dev->ops->name, dev->refused);
@@ -291,6 +353,8 @@ void kt_device_close(struct kt_device *dev)
     if (!dev)
         return;
     (void)kt_device_drain(dev);
+    if (dev->ctx->trace)
+        kt_trace_forget(dev->ctx->trace, dev);
     kt_device_free(dev, KT_MEMORY_SCRATCH, dev->scratch, dev->scratch_bytes);
     dev->ops->close(dev);
 }

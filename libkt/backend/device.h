@@ -22,7 +22,7 @@
 
 struct kt_device;
 
-enum { KT_BACKEND_ABI = 2 };
+enum { KT_BACKEND_ABI = 3 };
 
 /** Activations [tokens, features] on a device. */
 struct kt_view {
@@ -292,6 +292,10 @@ struct kt_device_ops {
     kt_mark (*mark)(struct kt_device *dev, enum kt_queue queue);
     /** What is queued from here on waits for `mark`, which is of a queue of the same device. */
     void (*wait)(struct kt_device *dev, enum kt_queue queue, kt_mark mark);
+    /** Optional, for traces: stores (backend/clock.h) when the queue came to this point, before a
+     * sync with a later mark of it returns. Times of a queue never go back. Not with host memory.
+     */
+    void (*stamp)(struct kt_device *dev, enum kt_queue queue, double *seconds);
     /** The host waits. Errors: the first failure since the device was opened, recorded. */
     kt_status (*sync)(struct kt_device *dev, kt_mark mark);
     void (*close)(struct kt_device *dev);

@@ -54,6 +54,11 @@ void kt_cuda_close_queues(struct kt_cuda_device *cuda)
     free(cuda->queues);
 }
 
+cudaStream_t kt_cuda_stream(struct kt_cuda_device *cuda, enum kt_queue queue)
+{
+    return cuda->queues[queue].stream;
+}
+
 void kt_cuda_queued(struct kt_cuda_device *cuda)
 {
     cuda->queues[KT_QUEUE_COMPUTE].changed = true;
@@ -119,6 +124,7 @@ kt_status kt_cuda_sync(struct kt_device *dev, kt_mark mark)
     if (event) {
         void *before = kt_cuda_enter(cuda->context);
         kt_cuda_check(cuda, cudaEventSynchronize(event), "what was queued");
+        kt_cuda_store_stamps(cuda);
         kt_cuda_leave(cuda->context, before);
         queue_of(cuda, mark)->passed = mark / KT_QUEUES;
     }
