@@ -66,8 +66,19 @@ int32_t kt_trace_track(struct kt_trace *t, struct kt_device *dev, enum kt_queue 
     return place < 0 ? -1 : KT_TRACK_DEVICES + place * KT_QUEUES + (int32_t)queue;
 }
 
+/** They store what they know. */
+static void ask_devices(const struct kt_trace *t)
+{
+    for (int32_t i = 0; i < t->num_devices; i++) {
+        struct kt_device *dev = t->devices[i].device;
+        if (dev && dev->ops->stamped)
+            dev->ops->stamped(dev);
+    }
+}
+
 void kt_trace_forget(struct kt_trace *t, const struct kt_device *dev)
 {
+    ask_devices(t);
     for (int32_t i = 0; i < t->num_devices; i++)
         if (t->devices[i].device == dev)
             t->devices[i].device = NULL;
@@ -96,9 +107,9 @@ struct kt_scope kt_trace_begin_phase(struct kt_trace *t, enum kt_phase phase)
 
 static void end_phase(struct kt_trace *t)
 {
-    kt_trace_end(&t->of_layer);
     t->phase = KT_PHASE_OTHER;
     t->layer = -1;
+    ask_devices(t);
     kt_trace_fold(t);
 }
 
@@ -149,6 +160,7 @@ static void end(struct kt_trace *t)
     for (int32_t i = 0; i < t->num_devices; i++)
         if (t->devices[i].device)
             (void)kt_device_drain(t->devices[i].device);
+    ask_devices(t);
 }
 
 static void destroy(void *handle)

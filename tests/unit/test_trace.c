@@ -273,6 +273,48 @@ START_TEST(a_step_is_traced_and_stays_what_it_was)
 }
 END_TEST
 
+/** Times that a device knows and has not told. */
+static struct {
+    double *seconds[4096], times[4096];
+    int made, stored;
+} late;
+
+static void late_stamp(struct kt_device *dev, enum kt_queue queue, double *seconds)
+{
+    ck_assert_int_lt(late.made, 4096);
+    late.seconds[late.made] = seconds;
+    spies[0].real->stamp(dev, queue, &late.times[late.made++]);
+}
+
+/** All of them, as a call ends when nothing is queued any more. */
+static void late_stamped(struct kt_device *dev)
+{
+    ck_assert_int_eq(kt_device_drain(dev), KT_OK);
+    for (; late.stored < late.made; late.stored++)
+        kt_time_store(late.seconds[late.stored], late.times[late.stored]);
+}
+
+START_TEST(devices_tell_times_when_they_are_asked)
+{
+    struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
+    kt_executor *ex = golden_place(&c, placements[1], KT_COMPUTE_F32);
+    int num_spies = watch_all(ex);
+    spies[0].ops.stamp = late_stamp;
+    spies[0].ops.stamped = late_stamped;
+    kt_trace *trace = begin(c.ctx, path, 0);
+    golden_step(&c, ex);
+    ck_assert_uint_eq(trace->folded, trace->used);
+    ck_assert_int_gt(late.stored, 0);
+    check_counts(trace, num_spies);
+    ck_assert_ok(c.ctx, kt_trace_finish(trace));
+    check_queues(trace);
+    check_rows(trace);
+    kt_trace_free(trace);
+    kt_executor_free(ex);
+    golden_close(&c);
+}
+END_TEST
+
 START_TEST(the_hosts_experts_are_tasks_of_the_cpu)
 {
     struct golden_case c = golden_open("v3", 2, KT_COMPUTE_F32);
@@ -354,12 +396,12 @@ START_TEST(resources_are_busy_while_anything_runs)
     add_event(t, in, "copy in", now + 4, now + 4.5);
     add_event(t, compute, "gemm", now + 2, now + 3);
     add_event(t, in, "copy in", now + 7, now + 8);
-    struct kt_event *late = kt_trace_event(t, supply, "supply", 8, 2);
+    struct kt_event *untold = kt_trace_event(t, supply, "supply", 8, 2);
     add_event(t, compute, "gemm", now + 9, now + 10);
     kt_trace_fold(t);
     ck_assert_uint_eq(t->folded, 5);
-    late->begin = now + 7.5;
-    kt_time_store(&late->end, now + 9);
+    untold->begin = now + 7.5;
+    kt_time_store(&untold->end, now + 9);
     ck_assert_ok(ctx, kt_trace_finish(t));
     kt_trace_row to = find_row(t, "other", "cpu-far to device", NULL);
     ck_assert_double_eq_tol(to.seconds, 4 + 2, 1e-6);
@@ -503,6 +545,7 @@ int main(void)
     const struct test tests[] = {
         GROUP("trace", .timeout = 120, .setup = setup, .teardown = teardown),
         LOOP(a_step_is_traced_and_stays_what_it_was, PLACEMENTS),
+        TEST(devices_tell_times_when_they_are_asked),
         TEST(the_hosts_experts_are_tasks_of_the_cpu),
         TEST(generation_and_the_optimizer_are_phases),
         TEST(resources_are_busy_while_anything_runs),

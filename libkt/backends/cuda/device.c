@@ -98,6 +98,7 @@ static const struct kt_device_ops cuda_ops = {
     .mark = kt_cuda_mark,
     .wait = kt_cuda_wait,
     .stamp = kt_cuda_stamp,
+    .stamped = kt_cuda_stamped,
     .sync = kt_cuda_sync,
     .close = cuda_close,
 };

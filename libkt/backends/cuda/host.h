@@ -66,8 +66,7 @@ cudaStream_t kt_cuda_stream(struct kt_cuda_device *cuda, enum kt_queue queue);
 
 /* stamp.c */
 void kt_cuda_stamp(struct kt_device *dev, enum kt_queue queue, double *seconds);
-/** Stores the stamps that queues have come to; with the device's context current. */
-void kt_cuda_store_stamps(struct kt_cuda_device *cuda);
+void kt_cuda_stamped(struct kt_device *dev);
 void kt_cuda_close_clock(struct kt_cuda_device *cuda);
 
 /* operations.c: kt_cuda_NAME of cuda.h, with the device's context current */

@@ -124,7 +124,6 @@ kt_status kt_cuda_sync(struct kt_device *dev, kt_mark mark)
     if (event) {
         void *before = kt_cuda_enter(cuda->context);
         kt_cuda_check(cuda, cudaEventSynchronize(event), "what was queued");
-        kt_cuda_store_stamps(cuda);
         kt_cuda_leave(cuda->context, before);
         queue_of(cuda, mark)->passed = mark / KT_QUEUES;
     }

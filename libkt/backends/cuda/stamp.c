@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Times of queues, for traces. A stamp is an event of a queue's ring, and is read when the host
- * waits for the queue or the ring comes round to it. The device tells how far events are apart; the
- * host's clock is brought in by an event on a stream of its own, with which nothing else queues. It
- * is done again every second, as the two clocks drift and the device tells milliseconds as float.
- */
+/* Times of queues, for traces. A stamp is an event of a queue's ring, and is read when a call has
+ * ended or the ring is full, since reading takes the host a microsecond. The device tells how far
+ * events are apart; the host's clock is brought in by an event on a stream of its own, with which
+ * nothing else queues. It is done again every second, as the two clocks drift and the device tells
+ * milliseconds as float. */
 #include <stdlib.h>
 
 #include "backend/clock.h"
@@ -79,57 +79,42 @@ void kt_cuda_close_clock(struct kt_cuda_device *cuda)
     kt_cuda_host_side(cuda)->clock = NULL;
 }
 
-/** The oldest stamp, which its queue has come to. */
-static cudaError_t store(const struct kt_cuda_clock *clock, struct ring *ring)
-{
-    float milliseconds = 0;
-    uint64_t at = ring->stored++ % STAMPS;
-    cudaError_t error = cudaEventElapsedTime(&milliseconds, clock->zero, ring->events[at]);
-    double seconds = clock->zero_seconds + 1e-3 * (double)milliseconds;
-    if (seconds > ring->latest)
-        ring->latest = seconds;
-    if (error == cudaSuccess)
-        kt_time_store(ring->seconds[at], ring->latest);
-    return error;
-}
-
+/** Stores the times that are known, oldest first. */
 static cudaError_t store_passed(const struct kt_cuda_clock *clock, struct ring *ring)
 {
-    cudaError_t error = cudaSuccess;
-    while (ring->stored < ring->made && error == cudaSuccess) {
-        error = cudaEventQuery(ring->events[ring->stored % STAMPS]);
+    float milliseconds = 0;
+    for (; ring->stored < ring->made; ring->stored++) {
+        uint64_t at = ring->stored % STAMPS;
+        cudaError_t error = cudaEventElapsedTime(&milliseconds, clock->zero, ring->events[at]);
         if (error == cudaErrorNotReady) {
             cudaGetLastError(); /* it is no failure of what is launched next */
             return cudaSuccess;
         }
-        if (error == cudaSuccess)
-            error = store(clock, ring);
+        if (error != cudaSuccess)
+            return error;
+        double seconds = clock->zero_seconds + 1e-3 * (double)milliseconds;
+        if (seconds > ring->latest)
+            ring->latest = seconds;
+        kt_time_store(ring->seconds[at], ring->latest);
     }
-    return error;
+    return cudaSuccess;
 }
 
-void kt_cuda_store_stamps(struct kt_cuda_device *cuda)
+/** Where the ring is full its queue may be thousands of operations behind the host, and stays so
+ * while the host waits for the oldest. */
+static cudaError_t make_room(const struct kt_cuda_clock *clock, struct ring *ring)
 {
-    struct kt_cuda_clock *clock = kt_cuda_host_side(cuda)->clock;
-    if (!clock || cuda->failure[0])
-        return;
-    for (int q = 0; q < KT_QUEUES; q++)
-        kt_cuda_check(cuda, store_passed(clock, &clock->rings[q]), "a time of a trace");
-    if (kt_clock() > clock->zero_seconds + zero_is_good_for)
-        kt_cuda_check(cuda, set_zero(clock), "the clock of a trace");
+    if (ring->made - ring->stored < STAMPS)
+        return cudaSuccess;
+    cudaError_t error = cudaEventSynchronize(ring->events[ring->stored % STAMPS]);
+    return error == cudaSuccess ? store_passed(clock, ring) : error;
 }
 
-/** Where the ring is full its queue is thousands of operations behind the host, and stays so while
- * the host waits for the oldest. */
 static cudaError_t record(const struct kt_cuda_clock *clock, struct ring *ring, cudaStream_t stream,
                           double *seconds)
 {
-    cudaError_t error = cudaSuccess;
     uint64_t at = ring->made % STAMPS;
-    if (ring->made - ring->stored == STAMPS)
-        error = cudaEventSynchronize(ring->events[at]);
-    if (error == cudaSuccess && ring->made - ring->stored == STAMPS)
-        error = store(clock, ring);
+    cudaError_t error = make_room(clock, ring);
     if (error == cudaSuccess)
         error = cudaEventRecord(ring->events[at], stream);
     if (error != cudaSuccess)
@@ -148,5 +133,26 @@ void kt_cuda_stamp(struct kt_device *dev, enum kt_queue queue, double *seconds)
         kt_cuda_check(cuda,
                       record(clock, &clock->rings[queue], kt_cuda_stream(cuda, queue), seconds),
                       "a time of a trace");
+    kt_cuda_leave(cuda->context, before);
+}
+
+static cudaError_t store_all(struct kt_cuda_clock *clock)
+{
+    cudaError_t error = cudaSuccess;
+    for (int q = 0; q < KT_QUEUES && error == cudaSuccess; q++)
+        error = store_passed(clock, &clock->rings[q]);
+    if (error == cudaSuccess && kt_clock() > clock->zero_seconds + zero_is_good_for)
+        error = set_zero(clock);
+    return error;
+}
+
+void kt_cuda_stamped(struct kt_device *dev)
+{
+    struct kt_cuda_device *cuda = kt_cuda(dev);
+    struct kt_cuda_clock *clock = kt_cuda_host_side(cuda)->clock;
+    if (!clock || cuda->failure[0])
+        return;
+    void *before = kt_cuda_enter(cuda->context);
+    kt_cuda_check(cuda, store_all(clock), "a time of a trace");
     kt_cuda_leave(cuda->context, before);
 }
