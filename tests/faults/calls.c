@@ -242,8 +242,7 @@ static kt_status talk_traced(kt_context *ctx, kt_executor *executor, const int32
     if (status == KT_OK)
         status = kt_trace_finish(trace);
     kt_trace_free(trace);
-    if (status == KT_OK)
-        status = unlink(in(folder, "trace.json")) ? KT_ERROR_INTERNAL : KT_OK;
+    remove(in(folder, "trace.json"));
     return status;
 }
 
