@@ -48,8 +48,8 @@ typedef struct kt_trace_row {
     const char *operation; /**< NULL = the resource as a whole */
     uint64_t count;        /**< calls of the phase, or events */
     double seconds;        /**< of a phase: what its calls took; of a resource: while something ran
-                                on it, never more than its phase took ("host thread": while it did
-                                not wait; "host memory": 0, unknown); of an operation: the sum */
+                                on it, never more than its phase took ("host thread": while it
+                                worked; "host memory": 0, unknown); of an operation: the sum */
     double bytes, flops;   /**< moved and computed meanwhile, each operand counted once */
     uint64_t reserved[4];
 } kt_trace_row;

@@ -181,32 +181,48 @@ static void stamp(struct kt_device *dev, enum kt_queue queue, double *seconds)
         dev->ops->stamp(dev, queue, seconds);
 }
 
+/** What takes longer to enqueue waits for room in a queue, or copies at once. */
+static const double long_to_enqueue = 100e-6;
+
+/** An event of a queue, and when the host began to enqueue it. */
+struct noted {
+    struct kt_event *event;
+    double begin;
+};
+
 /** Between these two is enqueued, or done, what the event tells. */
-static struct kt_event *begin_event(struct kt_device *dev, enum kt_queue queue, const char *name,
-                                    double bytes, double flops)
+static struct noted begin_event(struct kt_device *dev, enum kt_queue queue, const char *name,
+                                double bytes, double flops)
 {
     struct kt_trace *trace = dev->ctx->trace;
-    struct kt_event *event =
-        kt_trace_event(trace, kt_trace_track(trace, dev, queue), name, bytes, flops);
-    if (event)
-        stamp(dev, queue, &event->begin);
-    return event;
+    struct noted noted = {
+        .event = kt_trace_event(trace, kt_trace_track(trace, dev, queue), name, bytes, flops),
+        .begin = kt_clock()};
+    if (noted.event)
+        stamp(dev, queue, &noted.event->begin);
+    return noted;
 }
 
-static void end_event(struct kt_device *dev, enum kt_queue queue, struct kt_event *event)
+static void end_event(struct kt_device *dev, enum kt_queue queue, struct noted noted)
 {
-    if (event)
-        stamp(dev, queue, &event->end);
+    if (noted.event)
+        stamp(dev, queue, &noted.event->end);
+    if (kt_device_is_host(dev) || kt_clock() < noted.begin + long_to_enqueue)
+        return;
+    struct kt_scope held_up =
+        kt_trace_begin(dev->ctx->trace, KT_TRACK_HOST, kt_trace_queue_full, 0, 0);
+    if (held_up.event)
+        held_up.event->begin = noted.begin;
+    kt_trace_end(&held_up);
 }
 
 static void run_traced(struct kt_device *dev, enum kt_op op, const void *args)
 {
     struct kt_tally one = {0};
     count(&one, op, args);
-    struct kt_event *event =
-        begin_event(dev, KT_QUEUE_COMPUTE, kt_op_name(op), one.bytes, one.flops);
+    struct noted noted = begin_event(dev, KT_QUEUE_COMPUTE, kt_op_name(op), one.bytes, one.flops);
     dev->ops->run[op](dev, args, dev->scratch);
-    end_event(dev, KT_QUEUE_COMPUTE, event);
+    end_event(dev, KT_QUEUE_COMPUTE, noted);
 }
 
 void kt_run(const struct kt_runner *runner, enum kt_op op, const void *args)
@@ -229,9 +245,9 @@ static void copy_traced(struct kt_device *dev, enum kt_queue queue, void *to, co
                                                  [KT_QUEUE_IN] = "copy in",
                                                  [KT_QUEUE_OUT] = "copy out",
                                                  [KT_QUEUE_SUPPLY] = "supply"};
-    struct kt_event *event = begin_event(dev, queue, names[queue], (double)bytes, 0);
+    struct noted noted = begin_event(dev, queue, names[queue], (double)bytes, 0);
     dev->ops->copy(dev, queue, to, from, bytes);
-    end_event(dev, queue, event);
+    end_event(dev, queue, noted);
 }
 
 void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, const void *from,

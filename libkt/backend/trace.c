@@ -12,7 +12,7 @@
 /** Events that a file holds unless the host says how many, and those of one call. */
 enum { MOST_EVENTS = 1 << 20, EVENTS_OF_A_CALL = 1 << 18 };
 
-const char kt_trace_wait[] = "wait";
+const char kt_trace_wait[] = "wait", kt_trace_queue_full[] = "queue full";
 
 const char *const kt_phase_names[KT_PHASES] = {
     [KT_PHASE_OTHER] = "other",       [KT_PHASE_FORWARD] = "forward",
@@ -228,12 +228,24 @@ static void tell(const struct kt_trace *t, bool has_file)
                (unsigned long long)t->lost);
 }
 
+/** Events whose time a device has not told, as it broke. */
+static void drop_untold(struct kt_trace *t)
+{
+    uint64_t kept = t->folded;
+    for (uint64_t i = t->folded; i < t->used; i++)
+        if (kt_time_load(&t->events[i].end) > 0)
+            t->events[kept++] = t->events[i];
+    t->lost += t->used - kept;
+    t->used = kept;
+}
+
 kt_status kt_trace_finish(kt_trace *t)
 {
     KT_ENTER(t, "trace");
     if (t->finished)
         return kt_fail(t->ctx, KT_ERROR_STATE, "the trace is finished already");
     end(t);
+    drop_untold(t);
     kt_trace_fold(t);
     bool has_file = t->file;
     KT_TRY(kt_trace_make_rows(t));

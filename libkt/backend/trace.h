@@ -34,8 +34,8 @@ struct kt_event {
     bool encloses; /**< it stands for those inside it */
 };
 
-/** The name of the host's waits. */
-extern const char kt_trace_wait[];
+/** Names of what the host does not work in: its waits, and what takes a device long to queue. */
+extern const char kt_trace_wait[], kt_trace_queue_full[];
 
 /** A new event in the current phase and layer, or NULL where there is no room. */
 struct kt_event *kt_trace_event(struct kt_trace *trace, int32_t track, const char *name,

@@ -81,8 +81,7 @@ kt_status kt_trace_write(const struct kt_trace *t)
     KT_TRY(write_text(t, "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n"));
     KT_TRY(write_tracks(t));
     for (uint64_t i = 0; i < t->used; i++)
-        if (t->events[i].end > 0)
-            KT_TRY(write_event(t, &t->events[i]));
+        KT_TRY(write_event(t, &t->events[i]));
     return write_text(t,
                       "{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":"
                       "\"libkt\"}}],\n\"otherData\":{\"events left out\":%llu}}\n",

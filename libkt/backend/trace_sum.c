@@ -163,7 +163,7 @@ static void name_resources(struct kt_trace *t)
     snprintf(t->resources[KT_RESOURCE_HOST], sizeof t->resources[0], "host thread");
 }
 
-/** The time of what lies outside of calls, and that in which the host did not wait. */
+/** The time of what lies outside of calls, and that in which the host worked. */
 static void complete(struct kt_trace *t)
 {
     if (t->other_end)
@@ -172,10 +172,11 @@ static void complete(struct kt_trace *t)
     for (int32_t phase = 0; phase < KT_PHASES; phase++) {
         struct kt_trace_sum whole = *find(t, phase, WHOLE_PHASE, NULL);
         struct kt_trace_sum wait = *find(t, phase, KT_RESOURCE_HOST, kt_trace_wait);
+        struct kt_trace_sum full = *find(t, phase, KT_RESOURCE_HOST, kt_trace_queue_full);
         struct kt_trace_sum *host = find(t, phase, KT_RESOURCE_HOST, NULL);
         if (whole.count && !host->count) /* it did nothing that has a name */
             host->count = whole.count;
-        host->seconds = whole.seconds - (wait.count ? wait.seconds : 0);
+        host->seconds = whole.seconds - wait.seconds - full.seconds;
     }
 }
 
