@@ -30,6 +30,7 @@
  * Not counted are
  *  - pages of mapped checkpoint files, which the system takes back when it needs them;
  *  - names, shapes and lists: less than 1 KiB for each tensor of a checkpoint or an adapter;
+ *  - the events of a trace, see trace.h;
  *  - tokenizers, rules, and a dataset's entries while they are read. Reading a file may take as
  *    much as the limit leaves, or without one 64 MiB and 24 bytes for each byte of the file;
  *  - of the largest step, 36 bytes a token (the batch, its targets and log-probabilities), and

@@ -47,6 +47,7 @@
 #include <kt/batch.h>
 #include <kt/executor.h>
 #include <kt/plan.h>
+#include <kt/trace.h>
 #include <kt/generator.h>
 #include <kt/optimizer.h>
 #include <kt/tokenizer.h>

@@ -2,6 +2,8 @@
 /* The front of all devices: measures, checks and counts, so that backends only do. */
 #include "backend/device.h"
 
+#include "backend/clock.h"
+#include "backend/trace.h"
 #include "core/context.h"
 #include "core/memory.h"
 
@@ -83,7 +85,7 @@ static void count_elements(struct kt_tally *tally, double operands, const struct
     tally->bytes += element(like) * operands * (double)tokens * (double)dim;
 }
 
-static void count(struct kt_tally *tally, enum kt_op op, const void *args)
+static void count_operation(struct kt_tally *tally, enum kt_op op, const void *args)
 {
     const struct kt_norm_args *norm = args;
     const struct kt_rope_args *rope = args;
@@ -142,7 +144,7 @@ static void measure(const struct kt_runner *runner, enum kt_op op, const void *a
     struct kt_tally *tally = runner->tally, one = {0};
     struct kt_rates rates = dev->ops->rates(dev, compute_of(op, args));
     uint64_t scratch = dev->ops->scratch_bytes(dev, op, args);
-    count(&one, op, args);
+    count_operation(&one, op, args);
     double multiply = one.flops / rates.flops, move = one.bytes / rates.bytes;
     if (scratch > tally->scratch)
         tally->scratch = scratch;
@@ -171,33 +173,123 @@ static bool let_through(struct kt_device *dev, enum kt_op op, const void *args)
     return true;
 }
 
+static void stamp(struct kt_device *dev, enum kt_queue queue, double *seconds)
+{
+    if (kt_device_is_host(dev))
+        kt_time_store(seconds, kt_clock());
+    else
+        dev->ops->stamp(dev, queue, seconds);
+}
+
+/** What takes longer to enqueue waits for room in a queue, or copies at once. */
+static const double long_to_enqueue = 100e-6;
+
+/** An event of a queue, and when the host began to enqueue it. */
+struct noted {
+    struct kt_event *event;
+    double begin;
+};
+
+/** Between these two is enqueued, or done, what the event tells. */
+static struct noted begin_event(struct kt_device *dev, enum kt_queue queue, const char *name,
+                                double bytes, double flops)
+{
+    struct kt_trace *trace = dev->ctx->trace;
+    struct noted noted = {
+        .event = kt_trace_event(trace, kt_trace_track(trace, dev, queue), name, bytes, flops),
+        .begin = kt_clock()};
+    if (noted.event)
+        stamp(dev, queue, &noted.event->begin);
+    return noted;
+}
+
+static void end_event(struct kt_device *dev, enum kt_queue queue, struct noted noted)
+{
+    if (noted.event)
+        stamp(dev, queue, &noted.event->end);
+    if (kt_device_is_host(dev) || kt_clock() < noted.begin + long_to_enqueue)
+        return;
+    struct kt_scope held_up =
+        kt_trace_begin(dev->ctx->trace, KT_TRACK_HOST, kt_trace_queue_full, 0, 0);
+    if (held_up.event)
+        held_up.event->begin = noted.begin;
+    kt_trace_end(&held_up);
+}
+
+/** Enqueues the first of operations that may be done at one time, and perhaps more of them; how
+ * many.
+ */
+static int32_t run_first(struct kt_device *dev, enum kt_op op, int32_t count, const void *args)
+{
+    int32_t num = 0;
+    if (dev->ops->run_first)
+        num = dev->ops->run_first(dev, op, count, args, dev->scratch);
+    if (num)
+        return num;
+    dev->ops->run[op](dev, args, dev->scratch);
+    return 1;
+}
+
+static int32_t run_one(struct kt_device *dev, enum kt_op op, int32_t num, const void *args)
+{
+    dev->ops->run[op](dev, args, dev->scratch);
+    return num;
+}
+
+typedef int32_t (*enqueue_fn)(struct kt_device *dev, enum kt_op op, int32_t num, const void *args);
+
+/** `enqueue`, as an event if there is a trace. */
+static int32_t run_told(struct kt_device *dev, enum kt_op op, int32_t count, const void *args,
+                        enqueue_fn enqueue)
+{
+    struct kt_tally all = {0};
+    if (!dev->ctx->trace)
+        return enqueue(dev, op, count, args);
+    struct noted noted = begin_event(dev, KT_QUEUE_COMPUTE, kt_op_name(op), 0, 0);
+    int32_t num = enqueue(dev, op, count, args);
+    for (int32_t i = 0; i < num; i++)
+        count_operation(&all, op, (const char *)args + (size_t)i * operations[op].args_size);
+    if (noted.event) {
+        noted.event->bytes = all.bytes;
+        noted.event->flops = all.flops;
+    }
+    end_event(dev, KT_QUEUE_COMPUTE, noted);
+    return num;
+}
+
 void kt_run(const struct kt_runner *runner, enum kt_op op, const void *args)
 {
-    struct kt_device *dev = runner->device;
     if (runner->tally)
         measure(runner, op, args);
-    else if (let_through(dev, op, args))
-        dev->ops->run[op](dev, args, dev->scratch);
+    else if (let_through(runner->device, op, args))
+        run_told(runner->device, op, 1, args, run_one);
 }
 
 void kt_run_all(const struct kt_runner *runner, enum kt_op op, int32_t count, const void *args)
 {
-    struct kt_device *dev = runner->device;
     const char *next = args;
     size_t size = operations[op].args_size;
     for (int32_t i = 0; i < count; i++)
         if (runner->tally)
             measure(runner, op, next + (size_t)i * size);
-        else if (!let_through(dev, op, next + (size_t)i * size))
+        else if (!let_through(runner->device, op, next + (size_t)i * size))
             return;
     for (int32_t left = runner->tally ? 0 : count, num; left > 0; left -= num) {
-        num = dev->ops->run_first ? dev->ops->run_first(dev, op, left, next, dev->scratch) : 0;
-        if (!num) {
-            dev->ops->run[op](dev, next, dev->scratch);
-            num = 1;
-        }
+        num = run_told(runner->device, op, left, next, run_first);
         next += (size_t)num * size;
     }
+}
+
+static void copy_traced(struct kt_device *dev, enum kt_queue queue, void *to, const void *from,
+                        uint64_t bytes)
+{
+    static const char *const names[KT_QUEUES] = {[KT_QUEUE_COMPUTE] = "copy",
+                                                 [KT_QUEUE_IN] = "copy in",
+                                                 [KT_QUEUE_OUT] = "copy out",
+                                                 [KT_QUEUE_SUPPLY] = "supply"};
+    struct noted noted = begin_event(dev, queue, names[queue], (double)bytes, 0);
+    dev->ops->copy(dev, queue, to, from, bytes);
+    end_event(dev, queue, noted);
 }
 
 void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, const void *from,
@@ -208,7 +300,7 @@ void kt_run_copy(const struct kt_runner *runner, enum kt_queue queue, void *to, 
         runner->tally->bytes += 2 * (double)bytes;
         runner->tally->copy_seconds += (double)bytes / dev->ops->rates(dev, KT_COMPUTE_F32).link;
     } else if (bytes && to != from && !dev->refused) {
-        dev->ops->copy(dev, queue, to, from, bytes);
+        (dev->ctx->trace ? copy_traced : dev->ops->copy)(dev, queue, to, from, bytes);
     }
 }
 
@@ -228,12 +320,20 @@ void kt_run_order(const struct kt_runner *runner, enum kt_queue queue, enum kt_q
     kt_run_wait(runner, queue, kt_run_mark(runner, after));
 }
 
+static kt_status sync_traced(struct kt_device *dev, kt_mark mark)
+{
+    if (!dev->ctx->trace || kt_device_is_host(dev))
+        return dev->ops->sync(dev, mark);
+    KT_TRACE_HOST(dev->ctx, kt_trace_wait);
+    return dev->ops->sync(dev, mark);
+}
+
 kt_status kt_run_sync(const struct kt_runner *runner, kt_mark mark)
 {
     struct kt_device *dev = runner->device;
     if (runner->tally)
         return KT_OK;
-    kt_status status = dev->ops->sync(dev, mark);
+    kt_status status = sync_traced(dev, mark);
     if (dev->refused)
         return kt_fail(dev->ctx, KT_ERROR_INTERNAL, "device \"%s\": %s; please report this",
                        dev->ops->name, dev->refused);
@@ -311,6 +411,8 @@ void kt_device_close(struct kt_device *dev)
     if (!dev)
         return;
     (void)kt_device_drain(dev);
+    if (dev->ctx->trace)
+        kt_trace_forget(dev->ctx->trace, dev);
     kt_device_free(dev, KT_MEMORY_SCRATCH, dev->scratch, dev->scratch_bytes);
     dev->ops->close(dev);
 }

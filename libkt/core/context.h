@@ -22,6 +22,7 @@ struct kt_context {
     struct kt_topology topology;
     struct kt_cgroup_limits limits;
     struct kt_pool *pool;
+    struct kt_trace *trace; /**< NULL = none (backend/trace.h) */
     _Atomic uint64_t memory_used, memory_peak;
     /* see core/handle.h */
     _Atomic(const void *) owner;         /**< the thread that is inside; NULL = none */

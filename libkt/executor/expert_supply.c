@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/trace.h"
 #include "core/context.h"
 #include "core/memory.h"
 #include "executor/supplied.h"
@@ -256,11 +257,13 @@ static void send(struct kt_expert_supply *s, const struct kt_runner *run, struct
                  int32_t layer, int32_t expert)
 {
     struct kt_supplied weights[KT_EXPERT_LINEARS];
+    int32_t before = kt_trace_layer(run->device->ctx, layer);
     lay_out(s->model, layer, expert, weights);
     kt_run_wait(run, KT_QUEUE_SUPPLY, place->used);
     for (int k = 0; k < KT_EXPERT_LINEARS; k++)
         kt_supplied_send(&weights[k], run, memory_of(s, place));
     *place = (struct place){layer, expert, kt_run_mark(run, KT_QUEUE_SUPPLY), 0};
+    kt_trace_layer(run->device->ctx, before);
 }
 
 /** The expert that the ring should get next; false when nobody knows of one. */

@@ -4,6 +4,7 @@
  * that the sum is the same wherever they are computed. */
 #include <string.h>
 
+#include "backend/trace.h"
 #include "core/context.h"
 #include "core/memory.h"
 #include "executor/executor.h"
@@ -38,6 +39,13 @@ enum kt_experts_where kt_experts_where(const struct kt_pass *pass, const struct 
     return pass->executor->where[layer - pass->model->layers];
 }
 
+/** Backward is counted as one that reads what forward kept. */
+static double flops_of(const struct kt_expert_layer *l, int64_t rows, bool backward)
+{
+    double hidden = (double)l->hidden_size, inter = (double)l->intermediate_size;
+    return (backward ? 12.0 : 6.0) * (double)rows * hidden * inter;
+}
+
 /** Of experts that share the rows evenly, as a plan has to assume. */
 static void measure_work(struct kt_pass *pass, const struct kt_experts *e,
                          const struct kt_expert_work *work, bool backward)
@@ -46,8 +54,7 @@ static void measure_work(struct kt_pass *pass, const struct kt_experts *e,
     struct kt_tally *tally = &pass->host.tally;
     int64_t rows = work->routing.tokens * work->routing.topk;
     int64_t experts = kt_min_i64(rows, l->num_experts);
-    double hidden = (double)l->hidden_size, inter = (double)l->intermediate_size;
-    tally->flops += (backward ? 12.0 : 6.0) * (double)rows * hidden * inter;
+    tally->flops += flops_of(l, rows, backward);
     tally->bytes += kt_experts_bytes(l, rows, experts);
     if (experts)
         pass->experts_seconds +=
@@ -92,6 +99,21 @@ static void add_sum(struct kt_pass *pass, struct kt_view sum, int64_t tokens, in
     kt_add(pass, tokens, dim, kt_to_device(pass, sum, tokens, dim), true, y);
 }
 
+/** A backend's work on a share, which begins here. */
+static struct kt_scope trace_work(const struct kt_pass *pass, const struct kt_expert_work *work,
+                                  const struct kt_routing *share, bool backward)
+{
+    const struct kt_expert_layer *l = &work->experts;
+    int64_t rows = share->first[share->num_experts], experts = 0;
+    if (!pass->ctx->trace)
+        return (struct kt_scope){0};
+    for (int32_t e = 0; e < share->num_experts; e++)
+        experts += share->first[e + 1] > share->first[e];
+    return kt_trace_begin(pass->ctx->trace, KT_TRACK_CPU,
+                          backward ? "experts_backward" : "experts_forward",
+                          kt_experts_bytes(l, rows, experts), flops_of(l, rows, backward));
+}
+
 /* -- the host's share -------------------------------------------------------------------------- */
 
 /** sum += the rows of a share. */
@@ -100,10 +122,12 @@ static void host_forward(struct kt_pass *pass, const struct kt_expert_work *work
 {
     struct kt_experts *e = kt_experts_of_host(pass, work);
     struct kt_expert_call call = call_of(pass, work, share);
-    if (kt_pass_measures(pass))
+    if (kt_pass_measures(pass)) {
         measure(pass, e, work, false);
-    else
-        e->ops->forward(e, &call, sum);
+        return;
+    }
+    KT_SCOPE_END struct kt_scope scope = trace_work(pass, work, share, false);
+    e->ops->forward(e, &call, sum);
 }
 
 static void host_backward(struct kt_pass *pass, const struct kt_expert_work *work,
@@ -111,10 +135,12 @@ static void host_backward(struct kt_pass *pass, const struct kt_expert_work *wor
 {
     struct kt_experts *e = kt_experts_of_host(pass, work);
     struct kt_expert_call call = call_of(pass, work, share);
-    if (kt_pass_measures(pass))
+    if (kt_pass_measures(pass)) {
         measure(pass, e, work, true);
-    else
-        e->ops->backward(e, &call, work->dy, sum, dweights);
+        return;
+    }
+    KT_SCOPE_END struct kt_scope scope = trace_work(pass, work, share, true);
+    e->ops->backward(e, &call, work->dy, sum, dweights);
 }
 
 /* -- both ------------------------------------------------------------------------------------- */

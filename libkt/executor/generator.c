@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/trace.h"
 #include "core/context.h"
 #include "core/memory.h"
 #include "core/random.h"
@@ -155,6 +156,22 @@ static kt_status walk(struct kt_pass *pass, const struct kt_kv_cache *cache, con
     return kt_pass_finish(pass);
 }
 
+/** Everything that a chunk needs, before anything is computed. */
+static kt_status prepare(struct kt_generator *g, struct kt_pass *pass, int64_t tokens,
+                         float *logits)
+{
+    struct kt_executor *ex = g->executor;
+    KT_TRACE_HOST(ex->ctx, "plan");
+    KT_TRY(kt_kv_cache_reserve(ex, &g->cache, g->cache.length + tokens));
+    kt_pass_init(pass, ex, KT_PASS_MEASURE);
+    pass->tokens = tokens;
+    KT_TRY(fill_feed(g, pass));
+    KT_TRY(walk(pass, &g->cache, g->tokens + g->cache.length, logits));
+    KT_TRY(kt_workspace_reserve(&g->workspace, pass));
+    kt_workspace_enter(&g->workspace, ex, pass, KT_PASS_QUIET, g->adapter);
+    return KT_OK;
+}
+
 static kt_status run_chunk(struct kt_generator *g, int64_t tokens)
 {
     struct kt_executor *ex = g->executor;
@@ -162,13 +179,7 @@ static kt_status run_chunk(struct kt_generator *g, int64_t tokens)
     float *logits = end == (int64_t)g->length ? g->logits : NULL;
     struct kt_pass pass;
     g->has_logits = false;
-    KT_TRY(kt_kv_cache_reserve(ex, &g->cache, end));
-    kt_pass_init(&pass, ex, KT_PASS_MEASURE);
-    pass.tokens = tokens;
-    KT_TRY(fill_feed(g, &pass));
-    KT_TRY(walk(&pass, &g->cache, g->tokens + begin, logits));
-    KT_TRY(kt_workspace_reserve(&g->workspace, &pass));
-    kt_workspace_enter(&g->workspace, ex, &pass, KT_PASS_QUIET, g->adapter);
+    KT_TRY(prepare(g, &pass, tokens, logits));
     kt_status status = walk(&pass, &g->cache, g->tokens + begin, logits);
     if (status != KT_OK) {
         (void)kt_pass_finish(&pass);
@@ -227,6 +238,7 @@ static void follow_adapter(struct kt_generator *g)
 kt_status kt_generator_prompt(kt_generator *g, const int32_t *input_ids, size_t length)
 {
     KT_ENTER(g, "generator");
+    KT_TRACE_PHASE(g->ctx, KT_PHASE_PROMPT);
     kt_context *ctx = g->ctx;
     int32_t vocab = g->executor->model->config.vocab_size;
     int64_t common = 0;
@@ -264,6 +276,7 @@ static int all_finite(const float *x, int32_t count)
 kt_status kt_generator_next(kt_generator *g, int32_t *token)
 {
     KT_ENTER(g, "generator");
+    KT_TRACE_PHASE(g->ctx, KT_PHASE_DECODE);
     KT_TRY(kt_check_out(g->ctx, token, __func__));
     kt_context *ctx = g->ctx;
     int32_t vocab = g->executor->model->config.vocab_size;
@@ -280,6 +293,7 @@ kt_status kt_generator_next(kt_generator *g, int32_t *token)
                        g->options.max_length);
     KT_TRY(reserve_tokens(g, g->length + 1));
     KT_TRY(advance(g));
+    KT_TRACE_HOST(ctx, "sample");
     if (!all_finite(g->logits, vocab))
         return kt_fail(ctx, KT_ERROR_NUMERIC,
                        "the logits after token %zu are not finite; check the weights for NaN",

@@ -2,6 +2,7 @@
 /* A layer of routed experts. The router runs on the layer's device; its choices, made once in
  * forward, come to the host, which sorts them and has the experts computed while the device is at
  * the shared experts. */
+#include "backend/trace.h"
 #include "core/context.h"
 #include "executor/pass.h"
 
@@ -77,8 +78,10 @@ static kt_status sort(struct kt_pass *pass, struct kt_routing *r)
     int64_t bytes = (int64_t)kt_routing_bytes(r->tokens, r->topk, r->num_experts);
     void *memory = kt_arena_take(kt_host_arena(pass), bytes, 1, 1);
     KT_TRY(kt_host_wait(pass));
-    if (!kt_pass_measures(pass))
-        kt_routing_sort(r, memory);
+    if (kt_pass_measures(pass))
+        return KT_OK;
+    KT_TRACE_HOST(pass->ctx, "routing");
+    kt_routing_sort(r, memory);
     return KT_OK;
 }
 

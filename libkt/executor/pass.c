@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "backend/trace.h"
 #include "core/context.h"
 #include "executor/executor.h"
 #include "formats/safetensors.h"
@@ -102,6 +103,9 @@ kt_status kt_pass_enter(struct kt_pass *pass, int32_t unit, int32_t then, enum k
 {
     const uint8_t *device = pass->executor->layout.device;
     struct kt_stage *stage = &pass->stages[device[unit]];
+    if (pass->ctx->trace && !kt_pass_measures(pass))
+        kt_trace_begin_layer(pass->ctx->trace, unit,
+                             unit < pass->model->config.num_hidden_layers ? "layer" : "head");
     if (stage != pass->stage)
         KT_TRY(move(pass, stage, stream));
     if (then >= 0 && device[then] != device[unit])
@@ -114,6 +118,8 @@ kt_status kt_pass_enter(struct kt_pass *pass, int32_t unit, int32_t then, enum k
 kt_status kt_pass_finish(struct kt_pass *pass)
 {
     kt_status status = KT_OK;
+    if (pass->ctx->trace && !kt_pass_measures(pass))
+        kt_trace_begin_layer(pass->ctx->trace, -1, NULL);
     for (int32_t i = 0; !kt_pass_measures(pass) && i < pass->num_stages; i++) {
         kt_status of = kt_device_drain(pass->stages[i].site->device);
         status = status == KT_OK ? of : status;

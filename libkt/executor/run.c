@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/trace.h"
 #include "core/context.h"
 #include "core/memory.h"
 #include "core/random.h"
@@ -68,6 +69,7 @@ static kt_status check_slots(const struct kt_executor *ex, int64_t tokens)
 static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_batch *batch,
                          enum kt_pass_kind kind)
 {
+    KT_TRACE_HOST(ex->ctx, "plan");
     struct kt_pass *pass = &step->pass;
     int64_t tokens = (int64_t)batch->num_tokens;
     bool runs_padding = step->mode != KT_FORWARD_EVAL && kt_executor_runs_padding(ex);
@@ -166,6 +168,7 @@ static kt_status run_forward(struct kt_executor *ex, struct kt_step *step, const
 kt_status kt_executor_forward(kt_executor *ex, const kt_batch *batch, int32_t mode, kt_loss *loss)
 {
     KT_ENTER(ex, "executor");
+    KT_TRACE_PHASE(ex->ctx, KT_PHASE_FORWARD);
     KT_TRY(hold_batch(ex, batch));
     struct kt_step *step = &ex->step;
     KT_TRY(check_forward(ex, mode, loss));
@@ -204,6 +207,7 @@ const float *kt_executor_logprobs(const kt_executor *ex)
 kt_status kt_executor_backward(kt_executor *ex, const float *dlogprobs)
 {
     KT_ENTER(ex, "executor");
+    KT_TRACE_PHASE(ex->ctx, KT_PHASE_BACKWARD);
     struct kt_step *step = &ex->step;
     if (!ex->lora)
         return kt_fail(ex->ctx, KT_ERROR_STATE, "backward needs an executor made with an adapter");
@@ -234,6 +238,7 @@ kt_status kt_executor_backward(kt_executor *ex, const float *dlogprobs)
 kt_status kt_executor_logits(kt_executor *ex, const kt_batch *batch, float *logits)
 {
     KT_ENTER(ex, "executor");
+    KT_TRACE_PHASE(ex->ctx, KT_PHASE_FORWARD);
     KT_TRY(hold_batch(ex, batch));
     KT_TRY(kt_check_given(ex->ctx, logits, "logits"));
     struct kt_step *step = &ex->step;

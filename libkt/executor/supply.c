@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/trace.h"
 #include "core/context.h"
 #include "core/memory.h"
 #include "executor/supplied.h"
@@ -225,11 +226,13 @@ static void send(const struct kt_supply *supply, const struct kt_runner *run, in
                  struct buffer *buffer)
 {
     const struct unit *u = &supply->units[unit];
+    int32_t before = kt_trace_layer(run->device->ctx, unit);
     kt_run_order(run, KT_QUEUE_SUPPLY, KT_QUEUE_COMPUTE);
     for (int32_t i = 0; i < u->num_weights; i++)
         kt_supplied_send(&u->weights[i], run, buffer->memory);
     buffer->unit = unit;
     buffer->ready = kt_run_mark(run, KT_QUEUE_SUPPLY);
+    kt_trace_layer(run->device->ctx, before);
 }
 
 /** Where a unit is, or NULL. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/trace.h"
 #include "core/context.h"
 #include "core/memory.h"
 #include "model/adapter.h"
@@ -105,6 +106,7 @@ static kt_status gradient_norm(kt_optimizer *opt, double *norm)
 {
     kt_lora *lora = opt->lora;
     double sum = 0;
+    KT_TRACE_CPU(lora->ctx, "gradient_norm");
     kt_parallel_for(lora->ctx->pool, lora->num_attached, 1, square_gradients, opt);
     for (int32_t k = 0; k < lora->num_attached; k++)
         sum += opt->squares[k];
@@ -168,6 +170,7 @@ kt_status kt_optimizer_step(kt_optimizer *opt, double learning_rate, double *gra
     double unasked, *norm = grad_norm ? grad_norm : &unasked;
     *norm = NAN;
     KT_ENTER(opt, "optimizer");
+    KT_TRACE_PHASE(opt->ctx, KT_PHASE_OPTIMIZER);
     kt_context *ctx = opt->ctx;
     double limit = opt->options.max_grad_norm;
     if (!(learning_rate >= 0) || !isfinite(learning_rate))
@@ -176,6 +179,7 @@ kt_status kt_optimizer_step(kt_optimizer *opt, double learning_rate, double *gra
     KT_TRY(gradient_norm(opt, norm));
     double clip = limit > 0 ? limit / (*norm + 1e-6) : 1;
     struct update update = {opt, learning_rate, (float)(clip < 1 ? clip : 1)};
+    KT_TRACE_CPU(ctx, "adamw");
     kt_parallel_for(ctx->pool, opt->lora->num_attached, 1, update_pairs, &update);
     opt->lora->version++;
     return KT_OK;

@@ -11,6 +11,7 @@
 #include "args.h"
 #include "files.h"
 #include "output.h"
+#include "profile.h"
 #include "prompt.h"
 #include "talk.h"
 
@@ -164,7 +165,8 @@ static void greet(const session *s)
 
 int chat_command(int argc, char **argv)
 {
-    const arg_option options[] = {ARG_EXPERTS, {0}};
+    profile traced = {0};
+    const arg_option options[] = {ARG_EXPERTS, ARG_PROFILE(&traced), {0}};
     arguments args;
     int rc = arguments_parse(&args, "chat", argc, argv, options);
     if (rc != APP_OK)
@@ -177,6 +179,8 @@ int chat_command(int argc, char **argv)
                          kt_template_names());
     if (rc == APP_OK)
         rc = talk_open(&t, &cfg);
+    if (rc == APP_OK)
+        rc = profile_begin(&traced, t.session.ctx);
     if (rc == APP_OK) {
         struct sigaction action = {.sa_handler = on_interrupt};
         sigaction(SIGINT, &action, NULL);
@@ -185,6 +189,7 @@ int chat_command(int argc, char **argv)
             greet(&t.session);
         rc = converse(&t, &cfg);
     }
+    rc = profile_end(&traced, t.session.ctx, rc, err_print);
     talk_close(&t);
     config_free(&cfg);
     return rc;

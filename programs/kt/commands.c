@@ -9,6 +9,10 @@
     "                  reference (plain C, slow), device (the layer's GPU), or auto;\n"            \
     "                  the same as kt_experts=NAME\n"
 
+#define PROFILE                                                                                    \
+    "  --trace FILE    write what ran when on each device, for ui.perfetto.dev\n"                  \
+    "  --profile       print how busy each device and the CPU were, and with what\n"
+
 #define CONFIGURATION                                                                              \
     "X.yaml is a LLaMA-Factory configuration, and key=value arguments go over\n"                   \
     "it; kt help keys lists every key.\n"
@@ -30,17 +34,19 @@ static const char data_help[] =
     "  --num N  how many examples to show (3)\n";
 
 static const char train_help[] =
-    "usage: kt train X.yaml [--check] [--experts NAME] [key=value ...]\n\n"
+    "usage: kt train X.yaml [--check] [--experts NAME] [--trace FILE] [--profile] [key=value "
+    "...]\n\n"
     "Fine-tunes with LoRA. " CONFIGURATION "\n"
-    "  --check         read and check the configuration, then stop\n" EXPERTS "\n"
+    "  --check         read and check the configuration, then stop\n" EXPERTS PROFILE "\n"
     "Ctrl-C finishes the running step, saves a checkpoint and prints the command that goes on "
     "from\n"
     "it with the same result as an uninterrupted run. A second Ctrl-C drops the running step and\n"
     "saves the one before it; a third ends the program. SIGTERM and SIGHUP are a Ctrl-C.\n";
 
 static const char chat_help[] =
-    "usage: kt chat X.yaml|MODEL [--experts NAME] [key=value ...]\n\n"
-    "Talks with a model, with adapter_name_or_path or without. " CONFIGURATION "\n" EXPERTS "\n"
+    "usage: kt chat X.yaml|MODEL [--experts NAME] [--trace FILE] [--profile] [key=value ...]\n\n"
+    "Talks with a model, with adapter_name_or_path or without. " CONFIGURATION "\n" EXPERTS PROFILE
+    "\n"
     "Lines from a pipe are one prompt each; every answer is printed on lines of its own. "
     "Commands:\n"
     "  /clear      forget the conversation\n"
@@ -50,9 +56,10 @@ static const char chat_help[] =
     "Ctrl-C stops the answer that is being written.\n";
 
 static const char generate_help[] =
-    "usage: kt generate X.yaml|MODEL --prompt TEXT [--experts NAME] [key=value ...]\n\n"
+    "usage: kt generate X.yaml|MODEL --prompt TEXT [--experts NAME] [--trace FILE]\n"
+    "                   [--profile] [key=value ...]\n\n"
     "Prints the answer to one prompt, for scripts. " CONFIGURATION "\n"
-    "  --prompt TEXT   the prompt; - reads it from standard input\n" EXPERTS "\n"
+    "  --prompt TEXT   the prompt; - reads it from standard input\n" EXPERTS PROFILE "\n"
     "Without the key template the text is continued as it stands.\n";
 
 static const char convert_help[] =

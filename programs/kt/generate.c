@@ -8,9 +8,10 @@
 #include "args.h"
 #include "files.h"
 #include "output.h"
+#include "profile.h"
 #include "talk.h"
 
-static int answer(const config *cfg, const char *prompt)
+static int answer(const config *cfg, const char *prompt, profile *traced)
 {
     talk t;
     kt_message messages[2];
@@ -26,9 +27,12 @@ static int answer(const config *cfg, const char *prompt)
     if (rc == APP_OK)
         rc = talk_encode(&t, messages, num, &ids, &num_ids);
     if (rc == APP_OK)
+        rc = profile_begin(traced, t.session.ctx);
+    if (rc == APP_OK)
         rc = talk_answer(&t, ids, num_ids, &text);
     if (rc == APP_OK)
         out_print("\n");
+    rc = profile_end(traced, t.session.ctx, rc, err_print);
     free(text);
     kt_free(ids);
     talk_close(&t);
@@ -45,7 +49,9 @@ static int read_prompt(const char *argument, char **prompt)
 int generate_command(int argc, char **argv)
 {
     const char *prompt = NULL;
-    const arg_option options[] = {{.name = "--prompt", .value = &prompt}, ARG_EXPERTS, {0}};
+    profile traced = {0};
+    const arg_option options[] = {
+        {.name = "--prompt", .value = &prompt}, ARG_EXPERTS, ARG_PROFILE(&traced), {0}};
     arguments args;
     char *text = NULL;
     int rc = arguments_parse(&args, "generate", argc, argv, options);
@@ -58,7 +64,7 @@ int generate_command(int argc, char **argv)
     if (rc == APP_OK)
         rc = read_prompt(prompt, &text);
     if (rc == APP_OK)
-        rc = answer(&cfg, text);
+        rc = answer(&cfg, text, &traced);
     free(text);
     config_free(&cfg);
     return rc;

@@ -341,11 +341,13 @@ static int execute(train_run *run)
         rc = output_load_checkpoint(run);
     if (rc == APP_OK)
         rc = output_make_folder(run);
+    if (rc == APP_OK)
+        rc = profile_begin(&run->profile, run->session.ctx);
     if (rc == APP_OK && run->options.do_train)
         rc = train(run);
     if (rc == APP_OK && run->options.do_eval)
         rc = train_final_evaluation(run);
-    return rc;
+    return profile_end(&run->profile, run->session.ctx, rc, out_print);
 }
 
 static void free_run(train_run *run)
@@ -364,13 +366,14 @@ static void free_run(train_run *run)
 int train_command(int argc, char **argv)
 {
     bool check = false;
-    const arg_option options[] = {{.name = "--check", .flag = &check}, ARG_EXPERTS, {0}};
+    config cfg;
+    train_run run = {.cfg = &cfg, .order_epoch = -1};
+    const arg_option options[] = {
+        {.name = "--check", .flag = &check}, ARG_EXPERTS, ARG_PROFILE(&run.profile), {0}};
     arguments args;
     int rc = arguments_parse(&args, "train", argc, argv, options);
     if (rc != APP_OK)
         return rc;
-    config cfg;
-    train_run run = {.cfg = &cfg, .order_epoch = -1};
     run.options.yaml = args.path;
     run.options.overrides = args.overrides;
     run.options.num_overrides = args.num_overrides;

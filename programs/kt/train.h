@@ -9,6 +9,7 @@
 #include <kt/kt.h>
 
 #include "config.h"
+#include "profile.h"
 #include "session.h"
 
 typedef enum moment { MOMENT_NEVER, MOMENT_STEPS, MOMENT_EPOCH } moment;
@@ -79,6 +80,7 @@ typedef struct train_run {
     train_plan plan;
     train_state state;
     session session;
+    profile profile;
     kt_dataset *dataset, *evaluation; /**< evaluation may be NULL */
     kt_optimizer *optimizer;
     kt_batch *batch;

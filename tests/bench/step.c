@@ -2,22 +2,26 @@
 /* Speed of training steps and of generation on random tokens, without files or text:
  *
  *     bench_step MODEL ADAPTER [sequences=16] [length=192] [threads=0] [steps=3] [bf16=1] [new=0]
- *                [device=cpu] [experts=auto] [memory=GiB]
+ *                [device=cpu] [experts=auto] [memory=GiB] [trace=FILE] [profile=0]
  *
  * Three quarters of each sequence are targets. new=N generates N tokens after a prompt of `length`
- * tokens instead. Prints seconds of forward, backward and optimizer, tokens/s and peak memory, and
- * what experts=auto has found out beside a device: steps from the eighth on are shared as that
- * says.
+ * tokens instead. trace= writes what ran when, profile=1 prints how busy that kept each device, the
+ * first step or the prompt among it. Prints seconds of forward, backward and optimizer, tokens/s and
+ * peak memory, and what experts=auto has found out beside a device: steps from the eighth on are
+ * shared as that says.
  */
 #include <kt/kt.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "profile.h"
+
 struct settings {
-    int sequences, length, threads, steps, bf16, new_tokens;
-    const char *device, *experts;
+    int sequences, length, threads, steps, bf16, new_tokens, profile;
+    const char *device, *experts, *trace;
     double memory; /**< GiB of a device; 0 = what is free */
 };
 
@@ -54,14 +58,17 @@ static void on_log(void *user, int32_t level, const char *message)
 
 static struct settings parse(int argc, char **argv)
 {
-    struct settings s = {16, 192, 0, 3, 1, 0, "cpu", NULL, 0};
-    const char *names[] = {"sequences", "length", "threads", "steps", "bf16", "new"};
-    int *values[] = {&s.sequences, &s.length, &s.threads, &s.steps, &s.bf16, &s.new_tokens};
+    struct settings s = {16, 192, 0, 3, 1, 0, 0, "cpu", NULL, NULL, 0};
+    const char *names[] = {"sequences", "length", "threads", "steps", "bf16", "new", "profile"};
+    int *values[] = {&s.sequences, &s.length,     &s.threads, &s.steps,
+                     &s.bf16,      &s.new_tokens, &s.profile};
     for (int i = 3; i < argc; i++) {
         if (strncmp(argv[i], "device=", 7) == 0)
             s.device = argv[i] + 7;
         if (strncmp(argv[i], "experts=", 8) == 0)
             s.experts = argv[i] + 8;
+        if (strncmp(argv[i], "trace=", 6) == 0)
+            s.trace = argv[i] + 6;
         if (strncmp(argv[i], "memory=", 7) == 0)
             s.memory = atof(argv[i] + 7);
         for (size_t k = 0; k < sizeof names / sizeof *names; k++)
@@ -165,21 +172,45 @@ static void generate(const struct job *job, const struct settings *s)
     kt_generator_free(generator);
 }
 
+static void print(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+}
+
+static void run(const struct job *job, const struct settings *s)
+{
+    kt_trace *trace = NULL;
+    kt_trace_options options;
+    kt_trace_options_init(&options, sizeof options);
+    options.path = s->trace;
+    if (s->trace || s->profile)
+        need(job, kt_trace_create(job->ctx, &options, &trace));
+    if (s->new_tokens)
+        generate(job, s);
+    else
+        train(job, s);
+    if (trace)
+        need(job, kt_trace_finish(trace));
+    if (s->profile)
+        profile_print(trace, print);
+    kt_trace_free(trace);
+}
+
 int main(int argc, char **argv)
 {
     struct job job = {0};
     if (argc < 3) {
         fprintf(stderr, "bench_step MODEL ADAPTER [sequences=] [length=] [threads=] [steps=] "
-                        "[bf16=] [new=] [device=] [experts=] [memory=]\n");
+                        "[bf16=] [new=] [device=] [experts=] [memory=] [trace=] [profile=]\n");
         return 2;
     }
     struct settings s = parse(argc, argv);
     open_job(&job, argv, &s);
     fill(&job, &s, 1);
-    if (s.new_tokens)
-        generate(&job, &s);
-    else
-        train(&job, &s);
+    run(&job, &s);
     close_job(&job);
     return 0;
 }

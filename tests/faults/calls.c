@@ -229,8 +229,25 @@ static kt_status talk(kt_executor *executor, const int32_t *ids, size_t num, int
     return status;
 }
 
+/* Its file says when things ran, so that no two are alike. */
+static kt_status talk_traced(kt_context *ctx, kt_executor *executor, const int32_t *ids, size_t num,
+                             int32_t *token)
+{
+    kt_trace_options options;
+    kt_trace *trace;
+    kt_trace_options_init(&options, sizeof options);
+    options.path = in(folder, "trace.json");
+    TRY(kt_trace_create(ctx, &options, &trace));
+    kt_status status = talk(executor, ids, num, token);
+    if (status == KT_OK)
+        status = kt_trace_finish(trace);
+    kt_trace_free(trace);
+    remove(in(folder, "trace.json"));
+    return status;
+}
+
 /* chat: a template, and some tokens of an adapter that is read. */
-static kt_status chat_with(const kt_tokenizer *tokenizer, kt_model *model)
+static kt_status chat_with(kt_context *ctx, const kt_tokenizer *tokenizer, kt_model *model)
 {
     static const kt_message message = {
         .size = sizeof message, .role = "user", .content = "Who is ann?"};
@@ -247,7 +264,7 @@ static kt_status chat_with(const kt_tokenizer *tokenizer, kt_model *model)
     kt_status status = kt_executor_create(model, lora, NULL, &executor);
     kt_lora_free(lora);
     TRY(status);
-    status = talk(executor, prompt, sizeof prompt / sizeof *prompt, &token);
+    status = talk_traced(ctx, executor, prompt, sizeof prompt / sizeof *prompt, &token);
     kt_executor_free(executor);
     TRY(status);
     TRY(kt_tokenizer_decode(tokenizer, &token, 1, 0, &text, &num));
@@ -262,7 +279,7 @@ static kt_status chat(kt_context *ctx)
     TRY(kt_tokenizer_load(ctx, in(reference, "text/tiny"), &tokenizer));
     kt_status status = kt_model_load(ctx, in(reference, "cases/v3bf16/model"), NULL, &model);
     if (status == KT_OK)
-        status = chat_with(tokenizer, model);
+        status = chat_with(ctx, tokenizer, model);
     kt_model_free(model);
     kt_tokenizer_free(tokenizer);
     return status;

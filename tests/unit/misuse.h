@@ -34,6 +34,7 @@ static union {
     kt_lora *lora;
     kt_executor *executor;
     kt_plan *plan;
+    kt_trace *trace;
     kt_batch *batch;
     kt_optimizer *optimizer;
     kt_generator *generator;

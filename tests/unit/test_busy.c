@@ -47,6 +47,7 @@ static void call_everything(void)
         kt_rule *rule;
         kt_executor *executor;
         kt_plan *plan;
+        kt_trace *trace;
         kt_generator *generator;
         kt_optimizer *optimizer;
         kt_tokenizer *tokenizer;
@@ -86,6 +87,8 @@ static void call_everything(void)
     REFUSED(kt_executor_backward(w->executor, NULL));
     REFUSED(kt_executor_logits(w->executor, w->batch, logits));
     REFUSED(kt_plan_create(w->executor, NULL, &out.plan));
+    REFUSED(kt_trace_create(w->ctx, NULL, &out.trace));
+    REFUSED(kt_trace_finish(w->trace));
     REFUSED(kt_executor_reserve(w->executor, 5));
     REFUSED(kt_executor_set_step(w->executor, 5));
     REFUSED(kt_executor_get_sharing(w->executor, &out.record));

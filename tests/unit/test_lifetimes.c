@@ -62,6 +62,9 @@ START_TEST(children_work_without_their_parents)
     ck_assert_int_eq(kt_plan_get_device(w.plan, 0, &host), KT_OK);
     ck_assert_str_eq(host.name, "cpu");
     kt_plan_free(w.plan);
+    ck_assert_int_eq(kt_trace_finish(w.trace), KT_OK);
+    ck_assert_uint_gt(kt_trace_num_rows(w.trace), 0);
+    kt_trace_free(w.trace);
 }
 END_TEST
 

@@ -41,6 +41,9 @@ static bool no_handle(int i, struct mistake *m)
         LOST(kt_plan_create(NULL, NULL, &out.plan));
         LOST(kt_plan_get_device(NULL, 0, &(kt_device_plan){.size = sizeof(kt_device_plan)}));
         LOST(kt_plan_get_total(NULL, &(kt_device_plan){.size = sizeof(kt_device_plan)}));
+        LOST(kt_trace_create(NULL, NULL, &out.trace));
+        LOST(kt_trace_finish(NULL));
+        LOST(kt_trace_get_row(NULL, 0, &(kt_trace_row){.size = sizeof(kt_trace_row)}));
         LOST(kt_executor_reserve(NULL, 1));
         LOST(kt_executor_set_step(NULL, 1));
         LOST(kt_executor_get_sharing(NULL, &out.record));
@@ -96,6 +99,7 @@ static bool no_pointer(int i, struct mistake *m)
         CALL(INVALID_ARGUMENT, kt_plan_create(w.executor, NULL, NULL));
         CALL(INVALID_ARGUMENT, kt_plan_get_device(w.plan, 0, NULL));
         CALL(INVALID_ARGUMENT, kt_plan_get_total(w.plan, NULL));
+        CALL(INVALID_ARGUMENT, kt_trace_create(w.ctx, NULL, NULL));
         CALL(INVALID_ARGUMENT, kt_generator_create(w.executor, NULL, NULL));
         CALL(INVALID_ARGUMENT, kt_generator_prompt(w.generator, NULL, 1));
         CALL(INVALID_ARGUMENT, kt_generator_next(w.generator, NULL));
@@ -160,7 +164,8 @@ START_TEST(null_is_harmless)
     ck_assert_uint_eq(kt_batch_num_targets(NULL) + kt_dataset_num_examples(NULL), 0);
     ck_assert(!kt_batch_input_ids(NULL) && !kt_batch_labels(NULL) && !kt_batch_cu_seqlens(NULL));
     ck_assert(!kt_executor_logprobs(NULL) && !kt_generator_logits(NULL));
-    ck_assert_uint_eq(kt_generator_length(NULL) + kt_plan_num_devices(NULL), 0);
+    ck_assert_uint_eq(
+        kt_generator_length(NULL) + kt_plan_num_devices(NULL) + kt_trace_num_rows(NULL), 0);
     ck_assert_ptr_null(kt_executor_experts_backend(NULL, 0));
     ck_assert_ptr_null(kt_executor_experts_backend(w.executor, -1));
     ck_assert_ptr_null(kt_executor_experts_backend(w.executor, INT_MAX));

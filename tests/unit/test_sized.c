@@ -31,6 +31,14 @@ static kt_status in_plan(void *s)
     return kt_plan_create(w.executor, s, &out.plan);
 }
 
+static kt_status in_trace(void *s)
+{
+    (void)kt_trace_finish(w.trace); /* a context has one at a time */
+    kt_status status = kt_trace_create(w.ctx, s, &out.trace);
+    kt_trace_free(out.trace);
+    return status;
+}
+
 static kt_status in_generator(void *s)
 {
     return kt_generator_create(w.executor, s, &out.generator);
@@ -92,6 +100,15 @@ static kt_status out_loss(void *s)
     return kt_executor_forward(w.executor, w.batch, KT_FORWARD_EVAL, s);
 }
 
+static kt_status out_row(void *s)
+{
+    if (!kt_trace_num_rows(w.trace)) {
+        ck_world_ok(&w, kt_executor_forward(w.executor, w.batch, KT_FORWARD_EVAL, NULL));
+        ck_world_ok(&w, kt_trace_finish(w.trace));
+    }
+    return kt_trace_get_row(w.trace, 0, s);
+}
+
 static kt_status out_plan(void *s)
 {
     return kt_plan_get_total(w.plan, s);
@@ -119,6 +136,7 @@ static const struct sized {
     IN(kt_lora_options, in_lora, INIT(kt_lora_options_init)),
     IN(kt_executor_options, in_executor, INIT(kt_executor_options_init)),
     IN(kt_plan_options, in_plan, INIT(kt_plan_options_init)),
+    IN(kt_trace_options, in_trace, INIT(kt_trace_options_init)),
     IN(kt_generator_options, in_generator, INIT(kt_generator_options_init)),
     IN(kt_optimizer_options, in_optimizer, INIT(kt_optimizer_options_init)),
     IN(kt_schedule, in_schedule, INIT(kt_schedule_init)),
@@ -132,6 +150,7 @@ static const struct sized {
     OUT(kt_example, out_example),
     OUT(kt_loss, out_loss),
     OUT(kt_device_plan, out_plan),
+    OUT(kt_trace_row, out_row),
 };
 
 enum { ROOM = 1024 };

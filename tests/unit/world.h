@@ -23,6 +23,7 @@ struct world {
     kt_rule *rule;
     kt_dataset *dataset;
     kt_plan *plan;
+    kt_trace *trace; /**< that has not ended */
 };
 
 static const int32_t world_ids[] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
@@ -70,9 +71,10 @@ static void world_open(struct world *w, const kt_context_options *options)
     ck_world_ok(w, kt_rule_create(w->ctx, &w->rule));
     world_load_dataset(w);
     world_make_plan(w);
+    ck_world_ok(w, kt_trace_create(w->ctx, NULL, &w->trace));
 }
 
-enum { WORLD_HANDLES = 11 };
+enum { WORLD_HANDLES = 12 };
 
 /** Frees one of them; `which` is 0 (the context) .. WORLD_HANDLES - 1. */
 static void world_free(struct world *w, int which)
@@ -110,6 +112,9 @@ static void world_free(struct world *w, int which)
         break;
     case 10:
         kt_plan_free(w->plan);
+        break;
+    case 11:
+        kt_trace_free(w->trace);
         break;
     }
 }

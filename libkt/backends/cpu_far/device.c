@@ -113,6 +113,7 @@ static const struct kt_device_ops far_ops = {
     .copy = kt_far_copy,
     .mark = kt_far_mark,
     .wait = kt_far_wait,
+    .stamp = kt_far_stamp,
     .sync = kt_far_sync,
     .close = far_close,
 };

@@ -67,14 +67,15 @@ union kt_far_args {
 };
 
 struct kt_far_job {
-    enum { KT_FAR_OPERATION, KT_FAR_COPY, KT_FAR_WAIT } kind;
+    enum { KT_FAR_OPERATION, KT_FAR_COPY, KT_FAR_WAIT, KT_FAR_STAMP } kind;
     enum kt_op op; /**< OPERATION; addresses in args are real ones */
     union kt_far_args args;
     void *scratch;
     void *to; /**< COPY */
     const void *from;
     uint64_t bytes;
-    kt_mark mark; /**< WAIT */
+    kt_mark mark;    /**< WAIT */
+    double *seconds; /**< STAMP */
 };
 
 /** Jobs are numbered from 1. Those up to `done` have run, up to `wanted` may run, up to `queued`
@@ -175,6 +176,7 @@ void kt_far_stop(struct kt_far_device *far);
 void kt_far_push(struct kt_far_device *far, enum kt_queue queue, const struct kt_far_job *job);
 kt_mark kt_far_mark(struct kt_device *dev, enum kt_queue queue);
 void kt_far_wait(struct kt_device *dev, enum kt_queue queue, kt_mark mark);
+void kt_far_stamp(struct kt_device *dev, enum kt_queue queue, double *seconds);
 /** The host waits until job `number` has run. Returns whether it had to. */
 bool kt_far_finish(struct kt_far_device *far, enum kt_queue queue, uint64_t number);
 kt_status kt_far_sync(struct kt_device *dev, kt_mark mark);

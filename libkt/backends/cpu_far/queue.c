@@ -4,6 +4,7 @@
  * rely on their being late either. */
 #include <string.h>
 
+#include "backend/clock.h"
 #include "backends/cpu_far/far.h"
 #include "core/context.h"
 #include "core/random.h"
@@ -52,6 +53,8 @@ static void *serve(void *arg)
         const struct kt_far_job *job = &q->jobs[(q->done + 1) % KT_FAR_JOBS];
         if (job->kind == KT_FAR_WAIT) {
             want_and_wait(queue_of(far, job->mark), job->mark / KT_QUEUES);
+        } else if (job->kind == KT_FAR_STAMP) {
+            kt_time_store(job->seconds, kt_clock());
         } else {
             pthread_mutex_unlock(&far->lock);
             run_job(far, job);
@@ -134,6 +137,11 @@ void kt_far_wait(struct kt_device *dev, enum kt_queue queue, kt_mark mark)
         kt_far_remember(far, "a wait for a mark of another device");
     else
         kt_far_push(far, queue, &(struct kt_far_job){.kind = KT_FAR_WAIT, .mark = mark});
+}
+
+void kt_far_stamp(struct kt_device *dev, enum kt_queue queue, double *seconds)
+{
+    kt_far_push(kt_far(dev), queue, &(struct kt_far_job){.kind = KT_FAR_STAMP, .seconds = seconds});
 }
 
 bool kt_far_finish(struct kt_far_device *far, enum kt_queue queue, uint64_t number)

@@ -38,6 +38,7 @@ static void cuda_close(struct kt_device *dev)
     if (cuda->cublas)
         cublasDestroy(cuda->cublas);
     cudaFree(cuda->workspace);
+    kt_cuda_close_clock(cuda);
     kt_cuda_close_queues(cuda);
     kt_cuda_leave(cuda->context, before);
     free(cuda);
@@ -96,6 +97,8 @@ static const struct kt_device_ops cuda_ops = {
     .unpin = kt_cuda_unpin,
     .mark = kt_cuda_mark,
     .wait = kt_cuda_wait,
+    .stamp = kt_cuda_stamp,
+    .stamped = kt_cuda_stamped,
     .sync = kt_cuda_sync,
     .run_first = kt_cuda_run_first,
     .close = cuda_close,

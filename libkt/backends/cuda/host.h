@@ -15,6 +15,7 @@ struct kt_cuda_host_side {
     struct kt_cuda_device device;
     struct kt_cuda_pinned *pinned; /**< memory.c */
     struct kt_rates rates[KT_CUDA_COMPUTES];
+    struct kt_cuda_clock *clock; /**< stamp.c; NULL = never asked */
 };
 
 static inline struct kt_cuda_host_side *kt_cuda_host_side(struct kt_cuda_device *cuda)
@@ -61,6 +62,12 @@ void kt_cuda_copy(struct kt_device *dev, enum kt_queue queue, void *to, const vo
 kt_mark kt_cuda_mark(struct kt_device *dev, enum kt_queue queue);
 void kt_cuda_wait(struct kt_device *dev, enum kt_queue queue, kt_mark mark);
 kt_status kt_cuda_sync(struct kt_device *dev, kt_mark mark);
+cudaStream_t kt_cuda_stream(struct kt_cuda_device *cuda, enum kt_queue queue);
+
+/* stamp.c */
+void kt_cuda_stamp(struct kt_device *dev, enum kt_queue queue, double *seconds);
+void kt_cuda_stamped(struct kt_device *dev);
+void kt_cuda_close_clock(struct kt_cuda_device *cuda);
 
 /* operations.c: kt_cuda_NAME of cuda.h, with the device's context current */
 extern const kt_op_fn kt_cuda_run[KT_OPS];

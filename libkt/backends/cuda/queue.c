@@ -54,6 +54,11 @@ void kt_cuda_close_queues(struct kt_cuda_device *cuda)
     free(cuda->queues);
 }
 
+cudaStream_t kt_cuda_stream(struct kt_cuda_device *cuda, enum kt_queue queue)
+{
+    return cuda->queues[queue].stream;
+}
+
 void kt_cuda_queued(struct kt_cuda_device *cuda)
 {
     cuda->queues[KT_QUEUE_COMPUTE].changed = true;
