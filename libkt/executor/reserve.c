@@ -21,6 +21,18 @@ static kt_status reserve_tables(struct kt_executor *ex, int64_t tokens)
     return kt_rotary_rows(&ex->rotary, ex->model, 0, 0, tokens, feed->cos, feed->sin);
 }
 
+/** Steps of the size may take what this one does. */
+static void note(struct kt_executor *ex, const struct kt_pass *pass)
+{
+    for (int32_t i = 0; i < pass->num_stages; i++) {
+        const struct kt_stage *stage = &pass->stages[i];
+        if (stage->arena.peak > ex->reserved_activations[i])
+            ex->reserved_activations[i] = stage->arena.peak;
+        if (stage->tally.scratch > ex->reserved_scratch[i])
+            ex->reserved_scratch[i] = stage->tally.scratch;
+    }
+}
+
 /** `longest` 0 = one sequence with padding behind it. */
 static kt_status reserve_step(struct kt_executor *ex, size_t tokens, size_t longest)
 {
@@ -29,6 +41,8 @@ static kt_status reserve_step(struct kt_executor *ex, size_t tokens, size_t long
                                : kt_trial_measure_padded(ex, tokens, &t);
     if (status == KT_OK)
         status = kt_step_reserve(ex, &t.step, t.tokens);
+    if (status == KT_OK)
+        note(ex, &t.step.pass);
     kt_trial_free(&t);
     return status;
 }
