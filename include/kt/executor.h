@@ -18,18 +18,21 @@
 KT_BEGIN_DECLS
 
 typedef struct kt_executor_options {
-    size_t size;         /**< sizeof(kt_executor_options), set by the init function */
-    int32_t compute;     /**< a kt_compute: KT_COMPUTE_BF16 */
-    const kt_rule *rule; /**< NULL = everything on the CPU; borrowed during create only */
+    size_t size;                 /**< sizeof(kt_executor_options), set by the init function */
+    int32_t compute;             /**< a kt_compute: KT_COMPUTE_BF16 */
+    const kt_rule *rule;         /**< NULL = everything on the CPU; borrowed during create only */
     const char *experts_backend; /**< overrides the rule: "amx", "cpu" ...: the host; "device":
                                       the device of the layer; "auto": the host's fastest, beside
                                       the device where that has memory of its own; NULL = the
                                       rule */
-    int32_t logits_chunk; /**< tokens whose logits exist at one time; 0 = chosen by size */
+    int32_t logits_chunk;        /**< tokens whose logits exist at one time; 0 = chosen by size */
 #ifdef KT_EXPERIMENTAL
     uint64_t device_memory; /**< bytes that each device with memory of its own may take; 0 = nine
                                  tenths of what is free. Weights that a step leaves room for stay
-                                 there from one to the next, the others travel again */
+                                 there from one to the next, the others travel again. A step that
+                                 does not fit at once is done in pieces, whose sums are in another
+                                 order; one that fits in none is OUT_OF_MEMORY, with the smallest
+                                 limit that would do */
     uint64_t reserved[7];
 #else
     uint64_t reserved[8];

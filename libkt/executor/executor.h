@@ -40,6 +40,8 @@ struct kt_step {
     uint64_t feed_bytes;
 };
 
+enum { KT_MOST_PIECES = 64 };
+
 struct kt_executor {
     KT_HANDLE;
     kt_model *model; /**< held, as are lora and held_batch */
@@ -56,6 +58,7 @@ struct kt_executor {
     uint64_t kept_bytes;     /**< of activations that a step may keep instead of recomputing them */
     int64_t reserved_tokens; /**< steps of up to so many stay in what was reserved */
     uint64_t reserved_activations[KT_MAX_DEVICES], reserved_scratch[KT_MAX_DEVICES];
+    int32_t least_pieces; /**< that a step is done in; 1 */
     uint64_t step_number;
     struct kt_rotary rotary;
     int32_t *positions; /**< of the latest batch */
@@ -132,6 +135,9 @@ bool kt_room_suffices(const struct kt_executor *executor, const struct kt_step *
 
 /** Errors: OUT_OF_MEMORY, with the smallest limit that would do. */
 kt_status kt_room_check(const struct kt_executor *executor, const struct kt_step *step);
+
+/** Gives up memory of larger steps where a step needs the room. */
+void kt_room_make(struct kt_executor *executor, const struct kt_step *step);
 
 /* inputs.c: the layers' inputs that backward needs, on their device as far as its limit allows */
 

@@ -52,7 +52,9 @@ static int64_t choose(struct kt_executor *ex, const struct kt_step *step, int32_
     uint64_t others = kt_room_others(ex, step, device);
     others += kt_room_experts(&ex->sites[device], others);
     int64_t here = kt_inputs_here(ex, step, device, tokens, others);
-    if (kt_inputs_size(ex, tokens, here) < block->size)
+    uint64_t least = kt_supply_fit(ex->sites[device].supply, 0, NULL);
+    if (kt_inputs_size(ex, tokens, here) < block->size &&
+        others + least + block->size > ex->sites[device].device->limit)
         kt_block_free(ex->sites[device].device, block);
     return here;
 }

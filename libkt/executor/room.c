@@ -4,22 +4,9 @@
 #include "core/memory.h"
 #include "executor/executor.h"
 
-static uint64_t growth(uint64_t has, uint64_t needs)
+static uint64_t larger(uint64_t a, uint64_t b)
 {
-    return needs > has ? needs - has : 0;
-}
-
-uint64_t kt_room_others(const struct kt_executor *ex, const struct kt_step *step, int32_t device)
-{
-    const struct kt_device *dev = ex->sites[device].device;
-    const struct kt_workspace *w = &ex->workspace;
-    const struct kt_stage *stage = &step->pass.stages[device];
-    const struct kt_site *site = &ex->sites[device];
-    uint64_t weights = kt_supply_taken(site->supply) + kt_expert_supply_taken(site->experts);
-    uint64_t feed = step->feed_bytes > w->host_feed.size ? step->feed_bytes : w->host_feed.size;
-    return dev->allocated - weights - ex->inputs[device].size +
-           growth(w->activations[device].size, stage->arena.peak) +
-           growth(w->feeds[device].size, feed) + growth(dev->scratch_bytes, stage->tally.scratch);
+    return a > b ? a : b;
 }
 
 uint64_t kt_room_weights(const struct kt_site *site)
@@ -27,6 +14,60 @@ uint64_t kt_room_weights(const struct kt_site *site)
     uint64_t travel = kt_supply_fit(site->supply, 0, NULL);
     uint64_t stay = kt_supply_fit(site->supply, UINT64_MAX, NULL);
     return travel < stay ? travel : stay;
+}
+
+/** Of routed experts and other weights. */
+static uint64_t least_of(const struct kt_site *site)
+{
+    return kt_expert_supply_bytes(site->experts, 0) + kt_room_weights(site);
+}
+
+/** Memory of a device that is neither inputs' nor weights'. */
+struct others {
+    uint64_t needed; /**< what the step cannot do without */
+    uint64_t held;   /**< with what larger steps have left */
+    bool crowded;    /**< there is no room for that */
+};
+
+static struct others others_of(const struct kt_executor *ex, const struct kt_step *step,
+                               int32_t device)
+{
+    const struct kt_device *dev = ex->sites[device].device;
+    const struct kt_workspace *w = &ex->workspace;
+    const struct kt_stage *stage = &step->pass.stages[device];
+    const struct kt_site *site = &ex->sites[device];
+    uint64_t activations = w->activations[device].size, feeds = w->feeds[device].size;
+    uint64_t feed = kt_device_is_host(dev) ? 0 : larger(step->feed_bytes, w->host_feed.size);
+    uint64_t fixed = dev->allocated - kt_supply_taken(site->supply) -
+                     kt_expert_supply_taken(site->experts) - ex->inputs[device].size - activations -
+                     dev->scratch_bytes - feeds + larger(feed, feeds);
+    struct others others = {
+        .needed = fixed + stage->arena.peak + stage->tally.scratch,
+        .held = fixed + larger(activations, stage->arena.peak) +
+                larger(dev->scratch_bytes, stage->tally.scratch),
+    };
+    others.crowded = dev->limit && others.held + least_of(site) > dev->limit;
+    return others;
+}
+
+uint64_t kt_room_others(const struct kt_executor *ex, const struct kt_step *step, int32_t device)
+{
+    struct others others = others_of(ex, step, device);
+    return others.crowded ? others.needed : others.held;
+}
+
+void kt_room_make(struct kt_executor *ex, const struct kt_step *step)
+{
+    for (int32_t i = 0; i < ex->layout.num_devices; i++) {
+        const struct kt_stage *stage = &step->pass.stages[i];
+        struct kt_block *block = &ex->workspace.activations[i];
+        if (!others_of(ex, step, i).crowded)
+            continue;
+        if (block->size > stage->arena.peak)
+            kt_block_free(ex->sites[i].device, block);
+        if (ex->sites[i].device->scratch_bytes > stage->tally.scratch)
+            kt_device_free_scratch(ex->sites[i].device);
+    }
 }
 
 uint64_t kt_room_experts(const struct kt_site *site, uint64_t others)
@@ -63,15 +104,14 @@ bool kt_room_suffices(const struct kt_executor *ex, const struct kt_step *step, 
 kt_status kt_room_check(const struct kt_executor *ex, const struct kt_step *step)
 {
     for (int32_t i = 0; i < ex->layout.num_devices; i++) {
-        const struct kt_site *site = &ex->sites[i];
-        uint64_t limit = site->device->limit, needs = kt_room_others(ex, step, i);
-        needs += kt_expert_supply_bytes(site->experts, 0) + kt_room_weights(site);
-        if (limit && needs > limit)
+        const struct kt_device *device = ex->sites[i].device;
+        uint64_t needs = others_of(ex, step, i).needed + least_of(&ex->sites[i]);
+        if (device->limit && needs > device->limit)
             return kt_fail(ex->ctx, KT_ERROR_OUT_OF_MEMORY,
                            "device \"%s\": a step of %lld tokens needs %llu bytes, and %llu are "
                            "all that it may take; raise the limit, or run fewer tokens in one step",
-                           site->device->ops->name, (long long)step->pass.tokens,
-                           (unsigned long long)needs, (unsigned long long)limit);
+                           device->ops->name, (long long)step->pass.tokens,
+                           (unsigned long long)needs, (unsigned long long)device->limit);
     }
     return KT_OK;
 }

@@ -5,8 +5,6 @@
 #include "executor/batch.h"
 #include "executor/executor.h"
 
-enum { MOST_PIECES = 64 };
-
 static kt_status embed(struct kt_step *step)
 {
     struct kt_pass *pass = &step->pass;
@@ -168,12 +166,12 @@ static kt_status count_pieces(const struct kt_executor *ex, struct kt_step *step
     int32_t *pieces = &step->pass.pieces;
     uint64_t size;
     for (int for_experts = 1; for_experts >= 0; for_experts--)
-        for (*pieces = 1; *pieces <= MOST_PIECES; *pieces *= 2) {
+        for (*pieces = ex->least_pieces; *pieces <= KT_MOST_PIECES; *pieces *= 2) {
             KT_TRY(walk(ex, step, &size));
             if (size == UINT64_MAX || kt_room_suffices(ex, step, for_experts))
                 return KT_OK;
         }
-    *pieces = MOST_PIECES;
+    *pieces = KT_MOST_PIECES;
     return KT_OK;
 }
 
@@ -218,6 +216,7 @@ kt_status kt_step_measure(const struct kt_executor *ex, struct kt_step *step)
 kt_status kt_step_reserve(struct kt_executor *ex, struct kt_step *step, int64_t tokens)
 {
     KT_TRY(kt_room_check(ex, step));
+    kt_room_make(ex, step);
     for (int32_t i = 0; i < step->pass.num_stages; i++)
         KT_TRY(kt_inputs_reserve(ex, step, i, tokens));
     return kt_workspace_reserve(&ex->workspace, &step->pass);

@@ -228,6 +228,30 @@ START_TEST(evaluation_gives_the_bits_of_training)
 }
 END_TEST
 
+/** Memory of a larger step is given up for one whose pieces are wider. */
+START_TEST(a_smaller_step_has_room_after_a_larger_one)
+{
+    struct golden_case c = golden_open(cases[_i], 2, KT_COMPUTE_F32);
+    int32_t ids[TOKENS] = {2};
+    fill(&c, true);
+    kt_batch *other;
+    ck_assert_ok(c.ctx, kt_batch_create(c.ctx, &other));
+    uint64_t limit = smallest_limit(&c, 1, KT_COMPUTE_F32);
+    kt_executor *ex = place(&c, 1, KT_COMPUTE_F32, limit);
+    for (int i = 0, tokens = TOKENS; tokens > 1; i++, tokens -= 1 + tokens / 5) {
+        ck_assert_ok(c.ctx, kt_batch_clear(other));
+        ck_assert_ok(c.ctx, kt_batch_add(other, ids, ids, (size_t)tokens));
+        ck_assert_ok(c.ctx,
+                     kt_executor_forward(ex, i % 2 ? c.batch : other, KT_FORWARD_TRAIN, NULL));
+        ck_assert_ok(c.ctx, kt_executor_backward(ex, NULL));
+        ck_assert_uint_le(ex->sites[0].device->allocated, limit);
+    }
+    kt_batch_free(other);
+    kt_executor_free(ex);
+    golden_close(&c);
+}
+END_TEST
+
 /** Pieces follow from what was reserved, not from what has grown since: a resumed run has no larger
  * step behind it. */
 START_TEST(reserved_steps_stay_the_same)
@@ -273,6 +297,7 @@ int main(void)
         LOOP(bf16_is_as_good_as_torchs, GOLDEN_BF16_CASES),
         LOOP(the_same_inputs_are_dropped, CASES),
         LOOP(evaluation_gives_the_bits_of_training, CASES),
+        LOOP(a_smaller_step_has_room_after_a_larger_one, CASES),
         TEST(reserved_steps_stay_the_same),
     };
     return RUN_TESTS("room", tests);
