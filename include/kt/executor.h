@@ -29,7 +29,10 @@ typedef struct kt_executor_options {
 #ifdef KT_EXPERIMENTAL
     uint64_t device_memory; /**< bytes that each device with memory of its own may take; 0 = nine
                                  tenths of what is free. Weights that a step leaves room for stay
-                                 there from one to the next, the others travel again */
+                                 there from one to the next, the others travel again. A step that
+                                 does not fit at once is done in pieces, whose sums are in another
+                                 order; one that fits in none is OUT_OF_MEMORY, with the smallest
+                                 limit that would do */
     uint64_t reserved[7];
 #else
     uint64_t reserved[8];

@@ -36,7 +36,8 @@ typedef struct kt_device_plan {
     uint64_t layer_inputs; /**< kept between forward and backward; "cpu": those too that other
                               devices have no room for */
     uint64_t activations;  /**< one layer's, and others kept for backward (at most 768 MiB,
-                                 so that beyond it more tokens can take a little less) */
+                                 so that beyond it more tokens can take a little less, and less
+                                 still where a limit has a step done in pieces) */
     uint64_t scratch;      /**< of operations, and of experts */
     uint64_t feed;         /**< positions, offsets and targets */
     uint64_t total_allocated; /**< all but `weights` */

@@ -391,15 +391,20 @@ void kt_device_free(struct kt_device *dev, enum kt_memory kind, void *memory, ui
         dev->allocated -= bytes;
 }
 
+void kt_device_free_scratch(struct kt_device *dev)
+{
+    kt_device_free(dev, KT_MEMORY_SCRATCH, dev->scratch, dev->scratch_bytes);
+    dev->scratch = NULL;
+    dev->scratch_bytes = 0;
+}
+
 kt_status kt_device_reserve_scratch(struct kt_device *dev, uint64_t bytes)
 {
     void *memory;
     if (bytes <= dev->scratch_bytes)
         return KT_OK;
     KT_TRY(kt_device_drain(dev));
-    kt_device_free(dev, KT_MEMORY_SCRATCH, dev->scratch, dev->scratch_bytes);
-    dev->scratch = NULL;
-    dev->scratch_bytes = 0;
+    kt_device_free_scratch(dev);
     KT_TRY(kt_device_alloc(dev, KT_MEMORY_SCRATCH, bytes, "what operations work in", &memory));
     dev->scratch = memory;
     dev->scratch_bytes = bytes;
@@ -413,6 +418,6 @@ void kt_device_close(struct kt_device *dev)
     (void)kt_device_drain(dev);
     if (dev->ctx->trace)
         kt_trace_forget(dev->ctx->trace, dev);
-    kt_device_free(dev, KT_MEMORY_SCRATCH, dev->scratch, dev->scratch_bytes);
+    kt_device_free_scratch(dev);
     dev->ops->close(dev);
 }

@@ -366,6 +366,8 @@ void kt_device_free(struct kt_device *dev, enum kt_memory kind, void *memory, ui
 
 /** Grows the device's scratch to at least `bytes`; waits for what is queued if it has to. */
 kt_status kt_device_reserve_scratch(struct kt_device *dev, uint64_t bytes);
+/** Gives it up; nothing is queued. */
+void kt_device_free_scratch(struct kt_device *dev);
 /** Waits for everything that is queued. Errors: what the device remembers. */
 kt_status kt_device_drain(struct kt_device *dev);
 /** Waits for everything queued, frees the scratch and closes the device. NULL is allowed. */

@@ -12,7 +12,9 @@ union kt_attention_state {
     struct kt_mla_state {
         struct kt_view q_a, q_latent; /**< compressed query before and after its norm, [tokens,
                                          q_lora_rank]; without data where there is none */
-        struct kt_view q;             /**< [tokens, heads, nope + rope], rotated */
+        struct kt_view q; /**< [tokens, heads, nope + rope], rotated; without data, as is kv, where
+                             heads go through attention in groups, of which backward recomputes
+                             them */
         struct kt_view kv_a;   /**< [tokens, kv_lora_rank + rope]: latent before its norm, rotated
                                     key */
         struct kt_view latent; /**< [tokens, kv_lora_rank] */
@@ -23,7 +25,8 @@ union kt_attention_state {
     struct kt_gqa_state {
         struct kt_view q_raw,
             k_raw;           /**< before the norm of each head; q and k where there is none */
-        struct kt_view q;    /**< [tokens, heads, head_dim], rotated */
+        struct kt_view q;    /**< [tokens, heads, head_dim], rotated; without data, as are q_raw,
+                                k_raw, k and v, where heads go through attention in groups */
         struct kt_view k, v; /**< [tokens, kv_heads, head_dim]; k rotated */
         struct kt_view o;    /**< [tokens, heads, head_dim] */
         float *lse;          /**< [heads, tokens] */
@@ -67,6 +70,18 @@ void kt_rotate(struct kt_pass *pass, struct kt_view x, int64_t head_stride, int6
 /** The pass's padding tokens: each attends to all tokens of its sequence. `whole` is the attention
  * of the others; its views stand at token 0. */
 void kt_attend_padding(struct kt_pass *pass, const struct kt_attention_args *whole);
+
+/** The most of `heads` that go through attention together. */
+static inline int64_t kt_heads_at_once(const struct kt_pass *pass, int64_t heads)
+{
+    return (heads + pass->pieces - 1) / pass->pieces;
+}
+
+/** Log-sum-exp of the heads from `head` on. */
+static inline float *kt_lse_at(const struct kt_pass *pass, float *lse, int64_t head)
+{
+    return lse + head * pass->cu_seqlens[pass->num_sequences];
+}
 
 extern const struct kt_attention_ops kt_attention_mla, kt_attention_gqa;
 

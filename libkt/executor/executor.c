@@ -242,6 +242,7 @@ kt_status kt_executor_create(kt_model *model, kt_lora *lora, const kt_executor_o
     ex->compute = (kt_compute)options.compute;
     ex->logits_chunk = options.logits_chunk ? options.logits_chunk : default_logits_chunk(model);
     ex->kept_bytes = KEPT_BYTES;
+    ex->least_pieces = 1;
     kt_workspace_init(&ex->workspace, "the activations of a step");
     kt_status status = open_executor(ex, &options);
     if (status != KT_OK) {

@@ -34,11 +34,14 @@ struct kt_step {
     struct kt_kept *kept; /**< [num_hidden_layers] */
     int32_t first_kept;   /**< layers from here on are in `kept`; num_hidden_layers = none */
     struct kt_step_inputs inputs[KT_MAX_DEVICES];
-    struct kt_pass pass; /**< its arenas end after x and h */
+    struct kt_pass pass; /**< its arenas end after x, what is kept, dy and h */
     struct kt_view h;    /**< [rows, hidden] on the head's device */
+    uint64_t below_h;    /**< where h begins on its arena */
+    uint64_t feed_bytes;
 };
 
 struct kt_sharing; /* sharing.h */
+enum { KT_MOST_PIECES = 64 };
 
 struct kt_executor {
     KT_HANDLE;
@@ -56,6 +59,8 @@ struct kt_executor {
     int64_t logits_chunk;
     uint64_t kept_bytes;     /**< of activations that a step may keep instead of recomputing them */
     int64_t reserved_tokens; /**< steps of up to so many stay in what was reserved */
+    uint64_t reserved_activations[KT_MAX_DEVICES], reserved_scratch[KT_MAX_DEVICES];
+    int32_t least_pieces; /**< that a step is done in; 1 */
     uint64_t step_number;
     struct kt_rotary rotary;
     int32_t *positions; /**< of the latest batch */
@@ -96,8 +101,8 @@ struct kt_feed_sizes kt_step_feed_sizes(const struct kt_executor *executor, int6
 kt_status kt_step_feed(struct kt_executor *executor, struct kt_step *step, const kt_batch *batch,
                        int64_t padding);
 
-/** Chooses step->first_kept and leaves in step->pass what its arenas and tallies have come to over
- * forward and, unless EVAL, backward. The pass has tokens and offsets. */
+/** Chooses the pass's pieces and step->first_kept, and leaves in step->pass what its arenas and
+ * tallies have come to over forward and, unless EVAL, backward. The pass has tokens and offsets. */
 kt_status kt_step_measure(const struct kt_executor *executor, struct kt_step *step);
 
 /** Memory and scratch of a measured step that keeps the inputs of so many tokens. Errors:
@@ -111,6 +116,30 @@ static inline bool kt_step_goes_back(const struct kt_step *step)
 
 kt_status kt_step_forward(const struct kt_executor *executor, struct kt_step *step);
 kt_status kt_step_backward(const struct kt_executor *executor, struct kt_step *step);
+
+/* room.c: what the limits of devices leave for a measured step */
+
+/** Memory of a device that is neither inputs' nor weights', once the step has its own. */
+uint64_t kt_room_others(const struct kt_executor *executor, const struct kt_step *step,
+                        int32_t device);
+
+/** Bytes of other weights than experts without which a device runs no step. */
+uint64_t kt_room_weights(const struct kt_site *site);
+
+/** What routed experts get there before inputs and other weights do: their share, or, where it does
+ * not leave enough, what they cannot do without. */
+uint64_t kt_room_experts(const struct kt_site *site, uint64_t others);
+
+/** Whether each device has room for the step; with `for_experts` beside the share of routed
+ * experts. A step within what was reserved has to stay there. */
+bool kt_room_suffices(const struct kt_executor *executor, const struct kt_step *step,
+                      bool for_experts);
+
+/** Errors: OUT_OF_MEMORY, with the smallest limit that would do. */
+kt_status kt_room_check(const struct kt_executor *executor, const struct kt_step *step);
+
+/** Gives up memory of larger steps where a step needs the room. */
+void kt_room_make(struct kt_executor *executor, const struct kt_step *step);
 
 /* inputs.c: the layers' inputs that backward needs, on their device as far as its limit allows */
 

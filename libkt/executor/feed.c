@@ -10,6 +10,7 @@ uint64_t kt_feed_place(const struct kt_feed_sizes *sizes, void *base, struct kt_
         .cos = kt_arena_take(&arena, sizes->table_rows, sizes->table_cols, 4),
         .sin = kt_arena_take(&arena, sizes->table_rows, sizes->table_cols, 4),
         .rope_rows = kt_arena_take(&arena, sizes->tokens, 1, 4),
+        .tokens = kt_arena_take(&arena, sizes->tokens, 1, 4),
         .queries = kt_arena_take(&arena, sizes->sequences + 1, 1, 4),
         .keys = kt_arena_take(&arena, sizes->sequences + 1, 1, 4),
         .padding = kt_arena_take(&arena, sizes->padding, 4, 4),

@@ -21,6 +21,7 @@ struct kt_feed_sizes {
 struct kt_feed {
     float *cos, *sin;   /**< [table_rows, table_cols] */
     int32_t *rope_rows; /**< [tokens] the row of cos and sin for each */
+    int32_t *tokens;    /**< [tokens] 0, 1, 2 ...: what dropout counts some of the tokens by */
     int32_t *queries;   /**< [sequences + 1] cumulative lengths */
     int32_t *keys;      /**< [sequences + 1] the same where there is a cache: of keys */
     int32_t *padding;   /**< [padding, 4]: {0, 1} and {0, keys} of each padding token's attention */

@@ -38,25 +38,6 @@ int64_t kt_inputs_here(const struct kt_executor *ex, const struct kt_step *step,
     return kt_residency_inputs(layers, kt_inputs_size(ex, tokens, 1), room);
 }
 
-static uint64_t growth(uint64_t has, uint64_t needs)
-{
-    return needs > has ? needs - has : 0;
-}
-
-/** Memory of a device that is neither inputs' nor weights', once a measured step has its own. */
-static uint64_t others_of(const struct kt_executor *ex, const struct kt_step *step, int32_t device)
-{
-    const struct kt_device *dev = ex->sites[device].device;
-    const struct kt_workspace *w = &ex->workspace;
-    const struct kt_stage *stage = &step->pass.stages[device];
-    const struct kt_site *site = &ex->sites[device];
-    uint64_t weights = kt_supply_taken(site->supply) + kt_expert_supply_taken(site->experts);
-    return dev->allocated - weights - ex->inputs[device].size + kt_site_expert_least(site) +
-           growth(w->activations[device].size, stage->arena.peak) +
-           growth(w->feeds[device].size, w->host_feed.size) +
-           growth(dev->scratch_bytes, stage->tally.scratch);
-}
-
 /** Steps within a reservation do with the memory that is there. */
 static int64_t choose(struct kt_executor *ex, const struct kt_step *step, int32_t device,
                       int64_t tokens)
@@ -68,8 +49,12 @@ static int64_t choose(struct kt_executor *ex, const struct kt_step *step, int32_
         return layers;
     if (step->pass.tokens <= ex->reserved_tokens)
         return kt_residency_inputs(layers, each, block->size);
-    int64_t here = kt_inputs_here(ex, step, device, tokens, others_of(ex, step, device));
-    if (kt_inputs_size(ex, tokens, here) < block->size)
+    uint64_t others = kt_room_others(ex, step, device);
+    others += kt_room_experts(&ex->sites[device], others);
+    int64_t here = kt_inputs_here(ex, step, device, tokens, others);
+    uint64_t least = kt_supply_fit(ex->sites[device].supply, 0, NULL);
+    if (kt_inputs_size(ex, tokens, here) < block->size &&
+        others + least + block->size > ex->sites[device].device->limit)
         kt_block_free(ex->sites[device].device, block);
     return here;
 }

@@ -123,6 +123,7 @@ kt_status kt_layer_backward(struct kt_pass *pass, const struct kt_layer *layer,
         recomputed = attend_keeping(pass, layer, x);
         kept = &recomputed;
     }
+    uint64_t half = kt_pass_mark(pass);
     struct kt_view n2 = take_input(pass, layer);
     struct kt_view dn = kt_take(pass, tokens, hidden);
     norm(pass, layer->post_attention_norm, kept->middle, n2);
@@ -132,8 +133,9 @@ kt_status kt_layer_backward(struct kt_pass *pass, const struct kt_layer *layer,
         kt_mlp_backward(pass, &layer->mlp, n2, &kept->products, dy, dn);
     if (need_dx || attention->has_lora(pass, layer)) {
         norm_backward(pass, layer->post_attention_norm, kept->middle, dn, dy);
-        attention->backward(pass, layer, kept->n, &kept->state, dy,
-                            need_dx ? dn : (struct kt_view){0});
+        kt_pass_release(pass, half);
+        dn = need_dx ? kept->middle : (struct kt_view){0}; /* nobody reads it any more */
+        attention->backward(pass, layer, kept->n, &kept->state, dy, dn);
     }
     if (need_dx)
         norm_backward(pass, layer->input_norm, x, dn, dy);

@@ -180,8 +180,9 @@ void kt_linear_forward(struct kt_pass *pass, const struct kt_linear *linear, int
     kt_linear_rows_forward(pass, linear, 0, linear->weight.rows, tokens, x, accumulate, y);
 }
 
-/** du [tokens, rank] = scale * dy B; dB += scale * dy^T u; dA += du^T x */
-static void lora_gradients(struct kt_pass *pass, const struct kt_lora_pair *pair,
+/** du [tokens, rank] = scale * dy B; dB += scale * dy^T u; dA += du^T x. Of B the rows that begin
+ * at `begin` and belong to w. */
+static void lora_gradients(struct kt_pass *pass, const struct kt_lora_pair *pair, int64_t begin,
                            const struct kt_weight *w, int64_t tokens, struct kt_view x,
                            struct kt_view dy, struct kt_view du)
 {
@@ -197,7 +198,7 @@ static void lora_gradients(struct kt_pass *pass, const struct kt_lora_pair *pair
                               .alpha = pair->scale,
                               .a = dy,
                               .b = u,
-                              .c = gradient(pass, pair->db, pair->rank),
+                              .c = gradient(pass, pair->db + begin * pair->rank, pair->rank),
                               .accumulate = true};
     kt_run_gemm(run, &db);
     struct kt_gemm_args gradient_of_u = {.m = tokens,
@@ -205,7 +206,7 @@ static void lora_gradients(struct kt_pass *pass, const struct kt_lora_pair *pair
                                          .k = w->rows,
                                          .alpha = pair->scale,
                                          .a = dy,
-                                         .b = matrix(pass, pair->b, pair->rank),
+                                         .b = matrix(pass, pair->b + begin * pair->rank, pair->rank),
                                          .c = du};
     kt_run_gemm(run, &gradient_of_u);
     struct kt_gemm_args da = {.trans_a = true,
@@ -248,17 +249,19 @@ static void lora_input_gradient(struct kt_pass *pass, const struct kt_lora_pair 
     kt_pass_release(pass, mark);
 }
 
-void kt_linear_backward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
-                        struct kt_view x, struct kt_view dy, bool accumulate, struct kt_view dx)
+void kt_linear_rows_backward(struct kt_pass *pass, const struct kt_linear *linear, int64_t begin,
+                             int64_t count, int64_t tokens, struct kt_view x, struct kt_view dy,
+                             bool accumulate, struct kt_view dx)
 {
     const struct kt_lora_pair *pair = kt_pass_lora(pass, linear);
-    const struct kt_weight *w = &linear->weight;
+    struct kt_weight w = kt_weight_rows(&linear->weight, begin, count);
     uint64_t mark = kt_pass_mark(pass);
     struct kt_view du = pair ? kt_take(pass, tokens, pair->rank) : (struct kt_view){0};
     if (pair)
-        lora_gradients(pass, pair, w, tokens, x, dy, du);
+        lora_gradients(pass, pair, begin, &w, tokens, x, dy, du);
     if (dx.data) {
-        struct kt_linear_args args = {.weight = kt_pass_weight(pass, w),
+        struct kt_weight whole = kt_pass_weight(pass, &linear->weight);
+        struct kt_linear_args args = {.weight = kt_weight_rows(&whole, begin, count),
                                       .compute = compute_of(pass, linear),
                                       .tokens = tokens,
                                       .x = dy,
@@ -267,8 +270,14 @@ void kt_linear_backward(struct kt_pass *pass, const struct kt_linear *linear, in
         kt_run_linear_backward(&pass->stage->run, &args);
     }
     if (pair && dx.data)
-        lora_input_gradient(pass, pair, w, tokens, du, dx);
+        lora_input_gradient(pass, pair, &w, tokens, du, dx);
     kt_pass_release(pass, mark);
+}
+
+void kt_linear_backward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
+                        struct kt_view x, struct kt_view dy, bool accumulate, struct kt_view dx)
+{
+    kt_linear_rows_backward(pass, linear, 0, linear->weight.rows, tokens, x, dy, accumulate, dx);
 }
 
 void kt_linears_backward(struct kt_pass *pass, int32_t count, const struct kt_linear_call *calls,

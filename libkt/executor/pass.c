@@ -20,6 +20,7 @@ void kt_pass_init(struct kt_pass *pass, const struct kt_executor *ex, enum kt_pa
                              .model = ex->model,
                              .lora = ex->lora,
                              .compute = ex->compute,
+                             .pieces = 1,
                              .num_stages = ex->layout.num_devices};
     for (int32_t i = 0; i < pass->num_stages; i++)
         init_stage(&pass->stages[i], &ex->sites[i], kind);

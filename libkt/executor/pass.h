@@ -60,6 +60,8 @@ struct kt_pass {
     struct kt_routes routes;
     double experts_seconds; /**< measured: what backends say of their experts */
 
+    int32_t pieces;    /**< a layer's widest activations exist for so many parts of its heads, or of
+                            its tokens, in turn */
     int32_t next_unit; /**< what will be entered next on the same device; -1 = unknown */
     int64_t tokens;
     int64_t padding; /**< the last so many of the tokens are padding: each sees its sequence, none
@@ -238,6 +240,11 @@ void kt_linear_rows_forward(struct kt_pass *pass, const struct kt_linear *linear
  * LoRA; dx may be the same memory as x if it is overwritten. */
 void kt_linear_backward(struct kt_pass *pass, const struct kt_linear *linear, int64_t tokens,
                         struct kt_view x, struct kt_view dy, bool accumulate, struct kt_view dx);
+
+/** The same through rows [begin, begin + count) of W alone: dy [tokens, count]. */
+void kt_linear_rows_backward(struct kt_pass *pass, const struct kt_linear *linear, int64_t begin,
+                             int64_t count, int64_t tokens, struct kt_view x, struct kt_view dy,
+                             bool accumulate, struct kt_view dx);
 
 /** A linear on rows of its own. */
 struct kt_linear_call {

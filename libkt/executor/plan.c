@@ -33,14 +33,6 @@ static kt_device_plan *add_device(struct kt_plan *plan, const char *name)
     return &plan->devices[i];
 }
 
-static uint64_t feed_bytes(const struct kt_executor *ex, const struct kt_trial *t)
-{
-    struct kt_feed feed;
-    struct kt_feed_sizes sizes =
-        kt_step_feed_sizes(ex, t->tokens, t->longest, t->tokens, t->tokens, 0);
-    return kt_feed_place(&sizes, NULL, &feed);
-}
-
 /** Copies run while the device computes. */
 static void count_work(const struct kt_tally *tally, kt_device_plan *device)
 {
@@ -61,7 +53,7 @@ static bool add_kinds(kt_device_plan *d)
 }
 
 /** What a step leaves of the device's limit. */
-static uint64_t room_for_weights(const struct kt_device *device, const kt_device_plan *plan)
+static uint64_t room_left(const struct kt_device *device, const kt_device_plan *plan)
 {
     kt_device_plan others = *plan;
     if (!device->limit)
@@ -69,6 +61,12 @@ static uint64_t room_for_weights(const struct kt_device *device, const kt_device
     if (!add_kinds(&others) || others.total_allocated > device->limit)
         return 0;
     return device->limit - others.total_allocated;
+}
+
+static uint64_t room_for_weights(const struct kt_site *site, const kt_device_plan *plan)
+{
+    uint64_t room = room_left(site->device, plan), least = kt_room_weights(site);
+    return room > least ? room : least;
 }
 
 /** Those that do not stay on the device are the host's. */
@@ -94,19 +92,19 @@ static void count_stage(const struct kt_executor *ex, const struct kt_trial *t, 
     count_work(&stage->tally, device);
     if (!kt_device_is_host(site->device)) {
         device->adapter = site->lora.size + site->lora_grad.size;
-        device->feed = feed_bytes(ex, t);
+        device->feed = t->step.feed_bytes;
         device->supplied = site->vectors.size;
     }
     if (kt_device_is_host(site->device))
         return count_inputs(ex, t, i, device, host);
-    uint64_t least = kt_site_expert_least(site);
+    kt_device_plan others = *device;
+    uint64_t least = add_kinds(&others) ? kt_room_experts(site, others.total_allocated) : 0;
     device->supplied += least;
     count_inputs(ex, t, i, device, host);
-    device->supplied += kt_supply_fit(site->supply, room_for_weights(site->device, device), NULL);
+    device->supplied += kt_supply_fit(site->supply, room_for_weights(site, device), NULL);
     if (site->device->limit)
         device->supplied +=
-            kt_expert_supply_bytes(site->experts, room_for_weights(site->device, device) + least) -
-            least;
+            kt_expert_supply_bytes(site->experts, room_left(site->device, device) + least) - least;
 }
 
 /** Weights of no other device; the table of tied embeddings is the host's in any case. */
@@ -135,7 +133,7 @@ static void count_host(const struct kt_plan *plan, const struct kt_executor *ex,
     host->adapter = ex->lora ? ex->lora->num_parameters * copies * sizeof(float) : 0;
     host->activations += stage->arena.peak;
     host->scratch += stage->tally.scratch;
-    host->feed = feed_bytes(ex, t);
+    host->feed = t->step.feed_bytes;
     count_work(&stage->tally, host);
     host->seconds += t->step.pass.experts_seconds;
 }

@@ -21,27 +21,106 @@ static kt_status reserve_tables(struct kt_executor *ex, int64_t tokens)
     return kt_rotary_rows(&ex->rotary, ex->model, 0, 0, tokens, feed->cos, feed->sin);
 }
 
+/** Steps of the size may take what this one does. */
+static void note(struct kt_executor *ex, const struct kt_pass *pass)
+{
+    for (int32_t i = 0; i < pass->num_stages; i++) {
+        const struct kt_stage *stage = &pass->stages[i];
+        if (stage->arena.peak > ex->reserved_activations[i])
+            ex->reserved_activations[i] = stage->arena.peak;
+        if (stage->tally.scratch > ex->reserved_scratch[i])
+            ex->reserved_scratch[i] = stage->tally.scratch;
+    }
+}
+
 /** `longest` 0 = one sequence with padding behind it. */
+static kt_status measure(const struct kt_executor *ex, size_t tokens, size_t longest,
+                         struct kt_trial *t)
+{
+    return longest ? kt_trial_measure(ex, tokens, longest, KT_FORWARD_TRAIN, t)
+                   : kt_trial_measure_padded(ex, tokens, t);
+}
+
 static kt_status reserve_step(struct kt_executor *ex, size_t tokens, size_t longest)
 {
     struct kt_trial t;
-    kt_status status = longest ? kt_trial_measure(ex, tokens, longest, KT_FORWARD_TRAIN, &t)
-                               : kt_trial_measure_padded(ex, tokens, &t);
+    kt_status status = measure(ex, tokens, longest, &t);
     if (status == KT_OK)
         status = kt_step_reserve(ex, &t.step, t.tokens);
+    if (status == KT_OK)
+        note(ex, &t.step.pass);
     kt_trial_free(&t);
     return status;
 }
 
 /** Operations take the most scratch for many tokens, in one sequence or in as many as there are;
  * but an experts backend may leave few tokens to another one. */
+struct shapes {
+    int32_t num;
+    struct {
+        size_t tokens, longest;
+    } of[4];
+};
+
+static struct shapes shapes_of(const struct kt_executor *ex, size_t tokens)
+{
+    struct shapes s = {3, {{tokens, tokens}, {tokens, 1}, {1, 1}}};
+    if (tokens > 1 && kt_executor_runs_padding(ex))
+        s.of[s.num++].tokens = tokens;
+    return s;
+}
+
+/** Joins what two steps take. */
+static void join(const struct kt_pass *pass, struct kt_pass *all)
+{
+    for (int32_t i = 0; i < pass->num_stages; i++) {
+        const struct kt_stage *from = &pass->stages[i];
+        struct kt_stage *to = &all->stages[i];
+        if (from->arena.peak > to->arena.peak)
+            to->arena.peak = from->arena.peak;
+        if (from->tally.scratch > to->tally.scratch)
+            to->tally.scratch = from->tally.scratch;
+    }
+    all->pieces = pass->pieces > all->pieces ? pass->pieces : all->pieces;
+}
+
+/** Into `all` what the shapes take together. */
+static kt_status measure_shapes(const struct kt_executor *ex, const struct shapes *s,
+                                struct kt_step *all)
+{
+    for (int32_t i = 0; i < s->num; i++) {
+        struct kt_trial t;
+        kt_status status = measure(ex, s->of[i].tokens, s->of[i].longest, &t);
+        if (status == KT_OK && i == 0)
+            *all = t.step;
+        if (status == KT_OK)
+            join(&t.step.pass, &all->pass);
+        kt_trial_free(&t);
+        KT_TRY(status);
+    }
+    return KT_OK;
+}
+
+/** All shapes share one arena, so they are done in the same pieces. */
+static kt_status count_pieces(struct kt_executor *ex, const struct shapes *s)
+{
+    struct kt_step all;
+    KT_TRY(measure_shapes(ex, s, &all));
+    while (ex->least_pieces < KT_MOST_PIECES &&
+           (all.pass.pieces > ex->least_pieces || !kt_room_suffices(ex, &all, false))) {
+        ex->least_pieces *= 2;
+        KT_TRY(measure_shapes(ex, s, &all));
+    }
+    return kt_room_check(ex, &all);
+}
+
 static kt_status reserve_steps(struct kt_executor *ex, size_t tokens)
 {
-    KT_TRY(reserve_step(ex, tokens, tokens));
-    KT_TRY(reserve_step(ex, tokens, 1));
-    if (tokens > 1 && kt_executor_runs_padding(ex))
-        KT_TRY(reserve_step(ex, tokens, 0));
-    return reserve_step(ex, 1, 1);
+    struct shapes s = shapes_of(ex, tokens);
+    KT_TRY(count_pieces(ex, &s));
+    for (int32_t i = 0; i < s.num; i++)
+        KT_TRY(reserve_step(ex, s.of[i].tokens, s.of[i].longest));
+    return KT_OK;
 }
 
 kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
@@ -50,7 +129,9 @@ kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
     KT_TRY(kt_trial_check(ex, num_tokens, 0));
     ex->step.batch = NULL;
     KT_TRY(reserve_arrays(ex, (int64_t)num_tokens));
-    KT_TRY(reserve_steps(ex, num_tokens));
+    kt_status status = reserve_steps(ex, num_tokens);
+    ex->least_pieces = 1;
+    KT_TRY(status);
     KT_TRY(reserve_tables(ex, (int64_t)num_tokens));
     if (ex->reserved_tokens < (int64_t)num_tokens)
         ex->reserved_tokens = (int64_t)num_tokens;

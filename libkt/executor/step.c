@@ -37,6 +37,17 @@ static kt_status forward_layers(struct kt_step *step)
     return kt_pass_tick(pass, "forward", layers);
 }
 
+/** Behind what layers kept: h on top, where backward gives it up before it is at the layers. */
+static void take_head(const struct kt_executor *ex, struct kt_step *step)
+{
+    struct kt_pass *pass = &step->pass;
+    int64_t hidden = pass->model->config.hidden_size;
+    for (int32_t i = 0; kt_step_goes_back(step) && ex->lora && i < pass->num_stages; i++)
+        pass->stages[i].dy = kt_take_on(&pass->stages[i], pass->tokens, hidden);
+    step->below_h = kt_pass_mark(pass);
+    step->h = kt_take(pass, step->targets.num_rows, hidden);
+}
+
 kt_status kt_step_forward(const struct kt_executor *ex, struct kt_step *step)
 {
     struct kt_pass *pass = &step->pass;
@@ -47,13 +58,12 @@ kt_status kt_step_forward(const struct kt_executor *ex, struct kt_step *step)
     kt_pass_begin(pass, kt_step_goes_back(step) ? step->lowest : layers,
                   kt_step_goes_back(step) ? layers - step->lowest + 1 : 1);
     kt_inputs_begin(step);
-    step->h = kt_take_on(&pass->stages[ex->layout.device[layers]], step->targets.num_rows,
-                         pass->model->config.hidden_size);
     KT_TRY(embed(step));
     KT_TRY(forward_layers(step));
     KT_TRY(kt_pass_enter(pass, layers, layers - 1, KT_STREAM_X));
     pass->tokens -= pass->padding;
     pass->padding = 0;
+    take_head(ex, step);
     kt_head_norm(pass, &step->targets, pass->stage->x, step->h);
     KT_TRY(kt_head_loss(pass, &step->targets, ex->logits_chunk, step->fused, step->h));
     kt_words_to_host(pass, host->logprobs, pass->stage->feed.logprobs, step->targets.num_rows);
@@ -105,9 +115,8 @@ kt_status kt_step_backward(const struct kt_executor *ex, struct kt_step *step)
         kt_head_norm(pass, &step->targets, pass->stage->x, step->h);
         KT_TRY(kt_head_loss(pass, &step->targets, ex->logits_chunk, true, step->h));
     }
-    for (int32_t i = 0; i < pass->num_stages; i++)
-        pass->stages[i].dy = kt_take_on(&pass->stages[i], pass->tokens, config->hidden_size);
     kt_head_norm_backward(pass, &step->targets, pass->stage->x, step->h, pass->stage->dy);
+    kt_pass_release(pass, step->below_h);
     KT_TRY(backward_layers(step));
     for (int32_t i = 0; i < pass->num_stages; i++)
         kt_site_grad_out(pass->stages[i].site, &pass->stages[i].run, pass->lora);
@@ -154,8 +163,42 @@ static kt_status fits(const struct kt_executor *ex, struct kt_step *step, int32_
     uint64_t size;
     step->first_kept = first;
     KT_TRY(walk(ex, step, &size));
-    *does = size != UINT64_MAX && size - least <= ex->kept_bytes && stays_reserved(ex, step);
+    *does = size != UINT64_MAX && size - least <= ex->kept_bytes && stays_reserved(ex, step) &&
+            kt_room_suffices(ex, step, true);
     return KT_OK;
+}
+
+/** The fewest pieces with which the devices have room for the step, beside the share of routed
+ * experts if possible. A power of two: groups of heads begin where scales of weights do. */
+static kt_status count_pieces(const struct kt_executor *ex, struct kt_step *step)
+{
+    int32_t *pieces = &step->pass.pieces;
+    uint64_t size;
+    for (int for_experts = 1; for_experts >= 0; for_experts--)
+        for (*pieces = ex->least_pieces; *pieces <= KT_MOST_PIECES; *pieces *= 2) {
+            KT_TRY(walk(ex, step, &size));
+            if (size == UINT64_MAX || kt_room_suffices(ex, step, for_experts))
+                return KT_OK;
+        }
+    *pieces = KT_MOST_PIECES;
+    return KT_OK;
+}
+
+/** In EVAL as in TRAIN, so that log-probabilities are the same bits. */
+static kt_status choose_pieces(const struct kt_executor *ex, struct kt_step *step)
+{
+    kt_forward_mode mode = step->mode;
+    bool training = step->pass.training, limited = false;
+    for (int32_t i = 0; i < ex->layout.num_devices; i++)
+        limited = limited || ex->sites[i].device->limit;
+    if (!limited)
+        return KT_OK;
+    step->mode = ex->lora ? KT_FORWARD_TRAIN : mode;
+    step->pass.training = step->mode != KT_FORWARD_EVAL;
+    kt_status status = count_pieces(ex, step);
+    step->mode = mode;
+    step->pass.training = training;
+    return status;
 }
 
 kt_status kt_step_measure(const struct kt_executor *ex, struct kt_step *step)
@@ -164,9 +207,10 @@ kt_status kt_step_measure(const struct kt_executor *ex, struct kt_step *step)
     uint64_t least;
     bool does = true;
     step->first_kept = all;
+    KT_TRY(choose_pieces(ex, step));
     KT_TRY(walk(ex, step, &least));
-    if (!kt_step_goes_back(step) || !ex->lora || ex->ctx->options.memory_limit ||
-        least == UINT64_MAX)
+    if (step->pass.pieces > 1 || !kt_step_goes_back(step) || !ex->lora ||
+        ex->ctx->options.memory_limit || least == UINT64_MAX)
         return KT_OK;
     for (int32_t first = low; low < high; first = low + (high - low) / 2) {
         KT_TRY(fits(ex, step, first, least, &does));
@@ -180,6 +224,8 @@ kt_status kt_step_measure(const struct kt_executor *ex, struct kt_step *step)
 
 kt_status kt_step_reserve(struct kt_executor *ex, struct kt_step *step, int64_t tokens)
 {
+    KT_TRY(kt_room_check(ex, step));
+    kt_room_make(ex, step);
     for (int32_t i = 0; i < step->pass.num_stages; i++)
         KT_TRY(kt_inputs_reserve(ex, step, i, tokens));
     return kt_workspace_reserve(&ex->workspace, &step->pass);

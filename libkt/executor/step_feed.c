@@ -75,6 +75,8 @@ static void fill(const struct kt_executor *ex, const struct kt_step *step,
 {
     size_t tokens = batch->num_tokens + (size_t)padding, sequences = batch->num_sequences + 1;
     memcpy(feed->rope_rows, ex->positions, tokens * sizeof *feed->rope_rows);
+    for (size_t t = 0; t < tokens; t++)
+        feed->tokens[t] = (int32_t)t;
     memcpy(feed->queries, batch->cu_seqlens, sequences * sizeof *feed->queries);
     memcpy(feed->keys, batch->cu_seqlens, sequences * sizeof *feed->keys);
     for (int64_t i = 0; i < padding; i++) {
@@ -110,6 +112,7 @@ kt_status kt_step_feed(struct kt_executor *ex, struct kt_step *step, const kt_ba
         kt_step_feed_sizes(ex, (int64_t)batch->num_tokens + padding, longest,
                            (int64_t)batch->num_sequences, step->targets.num_rows, padding);
     KT_TRY(kt_workspace_feed(&ex->workspace, ex, &sizes));
+    step->feed_bytes = ex->workspace.host_feed.size;
     const struct kt_feed *feed = &ex->workspace.feed;
     fill(ex, step, feed, batch, padding);
     pass->num_sequences = (int32_t)batch->num_sequences;

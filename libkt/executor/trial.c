@@ -45,6 +45,14 @@ static kt_status place_padding(const struct kt_executor *ex, struct kt_trial *t)
     return KT_OK;
 }
 
+static uint64_t feed_bytes(const struct kt_executor *ex, const struct kt_trial *t)
+{
+    struct kt_feed feed;
+    struct kt_feed_sizes sizes =
+        kt_step_feed_sizes(ex, t->tokens, t->longest, t->tokens, t->tokens, t->step.pass.padding);
+    return kt_feed_place(&sizes, NULL, &feed);
+}
+
 static kt_status measure(const struct kt_executor *ex, struct kt_trial *t, bool padded)
 {
     struct kt_pass *pass = &t->step.pass;
@@ -62,6 +70,7 @@ static kt_status measure(const struct kt_executor *ex, struct kt_trial *t, bool 
     if (padded)
         KT_TRY(place_padding(ex, t));
     KT_TRY(cut_sequences(ex, t));
+    t->step.feed_bytes = feed_bytes(ex, t);
     KT_TRY(kt_targets_all(ex->ctx, &t->step.targets, t->tokens - pass->padding));
     KT_TRY(kt_step_measure(ex, &t->step));
     if (kt_workspace_size(pass) == UINT64_MAX)

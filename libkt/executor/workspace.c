@@ -55,6 +55,15 @@ uint64_t kt_workspace_size(const struct kt_pass *measured)
     return kt_arena_overflowed(&measured->host.arena) ? UINT64_MAX : size;
 }
 
+/** Memory for routed experts, before other weights take all. */
+static kt_status reserve_experts(const struct kt_site *site)
+{
+    if (kt_device_is_host(site->device) || kt_expert_supply_taken(site->experts))
+        return KT_OK;
+    uint64_t others = site->device->allocated - kt_supply_taken(site->supply);
+    return kt_expert_supply_reserve(site->experts, kt_room_experts(site, others));
+}
+
 kt_status kt_workspace_reserve_scratch(const struct kt_pass *measured)
 {
     for (int32_t i = 0; i < measured->num_stages; i++)
@@ -64,8 +73,7 @@ kt_status kt_workspace_reserve_scratch(const struct kt_pass *measured)
         kt_device_reserve_scratch(measured->executor->host.device, measured->host.tally.scratch));
     for (int32_t i = 0; i < measured->num_stages; i++) {
         const struct kt_site *site = measured->stages[i].site;
-        if (!kt_expert_supply_taken(site->experts))
-            KT_TRY(kt_expert_supply_reserve(site->experts, kt_site_expert_least(site)));
+        KT_TRY(reserve_experts(site));
         KT_TRY(kt_supply_settle(site->supply));
         KT_TRY(kt_expert_supply_settle(site->experts));
     }

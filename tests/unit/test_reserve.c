@@ -100,6 +100,34 @@ START_TEST(no_step_of_the_size_or_a_smaller_one_allocates)
 }
 END_TEST
 
+/** The smallest limit within which TOKENS can be reserved, as a failure says it. */
+static uint64_t smallest_limit(const struct golden_case *c, const char *const devices[3])
+{
+    kt_executor *ex = golden_place_within(c, devices, KT_COMPUTE_F32, 1ull << 40);
+    ex->sites[0].device->limit = ex->sites[0].device->allocated + 1;
+    ck_assert_int_eq(kt_executor_reserve(ex, TOKENS), KT_ERROR_OUT_OF_MEMORY);
+    const char *needs = strstr(kt_last_error(c->ctx), " needs ");
+    ck_assert_msg(needs, "%s", kt_last_error(c->ctx));
+    kt_executor_free(ex);
+    return strtoull(needs + strlen(" needs "), NULL, 10);
+}
+
+/** Where steps are done in pieces, or smaller ones could be done in fewer. */
+START_TEST(nor_does_one_within_a_limit)
+{
+    static const char *const far_alone[3] = {"cpu-far"};
+    struct golden_case c = golden_open(cases[_i % CASES], 2, KT_COMPUTE_F32);
+    uint64_t least = smallest_limit(&c, far_alone), part = (uint64_t)(_i / CASES);
+    kt_executor *ex =
+        golden_place_within(&c, far_alone, KT_COMPUTE_F32, least + part * (least / 10));
+    ck_assert_ok(c.ctx, kt_executor_reserve(ex, TOKENS));
+    run_steps(&c, ex);
+    ck_assert_uint_le(ex->sites[0].device->allocated, ex->sites[0].device->limit);
+    kt_executor_free(ex);
+    golden_close(&c);
+}
+END_TEST
+
 /** It leaves calls over few tokens to another backend. */
 START_TEST(an_experts_backend_with_a_fallback_allocates_nothing_either)
 {
@@ -146,6 +174,7 @@ int main(void)
     const struct test tests[] = {
         GROUP("reserve", .timeout = 120),
         LOOP(no_step_of_the_size_or_a_smaller_one_allocates, 2 * CASES * PLACEMENTS * LIMITS),
+        LOOP(nor_does_one_within_a_limit, 4 * CASES),
         TEST(an_experts_backend_with_a_fallback_allocates_nothing_either),
         TEST(a_reserved_step_is_the_step),
         TEST(what_cannot_be_reserved_is_an_error),
