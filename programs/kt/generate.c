@@ -38,7 +38,7 @@ static int answer(const config *cfg, const char *prompt)
 static int read_prompt(const char *argument, char **prompt)
 {
     size_t size;
-    *prompt = strcmp(argument, "-") ? app_copy(argument) : file_read("/dev/stdin", &size);
+    *prompt = strcmp(argument, "-") ? app_copy(argument) : stream_read(stdin, &size);
     return *prompt ? APP_OK : app_fail("cannot read the prompt: %m");
 }
 

@@ -123,7 +123,9 @@ int output_begin(train_run *run);
 int output_log(train_run *run, json_t *item);
 /** checkpoint-N. `whole` = with what resuming needs. */
 int output_checkpoint(train_run *run, bool whole);
-/** The counters, the log and the optimizer of `resume`; the adapter is loaded from there before. */
+/** The counters and the log of `resume`, which must be of this run: its seeds, batches and data. */
+int checkpoint_read(train_run *run);
+/** That, and the optimizer; the adapter is loaded from there before. */
 int output_load_checkpoint(train_run *run);
 /** The adapter and the tokenizer's files into `folder`. */
 int output_save_adapter(train_run *run, const char *folder);

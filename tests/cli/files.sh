@@ -88,6 +88,32 @@ cp -r out/checkpoint-4 out/checkpoint-4.old
 train
 [ -e out/checkpoint-4.old ] && fail "checkpoint-4.old stays beside checkpoint-4"
 
+# A line of the log that was cut off is none; one that lacks its end gets it.
+fresh
+rm -r out/checkpoint-8
+head -n 1 whole/trainer_log.jsonl >out/trainer_log.jsonl
+truncate -s -1 out/trainer_log.jsonl
+train
+[ "$(grep -c '"loss"' out/trainer_log.jsonl)" = 2 ] || fail "$(cat out/trainer_log.jsonl)"
+printf '{"current_steps": 9, "lo' >>out/trainer_log.jsonl
+rm out/adapter_model.safetensors
+train
+[ "$(grep -c '"loss"' out/trainer_log.jsonl)" = 2 ] || fail "$(cat out/trainer_log.jsonl)"
+ends_well "with torn lines"
+
+# A state that lacks numbers, or has others.
+fresh
+state=out/checkpoint-4/training_state.json
+for change in 's/"tokens": [0-9]*/"tokens": "x"/' '/"loss_total"/d' 's/"step": 4/"step": 4.5/' \
+    's/"last_logged": 4/"last_logged": 5/' 's/^  "unevaluated.*/  "unevaluated": 0,/'; do
+    sed "$change" whole/checkpoint-4/training_state.json >$state
+    refused "$state is not what kt train writes" resume_from_checkpoint=out/checkpoint-4
+done
+{ printf '{"x": ['; printf '0,%.0s' {1..40000}; printf '0]}'; } >$state
+refused "$state:1: so many values" resume_from_checkpoint=out/checkpoint-4
+printf '[]' >$state
+refused "$state:1: expected an object" resume_from_checkpoint=out/checkpoint-4
+
 # Nothing is written through a link.
 mkdir victim
 echo mine >victim/file
@@ -110,6 +136,13 @@ mv out/checkpoint-8/optimizer.zst out/checkpoint-8/x
 ln -s optimizer.zst out/checkpoint-8/optimizer.zst
 refused 'resume_from_checkpoint: out/checkpoint-8/optimizer.zst: cannot be read: Too many' \
     resume_from_checkpoint=out/checkpoint-8
+rm out/checkpoint-8/optimizer.zst
+ln -s /dev/zero out/checkpoint-8/optimizer.zst
+refused 'out/checkpoint-8/optimizer.zst is no regular file' resume_from_checkpoint=out/checkpoint-8
+fresh
+rm out/trainer_log.jsonl
+ln -s /dev/zero out/trainer_log.jsonl
+refused 'output_dir: cannot read out/trainer_log.jsonl: Operation not supported'
 if [ "$(id -u)" != 0 ]; then
     chmod 300 out
     refused 'output_dir: cannot list out: Permission denied' 2>/dev/null
