@@ -139,8 +139,20 @@ static int sync_folder_of(const char *path)
     return result;
 }
 
+/* A link is replaced; a device or a folder must not be. */
+static bool is_replaceable(const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) || S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))
+        return true;
+    errno = S_ISDIR(st.st_mode) ? EISDIR : EEXIST;
+    return false;
+}
+
 int file_write(const char *path, const void *data, size_t size)
 {
+    if (!is_replaceable(path))
+        return -1;
     const char *slash = strrchr(path, '/');
     char *folder = folder_of(path), *beside = NULL;
     remove_dead(folder, slash ? slash + 1 : path);

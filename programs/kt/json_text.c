@@ -73,10 +73,13 @@ static bool is_dense(const char *text, size_t size)
 
 json_t *json_read(const char *text, size_t size, json_error_t *error)
 {
-    if (!is_dense(text, size))
+    const char *problem = memchr(text, 0, size) ? "it holds a NUL character" /* jansson skips it */
+                          : is_dense(text, size)
+                              ? "so many values in so few bytes are not what kt writes"
+                              : NULL;
+    if (!problem)
         return json_loadb(text, size, 0, error);
     error->line = 1;
-    snprintf(error->text, sizeof error->text,
-             "so many values in so few bytes are not what kt writes");
+    snprintf(error->text, sizeof error->text, "%s", problem);
     return NULL;
 }
