@@ -143,6 +143,25 @@ fresh
 rm out/trainer_log.jsonl
 ln -s /dev/zero out/trainer_log.jsonl
 refused 'output_dir: cannot read out/trainer_log.jsonl: Operation not supported'
+
+# A shard that is truncated, whether between two layers or within one.
+for i in {1..12}; do
+    rm -rf shrinks out
+    cp -r model shrinks
+    "$KT" train sft.yaml "${run[@]}" model_name_or_path=shrinks max_steps=1000000 >train.out 2>train.err &
+    kt=$!
+    for ((t = 0; t < 600; t++)); do
+        grep -q '"loss"' out/trainer_log.jsonl 2>/dev/null && break
+        sleep 0.1
+    done
+    sleep 0.0$((i % 10))
+    truncate -s 4096 shrinks/model-00001-of-00003.safetensors
+    wait $kt
+    code=$?
+    [ $code = 1 ] && [ "$(wc -l <train.err)" = 1 ] && grep -q '^kt: .*shrinks/model-00001.*truncated' train.err ||
+        fail "a truncated shard: $code $(cat train.err)"
+done
+fresh
 if [ "$(id -u)" != 0 ]; then
     chmod 300 out
     refused 'output_dir: cannot list out: Permission denied' 2>/dev/null
