@@ -192,23 +192,33 @@ int output_lock(const config *cfg, const char *folder)
                : APP_OK;
 }
 
-/* checkpoint-N.old is what a kill leaves of the one that was being replaced. */
+/* N of tmp-checkpoint-N.old, which is what a kill leaves of the one that was being replaced; -1 of
+ * any other name. */
+static long long replaced_step(const char *name)
+{
+    char *inner = app_copy(strncmp(name, "tmp-", 4) ? "" : name + 4), *dot = strrchr(inner, '.');
+    long long step = -1;
+    if (dot && !strcmp(dot, ".old")) {
+        *dot = 0;
+        step = checkpoint_step(inner);
+    }
+    free(inner);
+    return step;
+}
+
 static int restore_replaced(const char *folder)
 {
     DIR *dir = opendir(folder);
     int result = 0;
     for (const struct dirent *e; dir && !result && (e = readdir(dir));) {
-        char *name = app_copy(e->d_name), *dot = strrchr(name, '.');
-        if (dot && !strcmp(dot, ".old")) {
-            *dot = 0;
-            char *old = app_text("%s/%s", folder, e->d_name);
-            char *target = app_text("%s/%s", folder, name);
-            if (checkpoint_step(name) >= 0)
-                result = file_exists(target) ? folder_remove(old) : rename(old, target);
-            free(target);
-            free(old);
-        }
-        free(name);
+        long long step = replaced_step(e->d_name);
+        if (step < 0)
+            continue;
+        char *old = app_text("%s/%s", folder, e->d_name);
+        char *target = app_text("%s/checkpoint-%lld", folder, step);
+        result = file_exists(target) ? folder_remove(old) : rename(old, target);
+        free(target);
+        free(old);
     }
     if (dir)
         closedir(dir);

@@ -77,16 +77,18 @@ train save_total_limit=2
 # What a kill leaves, on file systems that cannot exchange names too.
 fresh
 rm -r out/checkpoint-8
-mv out/checkpoint-4 out/checkpoint-4.old
+mv out/checkpoint-4 out/tmp-checkpoint-4.old
 mkdir out/tmp-checkpoint-8
 touch out/README.md.1-0.tmp out/.kt-probe.1-0.tmp
 train
-grep -q 'resuming after step 4' train.out || fail "checkpoint-4.old was not put back"
+grep -q 'resuming after step 4' train.out || fail "tmp-checkpoint-4.old was not put back"
 ends_well "after a kill"
 [ -z "$(ls -A out | grep '\.tmp')" ] || fail "left: $(ls -A out)"
-cp -r out/checkpoint-4 out/checkpoint-4.old
+cp -r out/checkpoint-4 out/tmp-checkpoint-4.old
+cp -r out/checkpoint-4 out/checkpoint-4.old # not ours
 train
-[ -e out/checkpoint-4.old ] && fail "checkpoint-4.old stays beside checkpoint-4"
+[ -e out/tmp-checkpoint-4.old ] && fail "tmp-checkpoint-4.old stays beside checkpoint-4"
+[ -e out/checkpoint-4.old/optimizer.zst ] || fail "a folder that the user made was removed"
 
 # A line of the log that was cut off is none; one that lacks its end gets it.
 fresh
