@@ -10,6 +10,8 @@
 
 #include "app.h"
 
+static const char *volatile advice;
+
 enum { LINE_SIZE = 4352 }; /* a path, and what is before it */
 
 /* The handler may call nothing that locks or allocates. */
@@ -72,8 +74,9 @@ static const char *file_at(uintptr_t address, char *line)
 
 static void on_fault(int number, siginfo_t *info, void *context)
 {
-    static const char after[] = ": was truncated while it was in use; put the whole file back and "
-                                "give the command again\n";
+    static const char after[] = ": was truncated while it was in use; put the whole file back";
+    static const char again[] = " and give the command again\n";
+    const char *how = advice;
     char line[LINE_SIZE];
     (void)context;
     const char *path = info->si_code == BUS_ADRERR ? file_at((uintptr_t)info->si_addr, line) : NULL;
@@ -84,6 +87,9 @@ static void on_fault(int number, siginfo_t *info, void *context)
     say("kt: ", 4);
     say(path, strlen(path));
     say(after, sizeof after - 1);
+    if (how)
+        say("\n", 1);
+    say(how ? how : again, strlen(how ? how : again));
     _exit(APP_ERROR);
 }
 
@@ -91,4 +97,9 @@ void lost_catch(void)
 {
     struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
     sigaction(SIGBUS, &action, NULL);
+}
+
+void lost_advise(const char *how)
+{
+    advice = how;
 }

@@ -10,4 +10,8 @@
  */
 void lost_catch(void);
 
+/** What is said after that sentence, how to go on: borrowed until the next call; NULL = that the
+ * same command does it. */
+void lost_advise(const char *how);
+
 #endif

@@ -276,6 +276,7 @@ int output_checkpoint(train_run *run, bool whole)
         free(run->saved);
         run->saved = app_copy(target);
         run->saved_step = step;
+        train_advise(run);
     }
     free(target);
     free(fresh);

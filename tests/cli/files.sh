@@ -160,8 +160,10 @@ for i in {1..12}; do
     truncate -s 4096 shrinks/model-00001-of-00003.safetensors
     wait $kt
     code=$?
-    [ $code = 1 ] && [ "$(wc -l <train.err)" = 1 ] && grep -q '^kt: .*shrinks/model-00001.*truncated' train.err ||
+    [ $code = 1 ] && [ "$(grep -c '^kt: .*shrinks/model-00001.*truncated' train.err)" = 1 ] ||
         fail "a truncated shard: $code $(cat train.err)"
+    [ ! -e out/checkpoint-4 ] || cat train.out train.err | grep -q resume_from_checkpoint=out/checkpoint ||
+        fail "how to go on is not told: $(cat train.out train.err)"
 done
 fresh
 if [ "$(id -u)" != 0 ]; then
