@@ -145,7 +145,7 @@ static bool is_replaceable(const char *path)
     struct stat st;
     if (lstat(path, &st) || S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))
         return true;
-    errno = S_ISDIR(st.st_mode) ? EISDIR : EEXIST;
+    errno = S_ISDIR(st.st_mode) ? EISDIR : ENOTSUP;
     return false;
 }
 

@@ -12,7 +12,7 @@
 
 /** Writes beside `path` under a name of its own and renames, so that the old file stays whole until
  * the new one is on the disk; removes what earlier writers of `path` left when they were killed. A
- * folder (EISDIR), a device or a pipe (EEXIST) is not replaced. */
+ * folder (EISDIR), a device or a pipe (ENOTSUP) is not replaced. */
 int file_write(const char *path, const void *data, size_t size);
 /** Appends in one write; never through a link. */
 int file_append(const char *path, const void *data, size_t size);
