@@ -246,10 +246,10 @@ char *file_read(const char *path, size_t *size)
     }
     char *data = NULL;
     bool seen = !fstat(fd, &st);
-    if (seen && S_ISREG(st.st_mode))
+    if (seen && S_ISREG(st.st_mode) && st.st_size <= READ_MAX)
         data = stream_read(file, size);
     else if (seen)
-        errno = S_ISDIR(st.st_mode) ? EISDIR : ENOTSUP;
+        errno = S_ISDIR(st.st_mode) ? EISDIR : S_ISREG(st.st_mode) ? EFBIG : ENOTSUP;
     int reason = errno;
     fclose(file);
     errno = reason;

@@ -145,6 +145,9 @@ fresh
 rm out/trainer_log.jsonl
 ln -s /dev/zero out/trainer_log.jsonl
 refused 'output_dir: cannot read out/trainer_log.jsonl: Operation not supported'
+rm out/trainer_log.jsonl
+truncate -s 8G out/trainer_log.jsonl
+refused 'output_dir: cannot read out/trainer_log.jsonl: File too large'
 
 # A shard that is truncated, whether between two layers or within one.
 for i in {1..12}; do
