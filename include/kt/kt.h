@@ -30,8 +30,8 @@
  * fills and in kt_message and kt_decode_state the caller sets `size` to the struct's sizeof. So
  * fields can be added without breaking callers that were built earlier. `reserved` stays zero:
  * bytes that this library does not know are refused (INVALID_ARGUMENT), since a newer caller means
- * something by them. Numbers that stand for one of an enum's constants are int32_t fields; any
- * other number is INVALID_ARGUMENT.
+ * something by them; in a struct that libkt fills, its old content does not matter. Numbers that
+ * stand for one of an enum's constants are int32_t fields; any other number is INVALID_ARGUMENT.
  *
  * What is behind #ifdef KT_EXPERIMENTAL may still change or go from one release to the next; define
  * it before including to use it. */

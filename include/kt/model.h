@@ -14,6 +14,10 @@
  * group (docs/checkpoints.md), and in GGUF files Q8_0, Q4_0, Q4_K and Q6_K. A
  * multi-token-prediction layer is skipped.
  *
+ * The files must not shrink while the model lives. Long work looks before each layer, and a file
+ * that was truncated is IO; where pages go away in the middle of a layer, the system raises SIGBUS
+ * in a thread of the context, which libkt leaves to the host.
+ *
  * Immutable after loading. See kt.h for NULL, threads and lifetimes. */
 #ifndef KT_MODEL_H
 #define KT_MODEL_H

@@ -57,7 +57,8 @@ typedef struct kt_schedule {
 /** Fills `schedule` with the defaults above. */
 KT_API void kt_schedule_init(kt_schedule *schedule, size_t size);
 /** Learning rate of optimizer step `step` (0-based). `schedule` NULL = defaults.
- * Errors: UNSUPPORTED for an unknown type (the sentence lists the known ones), INVALID_ARGUMENT. */
+ * Errors: UNSUPPORTED for an unknown type (the sentence lists the known ones), INVALID_ARGUMENT (a
+ * number that is negative or not finite, lr_end above learning_rate). */
 KT_API kt_status kt_schedule_rate(kt_context *ctx, const kt_schedule *schedule, uint64_t step,
                                   double *learning_rate);
 

@@ -53,10 +53,12 @@ typedef struct kt_device_plan {
  * than INT32_MAX, max_sequence above num_tokens, a mode), OUT_OF_MEMORY (a size overflows). */
 KT_API kt_status kt_plan_create(const kt_executor *executor, const kt_plan_options *options,
                                 kt_plan **out);
+/** Frees a plan and the names that it told. */
 KT_API void kt_plan_free(kt_plan *plan);
 
 /** Devices of the executor, the host among them. */
 KT_API size_t kt_plan_num_devices(const kt_plan *plan);
+/** Tells device `index`. Errors: INVALID_ARGUMENT (there is none, a wrong size). */
 KT_API kt_status kt_plan_get_device(const kt_plan *plan, size_t index, kt_device_plan *out);
 /** Their sum, without a name. A weight that two devices use (tied embeddings) counts once. */
 KT_API kt_status kt_plan_get_total(const kt_plan *plan, kt_device_plan *out);

@@ -10,8 +10,7 @@
  *       replace:
  *         kwargs:
  *           generate_device: "cpu"      # or prefill_device; "cuda:0" ...
- *           backend: "AMXBF16"          # experts backend: amx, amx-int8, cpu (or llamafile), reference,
- * auto
+ *           backend: "AMXBF16"          # or amx, amx-int8, cpu (llamafile), reference, auto
  *
  * `match` may have a `class` too: torch.nn.Linear narrows an entry to linears, a class that ends in
  * Attention, MLP, MoE, RotaryEmbedding and so on to those modules. What replaces them

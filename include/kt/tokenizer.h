@@ -23,8 +23,8 @@ KT_API void kt_tokenizer_free(kt_tokenizer *tokenizer);
 
 KT_API int32_t kt_tokenizer_vocab_size(const kt_tokenizer *tokenizer); /**< largest id + 1 */
 KT_API int32_t kt_tokenizer_bos_id(const kt_tokenizer *tokenizer);     /**< -1 = none */
-KT_API int32_t kt_tokenizer_eos_id(const kt_tokenizer *tokenizer);
-KT_API int32_t kt_tokenizer_pad_id(const kt_tokenizer *tokenizer);
+KT_API int32_t kt_tokenizer_eos_id(const kt_tokenizer *tokenizer);     /**< -1 = none */
+KT_API int32_t kt_tokenizer_pad_id(const kt_tokenizer *tokenizer);     /**< -1 = none */
 /** -1 when the token does not exist. `token` is spelled as in the vocabulary. */
 KT_API int32_t kt_tokenizer_token_id(const kt_tokenizer *tokenizer, const char *token);
 
@@ -78,11 +78,10 @@ typedef struct kt_message {
 KT_API const char *kt_template_names(void);
 
 /** LLaMA-Factory's enable_thinking, for templates of models that write a thought between <think>
- * and
- * </think> before a reply (qwen3); other templates do not look at it. In a conversation, thoughts
- * of earlier replies are left out, and the prompt ends with an empty thought unless it is ON. In a
- * dataset, a reply without a thought gets an empty one: learned when it is ON, else as part of the
- * prompt. */
+ * and </think> before a reply (qwen3); other templates do not look at it. In a conversation,
+ * thoughts of earlier replies are left out, and the prompt ends with an empty thought unless it is
+ * ON. In a dataset, a reply without a thought gets an empty one: learned when it is ON, else as
+ * part of the prompt. */
 typedef enum kt_thinking {
     KT_THINKING_ON = 0,    /**< true, the default */
     KT_THINKING_OFF = 1,   /**< false: thoughts in a dataset are left out, too */

@@ -95,8 +95,8 @@ kt_status kt_fail_memory(kt_context *ctx, uint64_t bytes, const char *what)
 {
     char size[KT_SIZE_TEXT] = "memory";
     return kt_fail(ctx, KT_ERROR_OUT_OF_MEMORY,
-                   "cannot allocate %s for %s; use shorter or fewer sequences in a step, or a "
-                   "machine with more memory",
+                   "cannot allocate %s for %s; use shorter or fewer sequences in a step, a "
+                   "smaller adapter, or a machine with more memory",
                    bytes ? kt_size_text(bytes, size) : size, what);
 }
 

@@ -20,7 +20,7 @@ static kt_status over_limit(kt_context *ctx, uint64_t bytes, const char *what)
     char need[KT_SIZE_TEXT], used[KT_SIZE_TEXT], limit[KT_SIZE_TEXT];
     return kt_fail(ctx, KT_ERROR_OUT_OF_MEMORY,
                    "%s: %s would go over the limit of %s, of which %s are in use; use shorter or "
-                   "fewer sequences in a step, or raise the limit",
+                   "fewer sequences in a step, a smaller adapter, or raise the limit",
                    what, kt_size_text(bytes, need), kt_size_text(ctx->options.memory_limit, limit),
                    kt_size_text(ctx->memory_used, used));
 }

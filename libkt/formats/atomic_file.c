@@ -70,7 +70,7 @@ static void remove_dead(const char *path)
     DIR *dir = folder ? opendir(*folder ? folder : ".") : NULL;
     size_t length = strlen(base);
     for (struct dirent *e; dir && (e = readdir(dir));)
-        if (finished_length(e->d_name) == length && strncmp(e->d_name, base, length) == 0)
+        if (length && finished_length(e->d_name) == length && strncmp(e->d_name, base, length) == 0)
             remove_if_dead(dirfd(dir), e->d_name);
     if (dir)
         closedir(dir);
@@ -103,6 +103,22 @@ static int open_beside(struct kt_atomic_file *f, size_t capacity)
     return -1;
 }
 
+/* A link is replaced; a device or a folder must not be. */
+static kt_status check_target(struct kt_atomic_file *f)
+{
+    struct stat st;
+    size_t length = strlen(f->path);
+    if (!length)
+        return kt_fail(f->ctx, KT_ERROR_IO, "the name of the file to write is empty");
+    if (f->path[length - 1] == '/')
+        return fail(f, EISDIR);
+    if (lstat(f->path, &st) != 0 || S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))
+        return KT_OK;
+    return S_ISDIR(st.st_mode) ? fail(f, EISDIR)
+                               : kt_fail(f->ctx, KT_ERROR_IO,
+                                         "%s: is not a regular file, and stays as it is", f->path);
+}
+
 static void release(struct kt_atomic_file *f)
 {
     if (f->fd >= 0)
@@ -123,12 +139,14 @@ kt_status kt_atomic_open(kt_context *ctx, const char *path, struct kt_atomic_fil
     f->fd = -1;
     f->path = strdup(path);
     f->temporary = malloc(capacity);
-    kt_status status = KT_OK;
-    remove_dead(path);
-    if (!f->path || !f->temporary)
-        status = kt_fail_memory(ctx, capacity, "a file name");
-    else if ((f->fd = open_beside(f, capacity)) < 0)
-        status = fail(f, errno);
+    kt_status status =
+        f->path && f->temporary ? check_target(f) : kt_fail_memory(ctx, capacity, "a file name");
+    if (status == KT_OK) {
+        remove_dead(path);
+        f->fd = open_beside(f, capacity);
+        if (f->fd < 0)
+            status = fail(f, errno);
+    }
     if (status == KT_OK)
         *out = f;
     else

@@ -12,7 +12,8 @@
 struct kt_atomic_file;
 
 /** Begins a file that will become `path`. Errors (all calls): IO with the path and the system's
- * reason (no such folder, permission, disk full, quota), OUT_OF_MEMORY. */
+ * reason (no such folder, permission, disk full, quota; a folder, device or pipe is not replaced),
+ * OUT_OF_MEMORY. */
 kt_status kt_atomic_open(kt_context *ctx, const char *path, struct kt_atomic_file **out);
 /** Appends. After an error the file can only be closed. */
 kt_status kt_atomic_write(struct kt_atomic_file *file, const void *data, size_t bytes);

@@ -95,6 +95,10 @@ static kt_status check(kt_context *ctx, const kt_schedule *s, bool uses_lr_end)
     if (!(s->learning_rate >= 0) || !isfinite(s->learning_rate))
         return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
                        "the learning rate is %g; it must be 0 or more", s->learning_rate);
+    if (!(s->num_cycles >= 0 && s->num_cycles < 1e9) || !(s->power >= 0 && s->power < 1e9))
+        return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
+                       "num_cycles %g and power %g of a schedule must be 0 or more, and below 1e9",
+                       s->num_cycles, s->power);
     if (uses_lr_end && !(s->lr_end >= 0 && s->lr_end < s->learning_rate))
         return kt_fail(ctx, KT_ERROR_INVALID_ARGUMENT,
                        "the final learning rate of the %s schedule is %g; it must be below the "

@@ -20,7 +20,7 @@ struct left {
     size_t bytes;
 };
 
-enum { MAX_NODES = 4096, MAX_BYTES = 16 << 20, MAX_KEYS = 1024 };
+enum { MAX_NODES = 4096, MAX_BYTES = 16 << 20, MAX_KEYS = 1024, MAX_KEY = 128 };
 
 static void value_free(value *v)
 {
@@ -88,41 +88,72 @@ static bool take_bytes(struct left *left, size_t length)
     return true;
 }
 
-static bool convert(yaml_document_t *doc, int id, struct left *left, value *out)
+static const char too_large[] = "the value is too large, or contains itself";
+
+/* What speaks against the text of a scalar. */
+static const char *text_problem(const yaml_node_t *node, struct left *left)
+{
+    if (memchr(node_text(node), 0, node->data.scalar.length))
+        return "the value holds a NUL character";
+    return take_bytes(left, node->data.scalar.length) ? NULL : too_large;
+}
+
+static const char *convert(yaml_document_t *doc, int id, struct left *left, value *out);
+
+static const char *convert_list(yaml_document_t *doc, const yaml_node_t *node, struct left *left,
+                                value *out)
+{
+    size_t num = (size_t)(node->data.sequence.items.top - node->data.sequence.items.start);
+    *out = (value){.kind = VALUE_LIST, .items = app_alloc(num, sizeof(value))};
+    while (out->num_items < num) {
+        size_t i = out->num_items++;
+        const char *problem =
+            convert(doc, node->data.sequence.items.start[i], left, &out->items[i]);
+        if (problem)
+            return problem;
+    }
+    out->text = join(out);
+    return NULL;
+}
+
+static const char *convert_map(yaml_document_t *doc, const yaml_node_t *node, struct left *left,
+                               value *out)
+{
+    size_t num = (size_t)(node->data.mapping.pairs.top - node->data.mapping.pairs.start);
+    *out = (value){.kind = VALUE_MAP,
+                   .items = app_alloc(num, sizeof(value)),
+                   .names = app_alloc(num, sizeof(char *))};
+    while (out->num_items < num) {
+        size_t i = out->num_items++;
+        const yaml_node_pair_t *pair = &node->data.mapping.pairs.start[i];
+        const yaml_node_t *name = yaml_document_get_node(doc, pair->key);
+        if (name->type != YAML_SCALAR_NODE)
+            return "a key in the value is no plain word";
+        const char *problem = text_problem(name, left);
+        if (!problem)
+            problem = convert(doc, pair->value, left, &out->items[i]);
+        if (problem)
+            return problem;
+        out->names[i] = app_copy(node_text(name));
+    }
+    return NULL;
+}
+
+/* Returns what speaks against the value; NULL when nothing does. */
+static const char *convert(yaml_document_t *doc, int id, struct left *left, value *out)
 {
     const yaml_node_t *node = yaml_document_get_node(doc, id);
     *out = (value){.kind = VALUE_NULL};
     if (!node || --left->nodes < 0)
-        return false;
-    if (node->type == YAML_SCALAR_NODE) {
-        if (!take_bytes(left, node->data.scalar.length))
-            return false;
+        return too_large;
+    if (node->type == YAML_SEQUENCE_NODE)
+        return convert_list(doc, node, left, out);
+    if (node->type == YAML_MAPPING_NODE)
+        return convert_map(doc, node, left, out);
+    const char *problem = text_problem(node, left);
+    if (!problem)
         *out = scalar_value(node_text(node), node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE);
-    } else if (node->type == YAML_SEQUENCE_NODE) {
-        size_t num = (size_t)(node->data.sequence.items.top - node->data.sequence.items.start);
-        *out = (value){.kind = VALUE_LIST, .items = app_alloc(num, sizeof(value))};
-        while (out->num_items < num) {
-            size_t i = out->num_items++;
-            if (!convert(doc, node->data.sequence.items.start[i], left, &out->items[i]))
-                return false;
-        }
-        out->text = join(out);
-    } else if (node->type == YAML_MAPPING_NODE) {
-        size_t num = (size_t)(node->data.mapping.pairs.top - node->data.mapping.pairs.start);
-        *out = (value){.kind = VALUE_MAP,
-                       .items = app_alloc(num, sizeof(value)),
-                       .names = app_alloc(num, sizeof(char *))};
-        while (out->num_items < num) {
-            size_t i = out->num_items++;
-            const yaml_node_pair_t *pair = &node->data.mapping.pairs.start[i];
-            const yaml_node_t *name = yaml_document_get_node(doc, pair->key);
-            if (name->type != YAML_SCALAR_NODE || !take_bytes(left, name->data.scalar.length) ||
-                !convert(doc, pair->value, left, &out->items[i]))
-                return false;
-            out->names[i] = app_copy(node_text(name));
-        }
-    }
-    return true;
+    return problem;
 }
 
 static entry *add_entry(config *cfg, const char *name, value v, size_t line)
@@ -131,6 +162,21 @@ static entry *add_entry(config *cfg, const char *name, value v, size_t line)
     entry *e = &cfg->entries[cfg->num_entries++];
     *e = (entry){.key = app_copy(name), .value = v, .line = line};
     return e;
+}
+
+static int check_key(const config *cfg, const yaml_node_t *name)
+{
+    size_t line = name->start_mark.line + 1;
+    if (name->type != YAML_SCALAR_NODE)
+        return app_fail("%s:%zu: a key must be a plain word", cfg->file, line);
+    if (name->data.scalar.length > MAX_KEY || strlen(node_text(name)) != name->data.scalar.length)
+        return app_fail("%s:%zu: a key is a word of at most %d characters, and none of them is NUL",
+                        cfg->file, line, MAX_KEY);
+    for (size_t i = 0; i < cfg->num_entries; i++)
+        if (!strcmp(cfg->entries[i].key, node_text(name)))
+            return app_fail("%s:%zu: %s: the key was given before, at line %zu", cfg->file, line,
+                            node_text(name), cfg->entries[i].line);
+    return APP_OK;
 }
 
 static int read_mapping(config *cfg, yaml_document_t *doc)
@@ -148,20 +194,14 @@ static int read_mapping(config *cfg, yaml_document_t *doc)
     for (const yaml_node_pair_t *pair = root->data.mapping.pairs.start;
          pair < root->data.mapping.pairs.top; pair++) {
         const yaml_node_t *name = yaml_document_get_node(doc, pair->key);
-        size_t line = name->start_mark.line + 1;
-        if (name->type != YAML_SCALAR_NODE)
-            return app_fail("%s:%zu: a key must be a plain word", cfg->file, line);
-        for (size_t i = 0; i < cfg->num_entries; i++)
-            if (!strcmp(cfg->entries[i].key, node_text(name)))
-                return app_fail("%s:%zu: %s: the key was given before, at line %zu", cfg->file,
-                                line, node_text(name), cfg->entries[i].line);
+        if (check_key(cfg, name) != APP_OK)
+            return APP_ERROR;
         value v;
         left.nodes = MAX_NODES;
-        bool ok = convert(doc, pair->value, &left, &v);
-        add_entry(cfg, node_text(name), v, line);
-        if (!ok)
-            return app_fail("%s:%zu: %s: the value is too large, or contains itself", cfg->file,
-                            line, node_text(name));
+        const char *problem = convert(doc, pair->value, &left, &v);
+        const entry *e = add_entry(cfg, node_text(name), v, name->start_mark.line + 1);
+        if (problem)
+            return app_fail("%s:%zu: %s: %s", cfg->file, e->line, e->key, problem);
     }
     return APP_OK;
 }
@@ -246,7 +286,7 @@ static bool parse_flow(const char *text, value *out)
     bool loaded = yaml_parser_load(&parser, &doc);
     struct left left = {MAX_NODES, MAX_BYTES};
     *out = (value){.kind = VALUE_NULL};
-    bool ok = loaded && yaml_document_get_root_node(&doc) && convert(&doc, 1, &left, out);
+    bool ok = loaded && yaml_document_get_root_node(&doc) && !convert(&doc, 1, &left, out);
     if (loaded)
         yaml_document_delete(&doc);
     yaml_parser_delete(&parser);
@@ -283,6 +323,8 @@ static int apply_override(config *cfg, const char *argument)
     const char *equals = strchr(argument, '=');
     if (!equals || equals == argument)
         return app_usage("%s: expected key=value after the configuration", argument);
+    if (equals - argument > MAX_KEY)
+        return app_usage("command line: a key is a word of at most %d characters", MAX_KEY);
     char *name = app_text("%.*s", (int)(equals - argument), argument);
     value v = {.kind = VALUE_NULL};
     int rc = parse_override(name, equals + 1, &v);

@@ -15,7 +15,7 @@
 
 #include "app.h"
 
-enum { NAME_ATTEMPTS = 100 };
+enum { NAME_ATTEMPTS = 100, READ_MAX = 1 << 30 };
 
 /* Files are written as libkt writes its own (TARGET.PID-N.tmp, locked while somebody writes), so
  * that either finds what the other left. This is the length of the name whose unfinished file it
@@ -139,8 +139,20 @@ static int sync_folder_of(const char *path)
     return result;
 }
 
+/* A link is replaced; a device or a folder must not be. */
+static bool is_replaceable(const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) || S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))
+        return true;
+    errno = S_ISDIR(st.st_mode) ? EISDIR : ENOTSUP;
+    return false;
+}
+
 int file_write(const char *path, const void *data, size_t size)
 {
+    if (!is_replaceable(path))
+        return -1;
     const char *slash = strrchr(path, '/');
     char *folder = folder_of(path), *beside = NULL;
     remove_dead(folder, slash ? slash + 1 : path);
@@ -197,27 +209,50 @@ int file_hash(const char *path, uint64_t *size, uint64_t *hash)
     return result;
 }
 
-char *file_read(const char *path, size_t *size)
+char *stream_read(FILE *file, size_t *size)
 {
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        return NULL;
     char *data = NULL;
     size_t capacity = 0, n;
+    int reason = 0;
     *size = 0;
     do {
         capacity += capacity + 65536;
         data = app_resize(data, capacity, 1);
         n = fread(data + *size, 1, capacity - 1 - *size, file);
         *size += n;
-    } while (n && *size == capacity - 1);
-    if (ferror(file)) {
-        free(data);
-        data = NULL;
-    } else {
+    } while (*size == capacity - 1 && *size <= READ_MAX);
+    if (ferror(file))
+        reason = errno;
+    else if (*size > READ_MAX)
+        reason = EFBIG;
+    if (!reason) {
         data[*size] = 0;
+        return data;
     }
+    free(data);
+    errno = reason;
+    return NULL;
+}
+
+char *file_read(const char *path, size_t *size)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* of a pipe: at once */
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "rb");
+    if (!file) {
+        if (fd >= 0)
+            finish(fd, -1);
+        return NULL;
+    }
+    char *data = NULL;
+    bool seen = !fstat(fd, &st);
+    if (seen && S_ISREG(st.st_mode) && st.st_size <= READ_MAX)
+        data = stream_read(file, size);
+    else if (seen)
+        errno = S_ISDIR(st.st_mode) ? EISDIR : S_ISREG(st.st_mode) ? EFBIG : ENOTSUP;
+    int reason = errno;
     fclose(file);
+    errno = reason;
     return data;
 }
 

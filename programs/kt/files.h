@@ -7,15 +7,20 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 /** Writes beside `path` under a name of its own and renames, so that the old file stays whole until
- * the new one is on the disk; removes what earlier writers of `path` left when they were killed. */
+ * the new one is on the disk; removes what earlier writers of `path` left when they were killed. A
+ * folder (EISDIR), a device or a pipe (ENOTSUP) is not replaced. */
 int file_write(const char *path, const void *data, size_t size);
 /** Appends in one write; never through a link. */
 int file_append(const char *path, const void *data, size_t size);
-/** The whole file with a zero byte after it, in new memory; NULL on error. */
+/** The whole file with a zero byte after it, in new memory; NULL on error. Refuses what is no
+ * regular file (ENOTSUP) and more than 1 GiB (EFBIG). */
 char *file_read(const char *path, size_t *size);
+/** The same of what is left of a stream, of whatever kind. */
+char *stream_read(FILE *file, size_t *size);
 int file_copy(const char *from, const char *to);
 /** Also true of what cannot be looked at: opening it tells why. */
 bool file_exists(const char *path);

@@ -42,8 +42,14 @@ static int answer(const config *cfg, const char *prompt, profile *traced)
 static int read_prompt(const char *argument, char **prompt)
 {
     size_t size;
-    *prompt = strcmp(argument, "-") ? app_copy(argument) : file_read("/dev/stdin", &size);
-    return *prompt ? APP_OK : app_fail("cannot read the prompt: %m");
+    if (strcmp(argument, "-") != 0) {
+        *prompt = app_copy(argument);
+        return APP_OK;
+    }
+    *prompt = stream_read(stdin, &size);
+    if (!*prompt)
+        return app_fail("cannot read the prompt: %m");
+    return strlen(*prompt) == size ? APP_OK : app_fail("the prompt holds a NUL character");
 }
 
 int generate_command(int argc, char **argv)

@@ -175,13 +175,13 @@ static int check_domain(const config *cfg, const key *k, const value *v)
     bool number = k->type == KEY_INT || k->type == KEY_FLOAT;
     if (k->use == KEY_LIMITED) {
         if (!is_possible(k, v))
-            return config_fail(cfg, k->name, "%s is not supported; %s", shown(v), k->note);
+            return config_fail(cfg, k->name, "%.200s is not supported; %s", shown(v), k->note);
     } else if (k->domain && number) {
         if (parse_float(v->text, &x) && !in_interval(k->domain, x))
-            return config_fail(cfg, k->name, "%s is out of range; it must be %s%s", v->text,
+            return config_fail(cfg, k->name, "%.200s is out of range; it must be %s%s", v->text,
                                *k->domain == '>' ? "" : "in ", k->domain);
     } else if (k->domain && v->kind == VALUE_SCALAR && !in_choices(k, v->text)) {
-        return config_fail(cfg, k->name, "%s is not possible; choose one of %s", v->text,
+        return config_fail(cfg, k->name, "%.200s is not possible; choose one of %s", v->text,
                            k->domain);
     }
     return APP_OK;
@@ -197,7 +197,7 @@ int key_check(const config *cfg, const entry *e)
     /* A limited key says what to use instead, whatever was written. */
     const char *problem = k->use == KEY_LIMITED ? NULL : type_error(k, &e->value);
     if (problem)
-        return config_fail(cfg, k->name, "%s %s", shown(&e->value), problem);
+        return config_fail(cfg, k->name, "%.200s %s", shown(&e->value), problem);
     return check_domain(cfg, k, &e->value);
 }
 

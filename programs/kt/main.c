@@ -8,6 +8,7 @@
 
 #include "app.h"
 #include "keys.h"
+#include "lost.h"
 #include "output.h"
 
 static void print_overview(void (*print)(const char *format, ...))
@@ -88,6 +89,7 @@ int main(int argc, char **argv)
     signal(SIGXFSZ, SIG_IGN);
     /* So is a reader that ended, such as the tee that Ctrl-C stops as well. */
     signal(SIGPIPE, SIG_IGN);
+    lost_catch();
     output_open();
     const command *c = argc > 1 ? command_find(argv[1]) : NULL;
     int rc = run(argc, argv), error = out_flush();

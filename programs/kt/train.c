@@ -11,6 +11,7 @@
 #include "app.h"
 #include "args.h"
 #include "keys.h"
+#include "lost.h"
 #include "output.h"
 #include "stop.h"
 
@@ -312,6 +313,7 @@ static int train(train_run *run)
                   run->options.resume);
     stop_catch("stopping after this step; Ctrl-C again to drop it",
                "dropping this step; the one before it is kept");
+    train_advise(run);
     run->start_time = now_seconds();
     run->start_step = run->state.step;
     progress_begin(run);
@@ -352,7 +354,9 @@ static int execute(train_run *run)
 
 static void free_run(train_run *run)
 {
+    lost_advise(NULL);
     json_decref(run->state.history);
+    free(run->advice);
     free(run->order);
     free(run->saved);
     kt_batch_free(run->batch);

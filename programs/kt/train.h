@@ -89,6 +89,7 @@ typedef struct train_run {
     double flops_per_token;
     char *saved;         /**< the newest checkpoint that training can go on from, or NULL */
     uint64_t saved_step; /**< of that one; 0 = none */
+    char *advice;        /**< how to go on from it, for lost.h; or NULL */
     double start_time;   /**< of this process's training, seconds */
     uint64_t start_step;
     double grad_norm, learning_rate; /**< of the latest step */
@@ -125,7 +126,9 @@ int output_begin(train_run *run);
 int output_log(train_run *run, json_t *item);
 /** checkpoint-N. `whole` = with what resuming needs. */
 int output_checkpoint(train_run *run, bool whole);
-/** The counters, the log and the optimizer of `resume`; the adapter is loaded from there before. */
+/** The counters and the log of `resume`, which must be of this run: its seeds, batches and data. */
+int checkpoint_read(train_run *run);
+/** That, and the optimizer; the adapter is loaded from there before. */
 int output_load_checkpoint(train_run *run);
 /** The adapter and the tokenizer's files into `folder`. */
 int output_save_adapter(train_run *run, const char *folder);
@@ -151,6 +154,8 @@ int train_evaluate(train_run *run, json_t **metrics);
 /* The end: train_finish.c */
 /** Saves a checkpoint and says how to go on from it; returns APP_INTERRUPTED or an error. */
 int train_stop(train_run *run);
+/** Has the newest checkpoint told should a file of the model go away. */
+void train_advise(train_run *run);
 /** After an error: says how to go on from the newest checkpoint, if there is one. */
 void train_say_resume(const train_run *run);
 /** Writes the adapter, the results and the plot into the output folder. */

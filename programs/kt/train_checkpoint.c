@@ -139,11 +139,11 @@ static int fill_checkpoint(train_run *run, const char *folder, bool whole)
     return rc == APP_OK && whole ? save_training_state(run, folder) : rc;
 }
 
-/* For a file system that cannot exchange names. A kill between the two renames leaves TARGET.old,
- * which the next run puts back. */
+/* For a file system that cannot exchange names. A kill between the two renames leaves
+ * tmp-TARGET.old, which the next run puts back. */
 static int replace_by_steps(const char *fresh, const char *target, const char *parent)
 {
-    char *old = app_text("%s.old", target);
+    char *old = app_text("%s/tmp-%s.old", parent, strrchr(target, '/') + 1);
     int result = folder_remove(old);
     if (!result)
         result = rename(target, old);
@@ -282,6 +282,7 @@ int output_checkpoint(train_run *run, bool whole)
         free(run->saved);
         run->saved = app_copy(target);
         run->saved_step = step;
+        train_advise(run);
     }
     free(target);
     free(fresh);

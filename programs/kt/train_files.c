@@ -27,23 +27,26 @@ static int write_text(train_run *run, const char *folder, const char *name, char
     return rc;
 }
 
-/* The log's lines of losses whose step is not beyond `step`. */
-static char *lines_until(const char *text, uint64_t step)
+/* The log's lines of losses whose step is not beyond `step`. What a kill or a full disk cut off is
+ * no line; one that lacks only its end gets it. */
+static char *lines_until(const char *text, size_t size, uint64_t step)
 {
-    char *kept = app_alloc(strlen(text) + 1, 1);
+    char *kept = app_alloc(size + 2, 1);
     size_t length = 0;
-    while (*text) {
-        size_t line = strcspn(text, "\n");
-        json_t *item = json_loadb(text, line, 0, NULL);
+    for (const char *end = text + size, *next; text < end; text = next) {
+        const char *newline = memchr(text, '\n', (size_t)(end - text));
+        size_t line = (size_t)((newline ? newline : end) - text);
+        next = text + line + (newline != NULL);
+        json_error_t error;
+        json_t *item = json_read(text, line, &error);
         json_int_t at = json_integer_value(json_object_get(item, "current_steps"));
-        line += text[line] == '\n';
         bool loss = json_object_get(item, "loss") || json_object_get(item, "eval_loss");
         if (loss && (uint64_t)at <= step) {
             memcpy(kept + length, text, line);
             length += line;
+            kept[length++] = '\n';
         }
         json_decref(item);
-        text += line;
     }
     return kept;
 }
@@ -56,7 +59,8 @@ int output_begin(train_run *run)
     size_t size;
     char *old = o->resume && file_exists(path) ? file_read(path, &size) : NULL;
     if (old)
-        rc = write_text(run, o->output_dir, "trainer_log.jsonl", lines_until(old, run->state.step));
+        rc = write_text(run, o->output_dir, "trainer_log.jsonl",
+                        lines_until(old, size, run->state.step));
     else if (o->resume && file_exists(path))
         rc = config_fail(run->cfg, "output_dir", "cannot read %s: %m", path);
     else if (unlink(path) && errno != ENOENT)
@@ -173,7 +177,8 @@ int output_save_results(train_run *run, const char *split, json_t *metrics)
     char *old = file_exists(path) ? file_read(path, &size) : app_copy("");
     if (!old)
         rc = config_fail(run->cfg, "output_dir", "cannot read %s: %m", path);
-    json_t *all = old ? json_loads(old, 0, NULL) : NULL;
+    json_error_t error;
+    json_t *all = old && *old ? json_read(old, strlen(old), &error) : NULL;
     free(old);
     free(path);
     if (rc != APP_OK)

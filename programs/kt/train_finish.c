@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "app.h"
+#include "lost.h"
 #include "output.h"
 #include "stop.h"
 #include "train.h"
@@ -47,6 +48,15 @@ static char *resume_text(const train_run *run)
     }
     free(argument);
     return text ? text : app_copy("");
+}
+
+void train_advise(train_run *run)
+{
+    char *how = resume_text(run), *before = run->advice;
+    run->advice = *how ? app_text("%s\n", how) : NULL;
+    lost_advise(run->advice);
+    free(before);
+    free(how);
 }
 
 /* The reader of standard output may be gone, as tee is after Ctrl-C: then on standard error. */

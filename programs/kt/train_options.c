@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +17,7 @@ static moment read_moment(const config *cfg, const char *key)
 static int read_interval(const config *cfg, const char *key, double *out)
 {
     *out = config_float(cfg, key);
-    if (*out > 1 && (*out != (double)(uint64_t)*out || *out > 1e15))
+    if (*out > 1e15 || (*out > 1 && *out != floor(*out)))
         return config_fail(cfg, key, "%g must be a whole number of steps, or a share below 1",
                            *out);
     return APP_OK;
@@ -69,7 +70,7 @@ static int read_scheduler_kwargs(train_options *o, const config *cfg)
         if (!target)
             return config_fail(cfg, e->key, "the schedule %s has no argument %s", o->schedule.type,
                                name);
-        if (!text || end == text || *end)
+        if (!text || end == text || *end || !isfinite(x))
             return config_fail(cfg, e->key, "%s must be a number", name);
         *target = strcmp(name, "min_lr_rate") ? x : x * o->schedule.learning_rate;
         has_minimum |= target == &o->schedule.lr_end;

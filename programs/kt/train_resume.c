@@ -10,6 +10,7 @@
 
 #include "app.h"
 #include "files.h"
+#include "json_text.h"
 #include "train.h"
 
 #define RECORD "training_state.json"
@@ -50,7 +51,10 @@ static char *part_problem(const char *folder, const char *name, const json_t *fi
     char text[20], *path = app_text("%s/%s", folder, name), *problem = NULL;
     const json_t *part = json_object_get(files, name);
     const char *then = json_string_value(json_object_get(part, "hash"));
-    if (stat(path, &st) || (read && files && file_hash(path, &size, &hash)))
+    bool there = !stat(path, &st);
+    if (there && !S_ISREG(st.st_mode))
+        problem = app_text("%s is no regular file; go on from another checkpoint", path);
+    else if (!there || (read && files && file_hash(path, &size, &hash)))
         problem = unusable(folder, name, unread);
     snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
     if (!problem && files &&
@@ -71,9 +75,10 @@ static char *checkpoint_problem(const char *folder, bool read, bool *unread)
     size_t size;
     char *path = app_text("%s/" RECORD, folder);
     char *text = file_read(path, &size), *problem = text ? NULL : unusable(folder, RECORD, unread);
-    json_t *record = text ? json_loadb(text, size, 0, &error) : NULL;
-    if (text && !record)
-        problem = app_text("%s:%d: %s", path, error.line, error.text);
+    json_t *record = text ? json_read(text, size, &error) : NULL;
+    if (text && !json_is_object(record))
+        problem = app_text("%s:%d: %s", path, record ? 1 : error.line,
+                           record ? "expected an object" : error.text);
     const json_t *files = json_object_get(record, "files");
     for (size_t i = 0; checkpoint_parts[i] && !problem; i++)
         problem = part_problem(folder, checkpoint_parts[i], files, read, unread);
@@ -187,23 +192,33 @@ int output_lock(const config *cfg, const char *folder)
                : APP_OK;
 }
 
-/* checkpoint-N.old is what a kill leaves of the one that was being replaced. */
+/* N of tmp-checkpoint-N.old, which is what a kill leaves of the one that was being replaced; -1 of
+ * any other name. */
+static long long replaced_step(const char *name)
+{
+    char *inner = app_copy(strncmp(name, "tmp-", 4) ? "" : name + 4), *dot = strrchr(inner, '.');
+    long long step = -1;
+    if (dot && !strcmp(dot, ".old")) {
+        *dot = 0;
+        step = checkpoint_step(inner);
+    }
+    free(inner);
+    return step;
+}
+
 static int restore_replaced(const char *folder)
 {
     DIR *dir = opendir(folder);
     int result = 0;
     for (const struct dirent *e; dir && !result && (e = readdir(dir));) {
-        char *name = app_copy(e->d_name), *dot = strrchr(name, '.');
-        if (dot && !strcmp(dot, ".old")) {
-            *dot = 0;
-            char *old = app_text("%s/%s", folder, e->d_name);
-            char *target = app_text("%s/%s", folder, name);
-            if (checkpoint_step(name) >= 0)
-                result = file_exists(target) ? folder_remove(old) : rename(old, target);
-            free(target);
-            free(old);
-        }
-        free(name);
+        long long step = replaced_step(e->d_name);
+        if (step < 0)
+            continue;
+        char *old = app_text("%s/%s", folder, e->d_name);
+        char *target = app_text("%s/checkpoint-%lld", folder, step);
+        result = file_exists(target) ? folder_remove(old) : rename(old, target);
+        free(target);
+        free(old);
     }
     if (dir)
         closedir(dir);
@@ -251,12 +266,16 @@ char *checkpoint_data_hash(const kt_dataset *dataset)
 
 static json_t *load_json(train_run *run, const char *name, int *rc)
 {
-    json_error_t error;
-    char *path = app_text("%s/%s", run->options.resume, name);
-    json_t *json = json_load_file(path, 0, &error);
-    if (!json_is_object(json))
+    json_error_t error = {.line = 0};
+    size_t size;
+    char *path = app_text("%s/%s", run->options.resume, name), *text = file_read(path, &size);
+    json_t *json = text ? json_read(text, size, &error) : NULL;
+    if (!text)
+        *rc = config_fail(run->cfg, "resume_from_checkpoint", "cannot read %s: %m", path);
+    else if (!json_is_object(json))
         *rc = config_fail(run->cfg, "resume_from_checkpoint", "%s:%d: %s", path, error.line,
                           json ? "expected an object" : error.text);
+    free(text);
     free(path);
     return json;
 }
@@ -304,10 +323,30 @@ static int check_same(train_run *run, const json_t *json)
                                    o->resume);
 }
 
+/* Is each number there that a run goes on from? */
+static bool is_state(const json_t *json)
+{
+    static const char *const counts[] = {"step", "tokens", "padded_tokens", "last_logged"};
+    bool ok = json_is_number(json_object_get(json, "loss_total")) &&
+              json_is_number(json_object_get(json, "loss_window"));
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        const json_t *count = json_object_get(json, counts[i]);
+        ok = ok && json_is_integer(count) && json_integer_value(count) >= 0;
+    }
+    return ok && whole_number(json, "step") &&
+           json_is_boolean(json_object_get(json, "unevaluated")) &&
+           whole_number(json, "last_logged") <= whole_number(json, "step");
+}
+
 static int read_state(train_run *run, const json_t *json, json_t *trainer)
 {
     train_state *s = &run->state;
     json_t *history = json_object_get(trainer, "log_history");
+    if (!json_is_array(history) || !is_state(json))
+        return config_fail(run->cfg, "resume_from_checkpoint",
+                           "%s/%s is not what kt train writes; go on from another checkpoint",
+                           run->options.resume,
+                           json_is_array(history) ? RECORD : "trainer_state.json");
     s->step = whole_number(json, "step");
     s->tokens = whole_number(json, "tokens");
     s->padded_tokens = whole_number(json, "padded_tokens");
@@ -315,18 +354,12 @@ static int read_state(train_run *run, const json_t *json, json_t *trainer)
     s->loss_window = json_number_value(json_object_get(json, "loss_window"));
     s->last_logged = whole_number(json, "last_logged");
     s->unevaluated = run->evaluation && json_is_true(json_object_get(json, "unevaluated"));
-    if (!json_is_array(history) || !s->step)
-        return config_fail(run->cfg, "resume_from_checkpoint",
-                           "%s/trainer_state.json is not what kt train writes",
-                           run->options.resume);
     if (s->step > run->plan.total_steps)
         return config_fail(run->cfg, "resume_from_checkpoint",
                            "%s is at step %llu, beyond the run's last step %llu",
                            run->options.resume, (unsigned long long)s->step,
                            (unsigned long long)run->plan.total_steps);
     json_array_extend(s->history, history);
-    run->saved_step = s->step;
-    run->saved = app_copy(run->options.resume);
     return APP_OK;
 }
 
@@ -340,10 +373,10 @@ static int read_sharing(train_run *run, const json_t *json)
                        kt_last_error(run->session.ctx));
 }
 
-int output_load_checkpoint(train_run *run)
+int checkpoint_read(train_run *run)
 {
     int rc = APP_OK;
-    json_t *json = load_json(run, "training_state.json", &rc);
+    json_t *json = load_json(run, RECORD, &rc);
     json_t *trainer = rc == APP_OK ? load_json(run, "trainer_state.json", &rc) : NULL;
     if (rc == APP_OK)
         rc = check_same(run, json);
@@ -353,11 +386,19 @@ int output_load_checkpoint(train_run *run)
         rc = read_sharing(run, json);
     json_decref(trainer);
     json_decref(json);
+    return rc;
+}
+
+int output_load_checkpoint(train_run *run)
+{
+    int rc = checkpoint_read(run);
     if (rc != APP_OK)
         return rc;
     char *path = app_text("%s/optimizer.zst", run->options.resume);
     if (kt_optimizer_load(run->optimizer, path) != KT_OK)
         rc = config_fail(run->cfg, "resume_from_checkpoint", "%s", kt_last_error(run->session.ctx));
     free(path);
+    run->saved_step = run->state.step;
+    run->saved = app_copy(run->options.resume);
     return rc;
 }

@@ -24,6 +24,15 @@ ask model template=deepseek3 max_new_tokens=8 temperature=0 >b || fail "generate
 diff a b || fail "a folder and a configuration differ"
 printf 'who is ann?' | "$KT" generate chat.yaml --prompt - do_sample=false >b || fail "from stdin"
 diff a b || fail "a prompt from stdin differs"
+refuses 1 'the prompt holds a NUL character' bash -c "printf 'who\\0is' | '$KT' generate chat.yaml --prompt -"
+
+# What lies where a conversation shall be saved may be a file.
+mkfifo pipe
+for target in pipe . model/; do
+    printf 'who is ann?\n/save %s\n/exit\n' $target | "$KT" chat chat.yaml do_sample=false >b 2>err
+    grep -q "^kt: cannot write $target" err || fail "/save $target: $(cat err)"
+done
+[ -p pipe ] && [ -s model/config.json ] || fail "/save replaced what is no file"
 printf 'who is ann?\n/clear\n\nwho is ann?\n/exit\nnever\n' |
     "$KT" chat chat.yaml do_sample=false >b 2>err || fail "$(cat err)"
 diff <(cat a a) b || fail "a conversation that was cleared differs"

@@ -58,6 +58,17 @@ refuses 1 'bomb.yaml:2: lora_target: the value is too large' "$KT" train bomb.ya
 refuses 1 'bomb.yaml:1: lists and groups are nested' "$KT" train bomb.yaml
 printf 'k%d: 1\n' {1..2000} >bomb.yaml
 refuses 1 'bomb.yaml: more than 1024 keys' "$KT" train bomb.yaml
+{ printf '? "'; printf 'a%.0s' {1..300000}; printf '"\n: 1\n'; } >bomb.yaml
+refuses 1 'bomb.yaml:1: a key is a word of at most 128 characters' "$KT" train bomb.yaml
+(cat sft.yaml; printf 'bf16: '; printf 'a%.0s' {1..300000}) >bomb.yaml
+refuses 1 'bomb.yaml:21: bf16: a{200} must be true or false' "$KT" train bomb.yaml
+refuses 2 'command line: a key is a word of at most 128' "$KT" train sft.yaml "$(printf 'a%.0s' {1..129})=1"
+try '"lora_rank\0x": 8' 'bad.yaml:21: a key is a word .* none of them is NUL'
+try 'adapter_name_or_path: "a\0b"' 'bad.yaml:21: adapter_name_or_path: the value holds a NUL character'
+try 'adapter_name_or_path: ["a\0b"]' 'bad.yaml:21: adapter_name_or_path: the value holds a NUL character'
+try 'vllm_config: {[a]: 1}' 'bad.yaml:21: vllm_config: a key in the value is no plain word'
+refuses 1 'lr_scheduler_kwargs: num_cycles must be a number' \
+    "$KT" train sft.yaml 'lr_scheduler_kwargs={num_cycles: nan}'
 head -c 1100000 /dev/zero | tr '\0' '#' >bomb.yaml
 refuses 1 'bomb.yaml: more than 1048576 bytes' "$KT" train bomb.yaml
 printf 'stage: sft\nlora_rank: [8\n' >broken.yaml

@@ -2,6 +2,7 @@
 /* Files that appear whole or not at all, and what killed writers leave. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -88,6 +89,29 @@ START_TEST(nothing_is_written_through_a_link)
 }
 END_TEST
 
+/* A folder's name has none of a file in it: what lies there is not what a dead writer left. */
+START_TEST(what_is_no_file_is_not_replaced)
+{
+    char here[PATH_MAX], folder[PATH_MAX];
+    fixture_write("mine", "x", 1);
+    snprintf(folder, sizeof folder, "%s/", fixture_folder);
+    ck_assert_fails(kt_atomic_write_file(fixture_context, folder, "new", 3), KT_ERROR_IO,
+                    "cannot write: Is a directory");
+    ck_assert_ptr_nonnull(getcwd(here, sizeof here));
+    ck_assert_int_eq(chdir(fixture_folder), 0);
+    kt_status status = kt_atomic_write_file(fixture_context, "", "new", 3);
+    ck_assert_int_eq(chdir(here), 0);
+    ck_assert_fails(status, KT_ERROR_IO, "the name of the file to write is empty");
+    ck_assert(holds("mine", "x"));
+    ck_assert_int_eq(mkfifo(fixture_path("pipe"), 0600), 0);
+    ck_assert_fails(put("pipe", "new"), KT_ERROR_IO, "pipe: is not a regular file");
+    ck_assert_int_eq(mkdir(fixture_path("folder"), 0700), 0);
+    ck_assert_fails(put("folder", "new"), KT_ERROR_IO, "folder: cannot write: Is a directory");
+    ck_assert_int_eq(rmdir(fixture_path("folder")), 0);
+    ck_assert_int_eq(fixture_files(0), 2);
+}
+END_TEST
+
 START_TEST(a_device_that_takes_nothing_is_an_error)
 {
     ck_assert_int_eq(put("f", "old"), KT_OK);
@@ -134,6 +158,7 @@ int main(void)
         TEST(unfinished_files_have_names_of_their_own),
         TEST(what_dead_writers_left_is_removed),
         TEST(nothing_is_written_through_a_link),
+        TEST(what_is_no_file_is_not_replaced),
         TEST(a_device_that_takes_nothing_is_an_error),
         TEST(what_cannot_be_flushed_is_an_error),
         TEST(an_error_of_reading_is_not_absence),

@@ -51,6 +51,17 @@ START_TEST(bad_schedules_are_refused)
     s.type = "linear";
     s.learning_rate = NAN;
     ck_assert_int_eq(kt_schedule_rate(ctx, &s, 0, &rate), KT_ERROR_INVALID_ARGUMENT);
+    s.learning_rate = 1;
+    const double bad[] = {-1, NAN, INFINITY, 1e300};
+    for (int i = 0; i < 4; i++) {
+        s.power = bad[i];
+        ck_assert_int_eq(kt_schedule_rate(ctx, &s, 0, &rate), KT_ERROR_INVALID_ARGUMENT);
+        s.power = 1;
+        s.num_cycles = bad[i];
+        ck_assert_int_eq(kt_schedule_rate(ctx, &s, 0, &rate), KT_ERROR_INVALID_ARGUMENT);
+        ck_assert_ptr_nonnull(strstr(kt_last_error(ctx), "num_cycles"));
+        s.num_cycles = 0;
+    }
     kt_context_free(ctx);
 }
 END_TEST
