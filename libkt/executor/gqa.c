@@ -118,10 +118,10 @@ static void forward(struct kt_pass *pass, const struct kt_layer *layer, struct k
 {
     struct kt_gqa_state *s = &state->gqa;
     struct shape d = shape_of(&pass->model->config);
-    int64_t tokens = pass->tokens, groups_of = kt_heads_at_once(pass, d.kv_heads);
+    int64_t tokens = pass->tokens, most = kt_heads_at_once(pass, d.kv_heads);
     *s = (struct kt_gqa_state){.o = kt_take_activations(pass, tokens, d.q),
                                .lse = kt_take(pass, d.heads, tokens).data};
-    for (int64_t h = 0; h < d.kv_heads; h += groups_of) {
+    for (int64_t h = 0; h < d.kv_heads; h += most) {
         struct group g = group_at(pass, h);
         uint64_t mark = kt_pass_mark(pass);
         struct kt_gqa_state of_group = *s;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Whether devices have room for a step. */
 #include "core/context.h"
-#include "core/memory.h"
 #include "executor/executor.h"
 
 static uint64_t larger(uint64_t a, uint64_t b)
