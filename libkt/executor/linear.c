@@ -136,6 +136,7 @@ static void lora_of_calls(struct kt_pass *pass, int32_t count, const struct kt_l
     const struct kt_runner *run = &pass->stage->run;
     struct kt_gemm_args down[KT_LINEARS_TOGETHER], up[KT_LINEARS_TOGETHER];
     uint64_t mark = kt_pass_mark(pass);
+    const int32_t *row_tokens = pass->row_tokens;
     int32_t num = 0;
     for (int32_t i = 0; i < count; i++) {
         const struct kt_linear_call *call = &calls[i];
@@ -149,7 +150,7 @@ static void lora_of_calls(struct kt_pass *pass, int32_t count, const struct kt_l
         down[num] = to_rank(pass, pair, call->tokens, w->cols, x, u);
         up[num++] = from_rank(pass, pair, call->tokens, 0, w->rows, u, call->y);
     }
-    pass->row_tokens = NULL;
+    pass->row_tokens = row_tokens;
     if (num > 0) {
         kt_run_all(run, KT_OP_GEMM, num, down);
         kt_run_all(run, KT_OP_GEMM, num, up);
@@ -206,7 +207,8 @@ static void lora_gradients(struct kt_pass *pass, const struct kt_lora_pair *pair
                                          .k = w->rows,
                                          .alpha = pair->scale,
                                          .a = dy,
-                                         .b = matrix(pass, pair->b + begin * pair->rank, pair->rank),
+                                         .b =
+                                             matrix(pass, pair->b + begin * pair->rank, pair->rank),
                                          .c = du};
     kt_run_gemm(run, &gradient_of_u);
     struct kt_gemm_args da = {.trans_a = true,
@@ -284,6 +286,7 @@ void kt_linears_backward(struct kt_pass *pass, int32_t count, const struct kt_li
                          bool accumulate)
 {
     struct kt_linear_args args[KT_LINEARS_TOGETHER];
+    const int32_t *row_tokens = pass->row_tokens;
     int32_t num = 0;
     for (int32_t i = 0; i < count; i++) {
         const struct kt_linear_call *call = &calls[i];
@@ -300,7 +303,7 @@ void kt_linears_backward(struct kt_pass *pass, int32_t count, const struct kt_li
                                         .y = call->dx,
                                         .accumulate = accumulate};
     }
-    pass->row_tokens = NULL;
+    pass->row_tokens = row_tokens;
     if (num > 0)
         kt_run_all(&pass->stage->run, KT_OP_LINEAR_BACKWARD, num, args);
 }

@@ -14,9 +14,13 @@ typedef void (*part_fn)(struct kt_pass *pass, const struct kt_mlp *mlp, const st
 
 static void gate_and_up(struct kt_pass *pass, const struct kt_mlp *mlp, const struct part *p)
 {
-    const struct kt_linear_call calls[] = {
-        {.linear = mlp->gate, .tokens = p->tokens, .x = p->n, .y = p->products.gate},
-        {.linear = mlp->up, .tokens = p->tokens, .x = p->n, .y = p->products.up}};
+    struct kt_linear_call calls[] = {{.linear = mlp->gate, .y = p->products.gate},
+                                     {.linear = mlp->up, .y = p->products.up}};
+    for (int i = 0; i < 2; i++) {
+        calls[i].tokens = p->tokens;
+        calls[i].x = p->n;
+        calls[i].row_tokens = pass->row_tokens;
+    }
     kt_linears_forward(pass, 2, calls);
 }
 
