@@ -167,9 +167,13 @@ static kt_status run_chunk(struct kt_generator *g, int64_t tokens)
     pass.tokens = tokens;
     KT_TRY(fill_feed(g, &pass));
     KT_TRY(walk(&pass, &g->cache, g->tokens + begin, logits));
-    KT_TRY(kt_workspace_reserve(&g->workspace, &pass));
+    kt_status status = kt_workspace_reserve(&g->workspace, &pass);
+    if (status != KT_OK) { /* what it got does not stay: a smaller chunk may find room */
+        kt_workspace_free(&g->workspace, ex);
+        return status;
+    }
     kt_workspace_enter(&g->workspace, ex, &pass, KT_PASS_QUIET, g->adapter);
-    kt_status status = walk(&pass, &g->cache, g->tokens + begin, logits);
+    status = walk(&pass, &g->cache, g->tokens + begin, logits);
     if (status != KT_OK) {
         (void)kt_pass_finish(&pass);
         return status;

@@ -44,15 +44,36 @@ static kt_status reserve_steps(struct kt_executor *ex, size_t tokens)
     return reserve_step(ex, 1, 1);
 }
 
+static kt_status reserve_all(struct kt_executor *ex, size_t tokens)
+{
+    KT_TRY(reserve_arrays(ex, (int64_t)tokens));
+    KT_TRY(reserve_steps(ex, tokens));
+    KT_TRY(reserve_tables(ex, (int64_t)tokens));
+    if (ex->reserved_tokens < (int64_t)tokens)
+        ex->reserved_tokens = (int64_t)tokens;
+    return KT_OK;
+}
+
+void kt_executor_let_go(struct kt_executor *ex)
+{
+    size_t reserved = (size_t)ex->reserved_tokens;
+    kt_workspace_free(&ex->workspace, ex);
+    for (int32_t i = 0; i < ex->layout.num_devices; i++) {
+        kt_block_free(ex->sites[i].device, &ex->inputs[i]);
+        kt_block_free(ex->sites[i].device, &ex->pinned_inputs[i]);
+    }
+    ex->reserved_tokens = 0;
+    if (reserved)
+        (void)reserve_all(ex, reserved);
+}
+
 kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
 {
     KT_ENTER(ex, "executor");
     KT_TRY(kt_trial_check(ex, num_tokens, 0));
     ex->step.batch = NULL;
-    KT_TRY(reserve_arrays(ex, (int64_t)num_tokens));
-    KT_TRY(reserve_steps(ex, num_tokens));
-    KT_TRY(reserve_tables(ex, (int64_t)num_tokens));
-    if (ex->reserved_tokens < (int64_t)num_tokens)
-        ex->reserved_tokens = (int64_t)num_tokens;
-    return KT_OK;
+    kt_status status = reserve_all(ex, num_tokens);
+    if (status == KT_ERROR_OUT_OF_MEMORY)
+        kt_executor_let_go(ex);
+    return status;
 }
