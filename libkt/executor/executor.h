@@ -86,6 +86,10 @@ bool kt_executor_fuses_loss(const struct kt_executor *executor, kt_forward_mode 
  * OUT_OF_MEMORY. */
 kt_status kt_executor_reserve_tokens(struct kt_executor *executor, size_t tokens);
 
+/** Gives back what steps take and keep between them, but for what kt_executor_reserve promised:
+ * after a lack of memory, when nothing is queued. */
+void kt_executor_let_go(struct kt_executor *executor);
+
 /** Whether padding that a batch names runs in a step that trains: it matters to routed experts with
  * LoRA, and to nothing else. */
 bool kt_executor_runs_padding(const struct kt_executor *executor);

@@ -167,9 +167,12 @@ static kt_status prepare(struct kt_generator *g, struct kt_pass *pass, int64_t t
     pass->tokens = tokens;
     KT_TRY(fill_feed(g, pass));
     KT_TRY(walk(pass, &g->cache, g->tokens + g->cache.length, logits));
-    KT_TRY(kt_workspace_reserve(&g->workspace, pass));
-    kt_workspace_enter(&g->workspace, ex, pass, KT_PASS_QUIET, g->adapter);
-    return KT_OK;
+    kt_status status = kt_workspace_reserve(&g->workspace, pass);
+    if (status == KT_OK)
+        kt_workspace_enter(&g->workspace, ex, pass, KT_PASS_QUIET, g->adapter);
+    else
+        kt_workspace_free(&g->workspace, ex); /* so that a smaller chunk may find room */
+    return status;
 }
 
 static kt_status run_chunk(struct kt_generator *g, int64_t tokens)

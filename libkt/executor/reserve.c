@@ -117,10 +117,34 @@ static kt_status count_pieces(struct kt_executor *ex, const struct shapes *s)
 static kt_status reserve_steps(struct kt_executor *ex, size_t tokens)
 {
     struct shapes s = shapes_of(ex, tokens);
-    KT_TRY(count_pieces(ex, &s));
-    for (int32_t i = 0; i < s.num; i++)
-        KT_TRY(reserve_step(ex, s.of[i].tokens, s.of[i].longest));
+    kt_status status = count_pieces(ex, &s);
+    for (int32_t i = 0; status == KT_OK && i < s.num; i++)
+        status = reserve_step(ex, s.of[i].tokens, s.of[i].longest);
+    ex->least_pieces = 1;
+    return status;
+}
+
+static kt_status reserve_all(struct kt_executor *ex, size_t tokens)
+{
+    KT_TRY(reserve_arrays(ex, (int64_t)tokens));
+    KT_TRY(reserve_steps(ex, tokens));
+    KT_TRY(reserve_tables(ex, (int64_t)tokens));
+    if (ex->reserved_tokens < (int64_t)tokens)
+        ex->reserved_tokens = (int64_t)tokens;
     return KT_OK;
+}
+
+void kt_executor_let_go(struct kt_executor *ex)
+{
+    size_t reserved = (size_t)ex->reserved_tokens;
+    kt_workspace_free(&ex->workspace, ex);
+    for (int32_t i = 0; i < ex->layout.num_devices; i++) {
+        kt_block_free(ex->sites[i].device, &ex->inputs[i]);
+        kt_block_free(ex->sites[i].device, &ex->pinned_inputs[i]);
+    }
+    ex->reserved_tokens = 0;
+    if (reserved)
+        (void)reserve_all(ex, reserved);
 }
 
 kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
@@ -128,12 +152,8 @@ kt_status kt_executor_reserve(kt_executor *ex, size_t num_tokens)
     KT_ENTER(ex, "executor");
     KT_TRY(kt_trial_check(ex, num_tokens, 0));
     ex->step.batch = NULL;
-    KT_TRY(reserve_arrays(ex, (int64_t)num_tokens));
-    kt_status status = reserve_steps(ex, num_tokens);
-    ex->least_pieces = 1;
-    KT_TRY(status);
-    KT_TRY(reserve_tables(ex, (int64_t)num_tokens));
-    if (ex->reserved_tokens < (int64_t)num_tokens)
-        ex->reserved_tokens = (int64_t)num_tokens;
-    return KT_OK;
+    kt_status status = reserve_all(ex, num_tokens);
+    if (status == KT_ERROR_OUT_OF_MEMORY)
+        kt_executor_let_go(ex);
+    return status;
 }

@@ -64,10 +64,8 @@ static kt_status check_slots(const struct kt_executor *ex, int64_t tokens)
     return KT_OK;
 }
 
-/** Everything a step over the batch needs, memory and scratch of all devices among it, before
- * anything is computed. */
-static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_batch *batch,
-                         enum kt_pass_kind kind)
+static kt_status find_memory(struct kt_executor *ex, struct kt_step *step, const kt_batch *batch,
+                             enum kt_pass_kind kind)
 {
     KT_TRACE_HOST(ex->ctx, "plan");
     struct kt_pass *pass = &step->pass;
@@ -86,6 +84,18 @@ static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_
     KT_TRY(kt_step_reserve(ex, step, tokens));
     kt_workspace_enter(&ex->workspace, ex, pass, kind, 0);
     return KT_OK;
+}
+
+/** Everything a step over the batch needs, memory and scratch of all devices among it, before
+ * anything is computed. What a step got that was too large does not stay, so that a smaller one
+ * finds the room it would have found without it. */
+static kt_status prepare(struct kt_executor *ex, struct kt_step *step, const kt_batch *batch,
+                         enum kt_pass_kind kind)
+{
+    kt_status status = find_memory(ex, step, batch, kind);
+    if (status == KT_ERROR_OUT_OF_MEMORY)
+        kt_executor_let_go(ex);
+    return status;
 }
 
 static void key_dropout(struct kt_executor *ex, uint64_t step)

@@ -169,6 +169,42 @@ START_TEST(what_cannot_be_reserved_is_an_error)
 }
 END_TEST
 
+/** A batch of so many tokens does not fit; the one of the case does, and so does what was reserved.
+ */
+START_TEST(a_step_that_was_too_large_leaves_no_less_room)
+{
+    static const size_t sizes[] = {300, 1000, 5000};
+    struct golden_case c = golden_open("v3", 1, KT_COMPUTE_F32);
+    double loss = golden_step(&c, c.executor);
+    uint64_t fits = kt_context_memory_used(c.ctx), drawn = 0;
+    kt_batch *large;
+    ck_assert_ok(c.ctx, kt_batch_create(c.ctx, &large));
+    c.ctx->options.memory_limit = fits;
+    for (int i = 0; i < 3; i++) {
+        int32_t ids[50];
+        for (int k = 0; k < 50; k++)
+            ids[k] = (int32_t)draw(&drawn, (uint32_t)c.model->config.vocab_size);
+        ck_assert_ok(c.ctx, kt_batch_clear(large));
+        while (kt_batch_num_tokens(large) < sizes[i])
+            ck_assert_ok(c.ctx, kt_batch_add(large, ids, ids, 50));
+        ck_assert_int_eq(kt_executor_forward(c.executor, large, KT_FORWARD_TRAIN, NULL),
+                         KT_ERROR_OUT_OF_MEMORY);
+        ck_assert_double_eq(golden_step(&c, c.executor), loss);
+        ck_assert_int_eq(kt_executor_reserve(c.executor, sizes[i]), KT_ERROR_OUT_OF_MEMORY);
+        ck_assert_double_eq(golden_step(&c, c.executor), loss);
+    }
+    c.ctx->options.memory_limit = 0;
+    ck_assert_ok(c.ctx, kt_executor_reserve(c.executor, TOKENS));
+    c.ctx->options.memory_limit = kt_context_memory_used(c.ctx);
+    ck_assert_int_eq(kt_executor_forward(c.executor, large, KT_FORWARD_TRAIN, NULL),
+                     KT_ERROR_OUT_OF_MEMORY);
+    ck_assert_int_eq(c.executor->reserved_tokens, TOKENS);
+    run_steps(&c, c.executor);
+    kt_batch_free(large);
+    golden_close(&c);
+}
+END_TEST
+
 int main(void)
 {
     const struct test tests[] = {
@@ -178,6 +214,7 @@ int main(void)
         TEST(an_experts_backend_with_a_fallback_allocates_nothing_either),
         TEST(a_reserved_step_is_the_step),
         TEST(what_cannot_be_reserved_is_an_error),
+        TEST(a_step_that_was_too_large_leaves_no_less_room),
     };
     return RUN_TESTS("reserve", tests);
 }
