@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A training configuration, and behind form feeds key=value arguments over it. */
+/* A training configuration, and behind form feeds key=value given over it. */
 #include <math.h>
 
 #include "programs/kt/app.h"
@@ -68,21 +68,21 @@ static void look_at_run(const config *cfg)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    char *arguments[MAX_ARGUMENTS];
+    char *given[MAX_ARGUMENTS];
     int num = 0;
     size_t length;
     char *yaml = fuzz_text(&data, &size, &length);
     const char *file = fuzz_file("sft.yaml", yaml, length);
     while (size && num < MAX_ARGUMENTS)
-        arguments[num++] = fuzz_text(&data, &size, &length);
+        given[num++] = fuzz_text(&data, &size, &length);
     config cfg;
-    if (fuzz_told(config_load(&cfg, file, arguments, num))) {
+    if (fuzz_told(config_load(&cfg, file, given, num))) {
         look_at_values(&cfg);
         look_at_run(&cfg);
     }
     config_free(&cfg);
     while (num)
-        free(arguments[--num]);
+        free(given[--num]);
     free(yaml);
     return 0;
 }

@@ -11,18 +11,18 @@ namespace
 
 enum {
     ROWS = 128, /* tokens of a tile */
-    COLS = 256, /* features of y */
+    COLS = 128, /* features of y */
     DEPTH = 32,
     STAGES = 4,
-    THREADS = 256,
+    THREADS = 128,
     WARP = 32,
-    WARP_ROWS = 64, /* of a warp's part of a tile; two warps by four */
+    WARP_ROWS = 64, /* of a warp's part of a tile; two warps by two */
     WARP_COLS = 64,
     CHUNK = 8, /* elements of 16 bytes */
-    LEFT_BYTES = ROWS * DEPTH * 2,
-    STAGE_BYTES = LEFT_BYTES + COLS * DEPTH * 2,
+    FACTOR_BYTES = ROWS * DEPTH * 2,
+    STAGE_BYTES = 2 * FACTOR_BYTES,
     SHARED_BYTES = STAGES * STAGE_BYTES,
-    MOST_TOKENS = 2048 /* beyond which cuBLAS has enough to do with one linear */
+    MOST_TOKENS = 512 /* beyond which cuBLAS has enough to do with one linear, and is faster */
 };
 
 /* y [m, n] (+)= x [m, depth] w, all dense or with strides; w is [n, depth], or [depth, n] in
@@ -54,15 +54,14 @@ __device__ __forceinline__ uint32_t at_depth(uint32_t base, int32_t row, int32_t
 
 __device__ __forceinline__ uint32_t at_cols(uint32_t base, int32_t row, int32_t chunk)
 {
-    return base + (uint32_t)(row * COLS * 2 + ((chunk & ~7) | ((chunk ^ row) & 7)) * 16);
+    return base + (uint32_t)(row * COLS * 2 + ((chunk & 8) | ((chunk ^ row) & 7)) * 16);
 }
 
-/* N rows of a matrix from `first` on, DEPTH columns from `col` on; zeros beyond its ends. */
-template <int N>
+/* ROWS rows of a matrix from `first` on, DEPTH columns from `col` on; zeros beyond its ends. */
 __device__ __forceinline__ void load_rows(uint32_t to, const __nv_bfloat16 *x, int64_t ld,
                                           int32_t first, int32_t rows, int32_t col, int32_t cols)
 {
-    const int each = N * DEPTH / CHUNK / THREADS;
+    const int each = ROWS * DEPTH / CHUNK / THREADS;
 #pragma unroll
     for (int i = 0; i < each; i++) {
         int32_t index = (int32_t)threadIdx.x + i * THREADS, row = index / (DEPTH / CHUNK);
@@ -93,11 +92,11 @@ __device__ __forceinline__ void load_stage(const struct product &p, uint32_t sha
     uint32_t to = shared + (uint32_t)(step % STAGES * STAGE_BYTES);
     int32_t depth = step * DEPTH;
     if (depth < p.depth) {
-        load_rows<ROWS>(to, p.x, p.ldx, row, p.m, depth, p.depth);
+        load_rows(to, p.x, p.ldx, row, p.m, depth, p.depth);
         if (BACKWARD)
-            load_cols(to + LEFT_BYTES, p.w, p.ldw, depth, p.depth, col, p.n);
+            load_cols(to + FACTOR_BYTES, p.w, p.ldw, depth, p.depth, col, p.n);
         else
-            load_rows<COLS>(to + LEFT_BYTES, p.w, p.ldw, col, p.n, depth, p.depth);
+            load_rows(to + FACTOR_BYTES, p.w, p.ldw, col, p.n, depth, p.depth);
     }
     asm volatile("cp.async.commit_group;" : : : "memory");
 }
@@ -109,7 +108,7 @@ template <bool BACKWARD>
 __device__ __forceinline__ void add_stage(uint32_t stage, int32_t warp_row, int32_t warp_col,
                                           sums &c)
 {
-    uint32_t right = stage + LEFT_BYTES;
+    uint32_t right = stage + FACTOR_BYTES;
     int32_t lane = threadIdx.x % WARP;
 #pragma unroll
     for (int k = 0; k < DEPTH / 16; k++) {
@@ -170,7 +169,7 @@ __device__ __forceinline__ void put_all(const struct product &p, int32_t row, in
 }
 
 template <bool BACKWARD>
-__global__ void __launch_bounds__(THREADS) multiply(const __grid_constant__ struct several all)
+__global__ void __launch_bounds__(THREADS, 2) multiply(const __grid_constant__ struct several all)
 {
     extern __shared__ __align__(128) uint8_t memory[];
     uint32_t shared = kt_shared(memory);
@@ -182,7 +181,7 @@ __global__ void __launch_bounds__(THREADS) multiply(const __grid_constant__ stru
     int32_t rows = tiles(p.m, ROWS), steps = tiles(p.depth, DEPTH);
     int32_t row = tile % rows * ROWS, col = tile / rows * COLS;
     int32_t warp = (int32_t)threadIdx.x / WARP;
-    int32_t warp_row = warp / 4 * WARP_ROWS, warp_col = warp % 4 * WARP_COLS;
+    int32_t warp_row = warp / 2 * WARP_ROWS, warp_col = warp % 2 * WARP_COLS;
     sums c = {};
     for (int32_t step = 0; step < STAGES - 1; step++)
         load_stage<BACKWARD>(p, shared, row, col, step);
