@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A training configuration, and behind form feeds key=value given over it. */
+/* A training configuration, and behind form feeds key=value arguments over it. */
 #include <math.h>
 
 #include "programs/kt/app.h"
