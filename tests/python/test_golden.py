@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers of tests/reference through the package."""
+import json
+import tempfile
+from pathlib import Path
+
 from common import CASES, Case, Test, error, flat, run
 
 import kt
@@ -83,6 +87,30 @@ class Golden(Test):
             for name, tensor in case.lora.tensors().items():
                 self.assertEqual(tensor.data.tobytes(), again.tensors()[name].data.tobytes())
             self.refuses(kt.Status.MISMATCH, kt.Lora.load, case.model, CASES / "v2/adapter")
+
+    def test_trace(self):
+        case = Case("v2lite")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "trace.json")
+            trace = kt.Trace(case.ctx, path)
+            case.executor.forward(case.batch)
+            case.executor.backward()
+            rows = trace.finish()
+            events = json.loads(path.read_text())["traceEvents"]
+        phases = {row.phase: row for row in rows if row.resource is None}
+        self.assertEqual([phases[p].count for p in ("forward", "backward")], [1, 1])
+        for row in rows:
+            if row.resource is not None and row.operation is None:
+                self.assertLessEqual(row.seconds, phases[row.phase].seconds * (1 + 1e-9))
+        self.assertIn("linear_forward", {event["name"] for event in events})
+
+    def test_sharing(self):
+        case = Case("v2lite")
+        record = case.executor.get_sharing()
+        case.executor.set_sharing(record)
+        self.assertEqual(case.executor.get_sharing(), record)
+        with self.assertRaises(kt.Error):
+            case.executor.set_sharing("something else")
 
 
 if __name__ == "__main__":

@@ -24,11 +24,12 @@ from .optimizer import Optimizer, random_permutation, schedule_rate
 from .plan import DevicePlan, Plan
 from .rule import Rule
 from .tokenizer import Decoder, Tokenizer, template_names
+from .trace import Trace, TraceRow
 
 __all__ = [
     "IGNORE_LABEL", "Batch", "Compute", "Context", "DType", "Dataset", "Decoder", "DevicePlan",
     "Error", "Example", "Executor", "Floats", "ForwardMode", "Generator", "Handle", "Isa",
     "LogLevel", "Lora", "LoraTensor", "Loss", "Model", "ModelInfo", "Optimizer", "Plan", "Rule",
-    "Status", "TensorInfo", "Thinking", "Tokenizer", "__version__", "convert",
+    "Status", "TensorInfo", "Thinking", "Tokenizer", "Trace", "TraceRow", "__version__", "convert",
     "random_permutation", "schedule_rate", "template_names", "version",
 ]

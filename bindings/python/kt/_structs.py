@@ -66,6 +66,14 @@ kt_device_plan = _struct(
     ("scratch", c_uint64), ("feed", c_uint64), ("total_allocated", c_uint64),
     ("flops", c_double), ("bytes", c_double), ("seconds", c_double), reserved=8)
 
+kt_trace_options = _struct("kt_trace_options", ("path", c_char_p), ("max_events", c_uint64),
+                           reserved=4)
+
+kt_trace_row = _struct(
+    "kt_trace_row", ("phase", c_char_p), ("resource", c_char_p), ("operation", c_char_p),
+    ("count", c_uint64), ("seconds", c_double), ("bytes", c_double), ("flops", c_double),
+    reserved=4)
+
 kt_generator_options = _struct(
     "kt_generator_options", ("temperature", c_float), ("top_p", c_float), ("top_k", c_int32),
     ("repetition_penalty", c_float), ("seed", c_uint64), ("max_length", c_int32),

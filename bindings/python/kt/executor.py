@@ -135,3 +135,14 @@ class Executor(Handle):
     def set_step(self, step: int) -> None:
         """Sets the number that keys dropout, so that a resumed run draws the same masks."""
         self._call("kt_executor_set_step", _values.integer(step, ctypes.c_uint64, "step"))
+
+    def get_sharing(self) -> str:
+        """What is known of how device and host share experts ("auto"), for a run that goes on from
+        here. May change from one release to the next."""
+        record = ctypes.c_char_p()
+        self._call("kt_executor_get_sharing", ctypes.byref(record))
+        return (record.value or b"").decode()
+
+    def set_sharing(self, record: str) -> None:
+        """Goes by what get_sharing gave, and with the bits of the run that took it."""
+        self._call("kt_executor_set_sharing", _values.text(record, "record"))
