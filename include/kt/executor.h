@@ -114,10 +114,10 @@ KT_API kt_status kt_executor_set_step(kt_executor *executor, uint64_t step);
 /** Where device and host share a layer's experts ("auto"), the first backwards find out by trying
  * how fast both are beside each other, and whether sharing is faster than either alone; which of
  * the two computes an expert decides how sums round. A record of what is known, one line of text,
- * valid until the next call on the executor. From here on the executor goes by it and decides anew
- * in this call alone, from what passes took since the one before: a run that sets a record goes on
- * with the bits of the one that took it. Take it where the run can be gone on from, and not before
- * some steps are done, as what a side does alone is not tried any more. */
+ * valid until the next call on the executor. The first that knows of something ends the search:
+ * from there on the executor goes by it, so that a run that sets a record goes on with the bits of
+ * the one that took it. Take it where the run can be gone on from, and not before some steps are
+ * done. */
 KT_API kt_status kt_executor_get_sharing(kt_executor *executor, const char **record);
 /** What kt_executor_get_sharing gave, of an executor of the same model and with as much memory of
  * the device. Errors: INVALID_ARGUMENT (something else; nothing has changed). */

@@ -26,7 +26,7 @@ struct kt_sharing {
     struct measured latest[DIRECTIONS];
     const struct kt_pass *running; /**< the pass that is measured, or NULL */
     bool backward;                 /**< its direction */
-    bool held; /**< a record was taken or given: nothing is decided but when one is taken */
+    bool held; /**< a record of something was taken or given: nothing is decided any more */
     char text[sizeof version + DIRECTIONS * CLASSES * (KT_BALANCE_TEXT + 8)];
 };
 
@@ -208,13 +208,15 @@ kt_status kt_executor_get_sharing(kt_executor *ex, const char **record)
     KT_ENTER_OUT(ex, "executor", record);
     struct kt_sharing *s = ex->sharing;
     char *end = stpcpy(s->text, version);
-    s->held = true;
+    bool decides = !s->held;
     for (int d = 0; d < DIRECTIONS; d++)
         for (int32_t c = 0; c < CLASSES; c++) {
             struct kt_balance *b = &s->balances[d][c];
-            tell(s, d, c, kt_balance_hold(b));
+            if (decides)
+                tell(s, d, c, kt_balance_hold(b));
             if (!b->trial)
                 continue;
+            s->held = true;
             end += sprintf(end, " %c%d:", directions[d], c);
             end += kt_balance_write(b, end);
         }
@@ -248,7 +250,7 @@ kt_status kt_executor_set_sharing(kt_executor *ex, const char *record)
         good = length > 0;
         at += length;
     }
-    fresh->held = true;
+    fresh->held = good && record[head];
     if (good)
         memcpy(ex->sharing, fresh, sizeof *fresh);
     kt_sharing_free(fresh);

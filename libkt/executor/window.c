@@ -279,6 +279,10 @@ static kt_status await(struct kt_window *w, int32_t unit)
     kt_status status = KT_OK;
     atomic_store(&w->wanted, unit);
     while (status == KT_OK && w->started && is_missing(w, unit) && w->failed != unit) {
+        if (w->failed != NONE) { /* another unit, which a walk that was left had asked for */
+            w->failed = NONE;
+            pthread_cond_signal(&w->wake);
+        }
         wait_a_little(w);
         pthread_mutex_unlock(&w->lock);
         status = kt_check_cancel(w->checkpoint->ctx);

@@ -174,7 +174,12 @@ enum kt_balance_event kt_balance_hold(struct kt_balance *b)
 {
     if (b->trial == KT_BALANCE_SETTLED)
         return kt_balance_decide(b);
-    return b->passes ? decide(b, false) : next_trial(b, false);
+    enum kt_balance_event event = b->passes ? decide(b, false) : next_trial(b, false);
+    if (b->trial == 0 || b->trial == KT_BALANCE_SETTLED)
+        return event;
+    b->trial = KT_BALANCE_SETTLED;
+    go_on_with(b, b->scores[KT_BALANCE_BOTH] ? best_mode(b) : KT_BALANCE_BOTH);
+    return KT_BALANCE_FOUND;
 }
 
 enum { NUMBERS = 7 + KT_BALANCE_MODES };

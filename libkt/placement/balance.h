@@ -53,7 +53,8 @@ void kt_balance_count(struct kt_balance *balance, const struct kt_balance_measur
 /** Decides what the next pass does, if there were passes enough. */
 enum kt_balance_event kt_balance_decide(struct kt_balance *balance);
 
-/** The same for a decision that will stand for long: no side is tried alone. */
+/** The same for a decision that will stand: no side is tried alone, and the search ends, if it had
+ * begun. */
 enum kt_balance_event kt_balance_hold(struct kt_balance *balance);
 
 /** Less than this gain is not worth sharing: more while nobody measured. */

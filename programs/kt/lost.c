@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -72,9 +73,13 @@ static const char *file_at(uintptr_t address, char *line)
     return path;
 }
 
+/* Threads of a layer meet the end of a file together. */
+static atomic_flag ending = ATOMIC_FLAG_INIT;
+
 static void on_fault(int number, siginfo_t *info, void *context)
 {
-    static const char after[] = ": was truncated while it was in use; put the whole file back";
+    static const char after[] =
+        ": was truncated while it was in use, or cannot be read; put the whole file back";
     static const char again[] = " and give the command again\n";
     const char *how = advice;
     char line[LINE_SIZE];
@@ -84,6 +89,9 @@ static void on_fault(int number, siginfo_t *info, void *context)
         signal(number, SIG_DFL);
         return;
     }
+    if (atomic_flag_test_and_set(&ending))
+        for (;;)
+            pause(); /* another thread has met the same, and ends the program */
     say("kt: ", 4);
     say(path, strlen(path));
     say(after, sizeof after - 1);
