@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The form is Chrome's trace events: an object with a list, complete events ("X") with microseconds
  * from the trace's begin, one thread a track. */
+#include <locale.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -76,7 +77,7 @@ static kt_status write_event(const struct kt_trace *t, const struct kt_event *e)
     return write_text(t, "}},\n");
 }
 
-kt_status kt_trace_write(const struct kt_trace *t)
+static kt_status write_all(const struct kt_trace *t)
 {
     KT_TRY(write_text(t, "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n"));
     KT_TRY(write_tracks(t));
@@ -86,4 +87,16 @@ kt_status kt_trace_write(const struct kt_trace *t)
                       "{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":"
                       "\"libkt\"}}],\n\"otherData\":{\"events left out\":%llu}}\n",
                       (unsigned long long)(t->beyond + t->lost));
+}
+
+kt_status kt_trace_write(const struct kt_trace *t)
+{
+    locale_t c = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0); /* whatever the host has set */
+    locale_t before = c ? uselocale(c) : (locale_t)0;
+    kt_status status = write_all(t);
+    if (c) {
+        uselocale(before);
+        freelocale(c);
+    }
+    return status;
 }

@@ -96,7 +96,7 @@ static void free_places(struct kt_expert_supply *s)
     s->memory = NULL;
     s->places = NULL;
     s->sent = s->free = (struct places){0};
-    s->num_places = 0;
+    s->num_places = s->num_ring = s->own = s->num_taken = 0;
 }
 
 static void push(const struct kt_expert_supply *s, struct places *to, int32_t place)
@@ -201,9 +201,15 @@ kt_status kt_expert_supply_reserve(struct kt_expert_supply *s, uint64_t bytes)
     s->places = calloc((size_t)num, sizeof *s->places);
     s->sent.at = calloc((size_t)num, sizeof *s->sent.at);
     s->free.at = calloc((size_t)num, sizeof *s->free.at);
+    kt_status status = KT_OK;
     if (!s->places || !s->sent.at || !s->free.at)
-        return kt_fail_memory(s->model->ctx, (uint64_t)num * sizeof *s->places, "an executor");
-    KT_TRY(kt_device_alloc(s->device, KT_MEMORY_DEVICE, bytes, "routed experts", &memory));
+        status = kt_fail_memory(s->model->ctx, (uint64_t)num * sizeof *s->places, "an executor");
+    if (status == KT_OK)
+        status = kt_device_alloc(s->device, KT_MEMORY_DEVICE, bytes, "routed experts", &memory);
+    if (status != KT_OK) {
+        free_places(s);
+        return status;
+    }
     s->memory = memory;
     s->num_places = num;
     divide(s);

@@ -151,8 +151,11 @@ static void enter_supply(struct kt_pass *pass, const struct kt_expert_work *work
 {
     int64_t slots = work->routing.tokens * work->routing.topk;
     int32_t layer = (int32_t)(work->layer - pass->model->layers);
-    kt_expert_supply_enter(pass->stage->site->experts, &pass->stage->run, layer, s->chosen,
-                           slots < work->routing.num_experts ? -1 : pass->next_unit, s->travels);
+    const struct kt_site *site = pass->stage->site;
+    int32_t then = slots < work->routing.num_experts ? -1 : pass->next_unit;
+    if (then >= 0 && kt_supply_lacks(site->supply, then))
+        then = -1; /* its pages are not in memory yet */
+    kt_expert_supply_enter(site->experts, &pass->stage->run, layer, s->chosen, then, s->travels);
 }
 
 /** The inputs of a host's share begin to travel, before the device is at its own; only then, as the
@@ -170,8 +173,8 @@ static kt_mark bring(struct kt_pass *pass, struct kt_expert_work *work, bool bac
 /** Brings the chosen experts into memory. */
 static kt_status bring_experts(struct kt_pass *pass, const struct kt_expert_work *work)
 {
-    if (kt_pass_measures(pass))
-        return KT_OK;
+    if (kt_pass_measures(pass) || work->experts.weights[0] != work->layer->expert_weights[0])
+        return KT_OK; /* a shared expert comes with its layer */
     return kt_supply_experts(pass->stage->site->supply, work->layer, &work->routing);
 }
 

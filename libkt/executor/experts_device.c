@@ -255,12 +255,26 @@ typedef void (*group_fn)(struct kt_pass *pass, const struct kt_expert_work *work
 
 enum { ALIGNED_ROWS = 16 /* rows of the narrowest matrix that fill what an arena aligns to */ };
 
-/** The memory of as many rows as are done at one time, of so many experts. */
+/** Whether experts have other LoRA, which takes other memory. */
+static bool differ(const struct kt_pass *pass, const struct kt_layer *layer, int32_t a, int32_t b)
+{
+    for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
+        const struct kt_lora_pair *x = kt_pass_lora(pass, &layer->experts[k][a]);
+        const struct kt_lora_pair *y = kt_pass_lora(pass, &layer->experts[k][b]);
+        if (!x != !y || (x && (x->rank != y->rank || x->dropout != y->dropout)))
+            return true;
+    }
+    return false;
+}
+
+/** The memory of as many rows as are done at one time, of so many experts like `expert`. */
 static void measure_large(struct kt_pass *pass, const struct kt_expert_work *work,
-                          const struct rows *r, group_fn fn, int32_t experts)
+                          const struct rows *r, group_fn fn, int32_t expert, int32_t experts)
 {
     struct kt_tally *tally = &pass->stage->tally, before = *tally;
     struct group g = {.num = experts};
+    for (int32_t i = 0; i < experts; i++)
+        g.expert[i] = expert;
     for (int32_t i = 0; i < experts; i++)
         g.first[i + 1] = g.first[i] + r->piece / experts + (experts > 1 ? ALIGNED_ROWS : 0);
     g.rows = r->piece;
@@ -272,14 +286,16 @@ static void measure_large(struct kt_pass *pass, const struct kt_expert_work *wor
 typedef void (*gradient_fn)(const struct kt_site *site, const struct kt_runner *run,
                             const kt_lora *lora, const struct kt_linear *linear);
 
-/** Brings the gradients of the matrices of a group to the device, or back. */
+/** Brings the gradients of the matrices of a group to the device, or back; but not of the expert
+ * `but`, which was in use before the group, or is behind it. */
 static void move_gradients(struct kt_pass *pass, const struct kt_layer *layer,
-                           const struct group *g, gradient_fn move)
+                           const struct group *g, int32_t but, gradient_fn move)
 {
     const struct kt_site *site = pass->stage->site;
-    for (int32_t i = 0; !kt_device_is_host(site->device) && i < g->num; i++)
+    bool moves = !kt_device_is_host(site->device) && !kt_pass_measures(pass);
+    for (int32_t i = 0; moves && i < g->num; i++)
         for (int k = 0; k < KT_EXPERT_LINEARS; k++)
-            if (kt_pass_lora(pass, &layer->experts[k][g->expert[i]]))
+            if (g->expert[i] != but && kt_pass_lora(pass, &layer->experts[k][g->expert[i]]))
                 move(site, &pass->stage->run, pass->lora, &layer->experts[k][g->expert[i]]);
 }
 
@@ -298,22 +314,25 @@ static void run(struct kt_pass *pass, const struct kt_expert_work *work, const s
     const struct kt_site *site = pass->stage->site;
     struct group g = {0};
     uint64_t mark = kt_pass_mark(pass);
-    int32_t last = -1;
-    if (kt_pass_measures(pass) && r->total) {
-        measure_large(pass, work, r, fn, 1);
-        measure_large(pass, work, r, fn, KT_EXPERTS_TOGETHER);
-    }
+    int32_t before = -1; /* the expert whose rows go on in the next group */
+    for (int32_t e = 0; kt_pass_measures(pass) && r->total && e < work->experts.num_experts; e++)
+        if (e == 0 || differ(pass, work->layer, e, e - 1)) {
+            measure_large(pass, work, r, fn, e, 1);
+            measure_large(pass, work, r, fn, e, KT_EXPERTS_TOGETHER);
+        }
     while (next_group(r, work->experts.num_experts, &g)) {
-        if (g.expert[0] != last)
+        int32_t last = g.expert[g.num - 1];
+        int32_t behind = first_of(r, last + 1) > g.begin + g.rows ? last : -1;
+        if (before < 0)
             kt_expert_supply_give_back(site->experts, &pass->stage->run);
-        take(pass, &g, last);
-        last = g.expert[g.num - 1];
-        if (backward && !kt_pass_measures(pass))
-            move_gradients(pass, work->layer, &g, kt_site_linear_grad_in);
+        take(pass, &g, before);
+        if (backward)
+            move_gradients(pass, work->layer, &g, before, kt_site_linear_grad_in);
         fn(pass, work, r, &g);
-        if (backward && !kt_pass_measures(pass))
-            move_gradients(pass, work->layer, &g, kt_site_linear_grad_out);
+        if (backward)
+            move_gradients(pass, work->layer, &g, behind, kt_site_linear_grad_out);
         kt_pass_release(pass, mark);
+        before = behind;
     }
     kt_expert_supply_give_back(site->experts, &pass->stage->run);
 }

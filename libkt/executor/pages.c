@@ -265,5 +265,10 @@ kt_status kt_pages_experts(struct kt_pages *pages, const struct kt_layer *layer,
             chosen.num += expert.num;
     }
     drop_experts(pages, room_of(pages) - base_budget(pages));
-    return kt_window_read(pages->model->checkpoint, &chosen);
+    kt_status status = kt_window_read(pages->model->checkpoint, &chosen);
+    if (status != KT_OK) { /* nobody knows which of them are there */
+        kt_recent_begin(&pages->experts);
+        drop_experts(pages, 0);
+    }
+    return status;
 }

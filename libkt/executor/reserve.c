@@ -141,6 +141,7 @@ void kt_executor_let_go(struct kt_executor *ex)
     for (int32_t i = 0; i < ex->layout.num_devices; i++) {
         kt_block_free(ex->sites[i].device, &ex->inputs[i]);
         kt_block_free(ex->sites[i].device, &ex->pinned_inputs[i]);
+        ex->reserved_activations[i] = ex->reserved_scratch[i] = 0;
     }
     ex->reserved_tokens = 0;
     if (reserved)

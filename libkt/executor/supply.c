@@ -17,7 +17,7 @@ enum { BUFFERS = KT_SUPPLY_BUFFERS, MAX_WEIGHTS = 16 };
 struct buffer {
     char *memory;
     int32_t unit;  /**< that was sent to it; -1 = none */
-    kt_mark ready; /**< on IN */
+    kt_mark ready; /**< on SUPPLY */
 };
 
 struct unit {
@@ -289,6 +289,11 @@ kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run,
     KT_TRY(kt_pages_check(supply->pages, then));
     send(supply, run, then, place_for(supply, then));
     return KT_OK;
+}
+
+bool kt_supply_lacks(const struct kt_supply *supply, int32_t unit)
+{
+    return supply && kt_pages_lack(supply->pages, unit);
 }
 
 kt_status kt_supply_experts(const struct kt_supply *supply, const struct kt_layer *layer,

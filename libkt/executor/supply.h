@@ -41,6 +41,8 @@ void kt_supply_free(struct kt_supply *supply);
  * cannot be read), CANCELLED. */
 kt_status kt_supply_enter(struct kt_supply *supply, const struct kt_runner *run, int32_t unit,
                           int32_t then, struct kt_pages_walk walk);
+/** Whether pages of the unit's weights are still to be read, in their turn. NULL is allowed. */
+bool kt_supply_lacks(const struct kt_supply *supply, int32_t unit);
 /** Reads the routed experts that have rows, of the layer that was entered, where few do. NULL
  * is allowed. Errors: IO, OUT_OF_MEMORY. */
 kt_status kt_supply_experts(const struct kt_supply *supply, const struct kt_layer *layer,
