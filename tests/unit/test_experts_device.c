@@ -212,6 +212,40 @@ START_TEST(steps_find_a_balance)
 }
 END_TEST
 
+enum { SEQUENCES = 130, LENGTH = 120 };
+
+/** So many tokens that an expert has more rows than are done at one time. */
+static void fill_batch(const struct golden_case *c)
+{
+    int32_t ids[LENGTH];
+    uint32_t random = 1;
+    kt_model_info info = {.size = sizeof info};
+    ck_assert_ok(c->ctx, kt_model_get_info(c->model, &info));
+    ck_assert_ok(c->ctx, kt_batch_clear(c->batch));
+    for (int s = 0; s < SEQUENCES; s++) {
+        for (int t = 0; t < LENGTH; t++) {
+            random = random * 1664525u + 1013904223u;
+            ids[t] = (int32_t)((random >> 8) % (uint32_t)info.vocab_size);
+        }
+        ck_assert_ok(c->ctx, kt_batch_add(c->batch, ids, ids, LENGTH));
+    }
+}
+
+START_TEST(an_expert_of_many_rows_keeps_its_gradients)
+{
+    struct golden_case c = golden_open("mixtral", 2, KT_COMPUTE_F32);
+    kt_executor *far = golden_place_on(&c, far_away, "device", KT_COMPUTE_F32);
+    kt_executor *near = golden_place_on(&c, here, "device", KT_COMPUTE_F32);
+    fill_batch(&c);
+    ck_assert_int_gt(SEQUENCES * LENGTH * c.model->config.router.topk,
+                     4096 * c.model->config.n_routed_experts);
+    expect_same(&c, two_steps(&c, far), two_steps(&c, near));
+    kt_executor_free(far);
+    kt_executor_free(near);
+    golden_close(&c);
+}
+END_TEST
+
 int main(void)
 {
     const struct test tests[] = {
@@ -222,6 +256,7 @@ int main(void)
         LOOP(no_more_experts_are_sent_ahead_than_will_be_used, 3),
         TEST(a_record_is_refused_or_taken_as_a_whole),
         TEST(steps_find_a_balance),
+        TEST(an_expert_of_many_rows_keeps_its_gradients),
     };
     return RUN_TESTS("experts_device", tests);
 }
