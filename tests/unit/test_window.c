@@ -239,7 +239,9 @@ static void enter_unit(enum kt_walk walk, int unit)
 {
     ck_assert_int_eq(kt_window_enter(window, units, walk, unit, 3 * UNIT_BYTES), KT_OK);
     ck_assert(kt_window_holds(window, unit));
-    ck_assert_double_eq(part_in_memory(unit), 1);
+    /* the system may give up pages beside those that it is told to, as far as it keeps them
+     * together */
+    ck_assert_double_gt(part_in_memory(unit), 0.99);
 }
 
 /** Until the thread has done what it can. */
