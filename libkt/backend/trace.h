@@ -62,7 +62,7 @@ void kt_trace_end(struct kt_scope *scope);
 void kt_trace_begin_layer(struct kt_trace *trace, int32_t layer, const char *name);
 int32_t kt_trace_swap_layer(struct kt_trace *trace, int32_t layer);
 
-#define KT_SCOPE_END __attribute__((cleanup(kt_trace_end)))
+#define KT_SCOPE_END __attribute__((cleanup(kt_trace_end), unused))
 
 static inline struct kt_scope kt_scope(const kt_context *ctx, int32_t track, const char *name)
 {
