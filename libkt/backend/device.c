@@ -2,8 +2,8 @@
 /* The front of all devices: measures, checks and counts, so that backends only do. */
 #include "backend/device.h"
 
-#include "backend/clock.h"
 #include "backend/trace.h"
+#include "core/clock.h"
 #include "core/context.h"
 #include "core/memory.h"
 

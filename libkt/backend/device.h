@@ -296,7 +296,7 @@ struct kt_device_ops {
     kt_mark (*mark)(struct kt_device *dev, enum kt_queue queue);
     /** What is queued from here on waits for `mark`, which is of a queue of the same device. */
     void (*wait)(struct kt_device *dev, enum kt_queue queue, kt_mark mark);
-    /** Optional, for traces: stores (backend/clock.h) when the queue came to this point, some time
+    /** Optional, for traces: stores (core/clock.h) when the queue came to this point, some time
      * after it did. Times of a queue never go back. Not asked of a device with host memory. */
     void (*stamp)(struct kt_device *dev, enum kt_queue queue, double *seconds);
     /** Optional: stores the times of all points that queues have come to; NULL = it has. */

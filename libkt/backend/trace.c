@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/clock.h"
 #include "backend/trace_state.h"
+#include "core/clock.h"
 #include "formats/atomic_file.h"
 
 /** Events that a file holds unless the host says how many, and those of one call. */

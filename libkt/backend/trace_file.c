@@ -5,8 +5,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "backend/clock.h"
 #include "backend/trace_state.h"
+#include "core/clock.h"
 #include "formats/atomic_file.h"
 
 enum { LINE = 512 };

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/clock.h"
 #include "backend/trace_state.h"
+#include "core/clock.h"
 
 enum { WHOLE_PHASE = -1 };
 

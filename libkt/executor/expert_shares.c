@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "executor/expert_shares.h"
 
+#include "core/clock.h"
 #include "core/context.h"
 #include "executor/executor.h"
 #include "placement/share.h"
@@ -157,7 +158,7 @@ struct kt_expert_shares kt_expert_shares_divide(struct kt_pass *pass,
         return s;
     bool few = r->tokens * r->topk < r->num_experts;
     s.looks = !few && kt_sharing_looks(pass, backward);
-    s.began = s.looks ? kt_sharing_now() : 0;
+    s.began = s.looks ? kt_clock() : 0;
     s.travels = 0;
     tell(pass, work, backward, &told);
     if (few) {
@@ -177,7 +178,7 @@ kt_status kt_expert_shares_join(const struct kt_pass *pass, const struct kt_expe
     if (!s->looks)
         return KT_OK;
     struct kt_balance_measure *m = kt_sharing_measure(pass);
-    double now = kt_sharing_now();
+    double now = kt_clock();
     if (s->has_host) {
         m->host += s->host_told;
         m->host_seconds += now - s->began;
@@ -185,7 +186,7 @@ kt_status kt_expert_shares_join(const struct kt_pass *pass, const struct kt_expe
     if (!s->has_device)
         return KT_OK;
     KT_TRY(kt_run_sync(&pass->stage->run, done));
-    double end = kt_sharing_now();
+    double end = kt_clock();
     m->device += s->device_told;
     m->device_seconds += end - s->began;
     m->waited += end - now;

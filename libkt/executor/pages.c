@@ -2,8 +2,8 @@
 #include "executor/pages.h"
 
 #include <stdlib.h>
-#include <time.h>
 
+#include "core/clock.h"
 #include "core/context.h"
 #include "core/room.h"
 #include "executor/read_ahead.h"
@@ -162,9 +162,7 @@ static void set_windowed(struct kt_pages *pages, bool windowed)
 static void look(struct kt_pages *pages)
 {
     const double interval = 0.5;
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    double now = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    double now = kt_clock();
     if (pages->looked_at > 0 && now < pages->looked_at + interval)
         return;
     pages->looked_at = now;

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "core/clock.h"
 #include "core/context.h"
 #include "executor/executor.h"
 
@@ -29,13 +29,6 @@ struct kt_sharing {
     bool held; /**< a record of something was taken or given: nothing is decided any more */
     char text[sizeof version + DIRECTIONS * CLASSES * (KT_BALANCE_TEXT + 8)];
 };
-
-double kt_sharing_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void forget(struct kt_sharing *s)
 {
@@ -126,7 +119,7 @@ void kt_sharing_begin(const struct kt_pass *pass, bool backward)
         return;
     if (!backward) /* a backward that ends is of this forward */
         s->latest[true].of = -1;
-    s->latest[backward] = (struct measured){.of = -1, .began = kt_sharing_now()};
+    s->latest[backward] = (struct measured){.of = -1, .began = kt_clock()};
     s->running = pass;
     s->backward = backward;
 }
@@ -196,7 +189,7 @@ void kt_sharing_end(const struct kt_pass *pass, bool backward)
     struct measured *m = &s->latest[backward];
     if (kt_pass_measures(pass))
         return;
-    m->measure.seconds = kt_sharing_now() - m->began;
+    m->measure.seconds = kt_clock() - m->began;
     m->of = class_of(pass->tokens);
     s->running = NULL;
     if (backward)

@@ -30,7 +30,4 @@ struct kt_balance_measure *kt_sharing_measure(const struct kt_pass *pass);
 /** Whether its shares are, too: while a balance is looked for, but in passes of the host alone. */
 bool kt_sharing_looks(const struct kt_pass *pass, bool backward);
 
-/** Of some clock, for differences. */
-double kt_sharing_now(void);
-
 #endif

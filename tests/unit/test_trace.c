@@ -7,7 +7,7 @@
 #include <kt/generator.h>
 #include <kt/optimizer.h>
 
-#include "backend/clock.h"
+#include "core/clock.h"
 
 #include "backend/trace_state.h"
 #include "backends/registry.h"

@@ -4,8 +4,8 @@
  * rely on their being late either. */
 #include <string.h>
 
-#include "backend/clock.h"
 #include "backends/cpu_far/far.h"
+#include "core/clock.h"
 #include "core/context.h"
 #include "core/random.h"
 

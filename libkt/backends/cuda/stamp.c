@@ -6,8 +6,8 @@
  * milliseconds as float. */
 #include <stdlib.h>
 
-#include "backend/clock.h"
 #include "backends/cuda/host.h"
+#include "core/clock.h"
 
 enum { STAMPS = 4096 };
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/** \file backend/clock.h
- * The clock of traces, and times that another thread may be waiting for. */
-#ifndef KT_BACKEND_CLOCK_H
-#define KT_BACKEND_CLOCK_H
+/** \file core/clock.h
+ * The clock of what is measured while it runs, and times that another thread may be waiting for. */
+#ifndef KT_CORE_CLOCK_H
+#define KT_CORE_CLOCK_H
 
 #include <time.h>
 
