@@ -55,8 +55,7 @@ static __global__ void __launch_bounds__(WARPS *WARP)
     float sum = 0;
     for (int32_t k = threadIdx.x % WARP; k < a.v_dim; k += WARP)
         sum += kt_load(o + k) * kt_load(d_o + k);
-    for (int32_t step = WARP / 2; step; step /= 2)
-        sum += __shfl_xor_sync(~0u, sum, step);
+    sum = kt_warp_sum(sum);
     if (threadIdx.x % WARP == 0)
         p.delta[head * p.queries + query] = sum;
 }

@@ -16,13 +16,6 @@ enum {
 
 constexpr float NO_MAX = -1e30f;
 
-__device__ __forceinline__ float warp_sum(float x)
-{
-    for (int step = WARP / 2; step; step /= 2)
-        x += __shfl_xor_sync(~0u, x, step);
-    return x;
-}
-
 /* A lane's part of a row's features: those of `x`, and behind the first `own` those of `shared`.
  * Behind the last it repeats it, so that no load waits for a branch. */
 template <typename T, int N>
@@ -141,7 +134,7 @@ __global__ void __launch_bounds__(WARP *WARPS) forward(const __grid_constant__ s
 #pragma unroll
             for (int k = 0; k < KEYS; k++) {
                 bool sees = key + k >= r[i].first && key + k < min(last, r[i].last);
-                float dot = warp_sum(s[i][k]);
+                float dot = kt_warp_sum(s[i][k]);
                 s[i][k] = sees ? dot * p.a.scale : NO_MAX;
             }
             add_keys<KEYS>(r[i], s[i], v);

@@ -27,13 +27,6 @@ __device__ __forceinline__ float as_factor(float x, bool rounds)
     return rounds ? __bfloat162float(__float2bfloat16_rn(x)) : x;
 }
 
-__device__ __forceinline__ float warp_sum(float x)
-{
-    for (int step = WARP / 2; step > 0; step /= 2)
-        x += __shfl_xor_sync(0xffffffffu, x, step);
-    return x;
-}
-
 template <typename T> __device__ __forceinline__ void put(T *to, float x, bool accumulate)
 {
     kt_store(to, accumulate ? kt_load(to) + x : x);
@@ -84,7 +77,7 @@ __global__ void __launch_bounds__(THREADS) multiply_rows(const __grid_constant__
     for (int r = 0; r < ROWS; r++) {
 #pragma unroll
         for (int t = 0; t < TOKENS; t++) {
-            float sum = warp_sum(sums[r][t]);
+            float sum = kt_warp_sum(sums[r][t]);
             if (lane == 0 && t < f.tokens && row + r < w.rows)
                 put(f, t * f.y.ld + row + r, sum);
         }

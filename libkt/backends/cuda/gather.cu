@@ -95,8 +95,7 @@ __global__ void __launch_bounds__(KT_BLOCK) weigh_rows(struct kt_weigh_args a)
             dh.v[k] *= weight;
         kt_put<ALIGNED>(a.dh, r * a.dh.ld + i, a.dim - i, dh);
     }
-    for (int step = 16; step; step /= 2)
-        sum += __shfl_xor_sync(~0u, sum, step);
+    sum = kt_warp_sum(sum);
     if (threadIdx.x % 32 == 0)
         warps[threadIdx.x / 32] = sum;
     __syncthreads();

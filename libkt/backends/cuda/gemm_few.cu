@@ -85,8 +85,7 @@ __global__ void __launch_bounds__(THREADS) multiply_deep(const __grid_constant__
     factors<A, B>(g, col).add_dots(g.k, threadIdx.x, THREADS, (int)g.m, sums);
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
-        for (int step = WARP / 2; step > 0; step /= 2)
-            sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], step);
+        sums[i] = kt_warp_sum(sums[i]);
         if (threadIdx.x % WARP == 0)
             warps[threadIdx.x / WARP][i] = sums[i];
     }

@@ -57,31 +57,19 @@ __device__ __forceinline__ uint32_t at_cols(uint32_t base, int32_t row, int32_t 
     return base + (uint32_t)(row * COLS * 2 + ((chunk & 8) | ((chunk ^ row) & 7)) * 16);
 }
 
-/* ROWS rows of a matrix from `first` on, DEPTH columns from `col` on; zeros beyond its ends. */
-__device__ __forceinline__ void load_rows(uint32_t to, const __nv_bfloat16 *x, int64_t ld,
-                                          int32_t first, int32_t rows, int32_t col, int32_t cols)
+/* HEIGHT rows of a matrix from `first` on, WIDTH columns from `col` on, each chunk to where AT has
+ * it; zeros beyond its ends. */
+template <int HEIGHT, int WIDTH, uint32_t AT(uint32_t, int32_t, int32_t)>
+__device__ __forceinline__ void load(uint32_t to, const __nv_bfloat16 *x, int64_t ld, int32_t first,
+                                     int32_t rows, int32_t col, int32_t cols)
 {
-    const int each = ROWS * DEPTH / CHUNK / THREADS;
+    const int each = HEIGHT * WIDTH / CHUNK / THREADS;
 #pragma unroll
     for (int i = 0; i < each; i++) {
-        int32_t index = (int32_t)threadIdx.x + i * THREADS, row = index / (DEPTH / CHUNK);
-        int32_t chunk = index % (DEPTH / CHUNK), at = col + chunk * CHUNK;
+        int32_t index = (int32_t)threadIdx.x + i * THREADS, row = index / (WIDTH / CHUNK);
+        int32_t chunk = index % (WIDTH / CHUNK), at = col + chunk * CHUNK;
         bool valid = first + row < rows && at < cols;
-        kt_copy_16(at_depth(to, row, chunk), valid ? x + (first + row) * ld + at : x, valid);
-    }
-}
-
-/* DEPTH rows from `first` on, COLS columns from `col` on. */
-__device__ __forceinline__ void load_cols(uint32_t to, const __nv_bfloat16 *x, int64_t ld,
-                                          int32_t first, int32_t rows, int32_t col, int32_t cols)
-{
-    const int each = COLS * DEPTH / CHUNK / THREADS;
-#pragma unroll
-    for (int i = 0; i < each; i++) {
-        int32_t index = (int32_t)threadIdx.x + i * THREADS, row = index / (COLS / CHUNK);
-        int32_t chunk = index % (COLS / CHUNK), at = col + chunk * CHUNK;
-        bool valid = first + row < rows && at < cols;
-        kt_copy_16(at_cols(to, row, chunk), valid ? x + (first + row) * ld + at : x, valid);
+        kt_copy_16(AT(to, row, chunk), valid ? x + (first + row) * ld + at : x, valid);
     }
 }
 
@@ -92,11 +80,11 @@ __device__ __forceinline__ void load_stage(const struct product &p, uint32_t sha
     uint32_t to = shared + (uint32_t)(step % STAGES * STAGE_BYTES);
     int32_t depth = step * DEPTH;
     if (depth < p.depth) {
-        load_rows(to, p.x, p.ldx, row, p.m, depth, p.depth);
+        load<ROWS, DEPTH, at_depth>(to, p.x, p.ldx, row, p.m, depth, p.depth);
         if (BACKWARD)
-            load_cols(to + FACTOR_BYTES, p.w, p.ldw, depth, p.depth, col, p.n);
+            load<DEPTH, COLS, at_cols>(to + FACTOR_BYTES, p.w, p.ldw, depth, p.depth, col, p.n);
         else
-            load_rows(to + FACTOR_BYTES, p.w, p.ldw, col, p.n, depth, p.depth);
+            load<COLS, DEPTH, at_depth>(to + FACTOR_BYTES, p.w, p.ldw, col, p.n, depth, p.depth);
     }
     asm volatile("cp.async.commit_group;" : : : "memory");
 }

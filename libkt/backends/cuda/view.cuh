@@ -28,6 +28,14 @@ static __device__ __forceinline__ void kt_store(__nv_bfloat16 *to, float x)
     *to = __float2bfloat16_rn(x);
 }
 
+/** The sum of a whole warp, in all its threads. */
+static __device__ __forceinline__ float kt_warp_sum(float x)
+{
+    for (int step = 16; step > 0; step /= 2)
+        x += __shfl_xor_sync(~0u, x, step);
+    return x;
+}
+
 /** CALL(T) with the element type of a view's dtype. */
 #define KT_BY_DTYPE(dtype, CALL)                                                                   \
     do {                                                                                           \
