@@ -216,13 +216,12 @@ static void end_event(struct kt_device *dev, enum kt_queue queue, struct noted n
     kt_trace_end(&held_up);
 }
 
-/** Enqueues the first of operations that may be done at one time, and perhaps more of them; how
- * many.
- */
-static int32_t run_first(struct kt_device *dev, enum kt_op op, int32_t count, const void *args)
+/** Enqueues an operation; of several (count > 0) that may be done at one time the first, and
+ * perhaps more. How many. */
+static int32_t enqueue(struct kt_device *dev, enum kt_op op, int32_t count, const void *args)
 {
     int32_t num = 0;
-    if (dev->ops->run_first)
+    if (count && dev->ops->run_first)
         num = dev->ops->run_first(dev, op, count, args, dev->scratch);
     if (num)
         return num;
@@ -230,17 +229,8 @@ static int32_t run_first(struct kt_device *dev, enum kt_op op, int32_t count, co
     return 1;
 }
 
-static int32_t run_one(struct kt_device *dev, enum kt_op op, int32_t num, const void *args)
-{
-    dev->ops->run[op](dev, args, dev->scratch);
-    return num;
-}
-
-typedef int32_t (*enqueue_fn)(struct kt_device *dev, enum kt_op op, int32_t num, const void *args);
-
-/** `enqueue`, as an event if there is a trace. */
-static int32_t run_told(struct kt_device *dev, enum kt_op op, int32_t count, const void *args,
-                        enqueue_fn enqueue)
+/** The same as an event, if there is a trace. */
+static int32_t run_told(struct kt_device *dev, enum kt_op op, int32_t count, const void *args)
 {
     struct kt_tally all = {0};
     if (!dev->ctx->trace)
@@ -262,7 +252,7 @@ void kt_run(const struct kt_runner *runner, enum kt_op op, const void *args)
     if (runner->tally)
         measure(runner, op, args);
     else if (let_through(runner->device, op, args))
-        run_told(runner->device, op, 1, args, run_one);
+        run_told(runner->device, op, 0, args);
 }
 
 void kt_run_all(const struct kt_runner *runner, enum kt_op op, int32_t count, const void *args)
@@ -275,7 +265,7 @@ void kt_run_all(const struct kt_runner *runner, enum kt_op op, int32_t count, co
         else if (!let_through(runner->device, op, next + (size_t)i * size))
             return;
     for (int32_t left = runner->tally ? 0 : count, num; left > 0; left -= num) {
-        num = run_told(runner->device, op, left, next, run_first);
+        num = run_told(runner->device, op, left, next);
         next += (size_t)num * size;
     }
 }

@@ -377,10 +377,11 @@ bool kt_expert_supply_find(const struct kt_expert_supply *s, const struct kt_wei
 {
     struct kt_supplied weights[KT_EXPERT_LINEARS];
     for (int32_t i = 0; !does_nothing(s) && i < s->num_taken; i++) {
-        lay_out(s->model, s->taken[i]->layer, s->taken[i]->expert, weights);
+        const struct kt_layer *layer = &s->model->layers[s->taken[i]->layer];
         for (int k = 0; k < KT_EXPERT_LINEARS; k++) {
-            if (weights[k].weight->data != weight->data)
+            if (layer->expert_weights[k][s->taken[i]->expert].data != weight->data)
                 continue;
+            lay_out(s->model, s->taken[i]->layer, s->taken[i]->expert, weights);
             *out = kt_supplied_weight(&weights[k], memory_of(s, s->taken[i]));
             return true;
         }

@@ -27,12 +27,7 @@ static struct kt_view head_of(const struct absorbed *s, struct kt_view x, int64_
 /** Heads whose operations are given to the device at one time. */
 enum { TOGETHER = 16 };
 
-/** Operations of a head, and those of TOGETHER heads. */
-struct of_heads {
-    struct kt_linear_args linears[TOGETHER];
-    struct kt_gemm_args gemms[TOGETHER];
-};
-
+/** The operations of a head. */
 typedef void (*head_fn)(const struct absorbed *s, int64_t head, struct kt_view x,
                         struct kt_linear_args *linear, struct kt_gemm_args *gemm);
 
@@ -40,14 +35,15 @@ typedef void (*head_fn)(const struct absorbed *s, int64_t head, struct kt_view x
 static void run_heads(const struct absorbed *s, enum kt_op linear, head_fn fn, struct kt_view x)
 {
     const struct kt_runner *run = &s->pass->stage->run;
-    struct of_heads ops;
+    struct kt_linear_args linears[TOGETHER];
+    struct kt_gemm_args gemms[TOGETHER];
     for (int64_t first = 0; first < s->d.heads; first += TOGETHER) {
         int32_t count = (int32_t)kt_min_i64(s->d.heads - first, TOGETHER);
         for (int32_t i = 0; i < count; i++)
-            fn(s, first + i, x, &ops.linears[i], &ops.gemms[i]);
-        kt_run_all(run, linear, count, ops.linears);
+            fn(s, first + i, x, &linears[i], &gemms[i]);
+        kt_run_all(run, linear, count, linears);
         if (s->pair)
-            kt_run_all(run, KT_OP_GEMM, count, ops.gemms);
+            kt_run_all(run, KT_OP_GEMM, count, gemms);
     }
 }
 
