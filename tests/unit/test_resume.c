@@ -94,20 +94,26 @@ static void expect_same_adapter(const struct run *a, const struct run *b)
     ck_assert_mem_eq(a->lora->data, b->lora->data, kt_lora_num_parameters(a->lora) * sizeof(float));
 }
 
+/* Steps [step, end) give the same losses. */
+static void expect_same_steps(const struct golden_case *c, struct run *whole, struct run *part,
+                              uint64_t step, uint64_t end)
+{
+    for (; step < end; step++) {
+        double a = run_step(c, whole, step), b = run_step(c, part, step);
+        ck_assert_double_eq(a, b);
+    }
+}
+
 START_TEST(a_resumed_training_has_the_same_bits)
 {
     const kt_compute compute = _i == 0 ? KT_COMPUTE_F32 : KT_COMPUTE_BF16;
     struct golden_case c = golden_open("v3bf16", 2, compute);
     struct run whole = run_start(&c, compute, false), part = run_start(&c, compute, false);
-    for (uint64_t step = 0; step < 6; step++) {
-        if (step == 3) {
-            struct run before = part;
-            part = run_resume(&c, &before);
-            run_delete(&before);
-        }
-        double a = run_step(&c, &whole, step), b = run_step(&c, &part, step);
-        ck_assert_double_eq(a, b);
-    }
+    expect_same_steps(&c, &whole, &part, 0, 3);
+    struct run before = part;
+    part = run_resume(&c, &before);
+    run_delete(&before);
+    expect_same_steps(&c, &whole, &part, 3, 6);
     expect_same_adapter(&whole, &part);
     run_delete(&whole);
     run_delete(&part);
@@ -125,10 +131,7 @@ START_TEST(a_resumed_training_shares_experts_alike)
     for (; step <= (uint64_t)_i; step++)
         run_step(&c, &whole, step);
     struct run part = run_resume(&c, &whole);
-    for (; step < (uint64_t)_i + 7; step++) {
-        double a = run_step(&c, &whole, step), b = run_step(&c, &part, step);
-        ck_assert_double_eq(a, b);
-    }
+    expect_same_steps(&c, &whole, &part, step, (uint64_t)_i + 7);
     expect_same_adapter(&whole, &part);
     run_delete(&whole);
     run_delete(&part);

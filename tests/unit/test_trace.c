@@ -7,10 +7,9 @@
 #include <kt/generator.h>
 #include <kt/optimizer.h>
 
-#include "core/clock.h"
-
 #include "backend/trace_state.h"
 #include "backends/registry.h"
+#include "core/clock.h"
 #include "executor/executor.h"
 #include "golden_case.h"
 #include "main.h"
